@@ -1,0 +1,105 @@
+"""The same as the commands, from Python: ``trnsim.simulate`` and ``trnsim.profile``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from trnsim.errors import InputError
+from trnsim.numerics import as_dtype
+from trnsim.session import Session, ShapeOnly, SimulationOptions
+
+if TYPE_CHECKING:
+    from trnsim.report.call import KernelCall
+
+_SHORT = {
+    "f32": "float32", "fp32": "float32", "bf16": "bfloat16", "f16": "float16", "fp16": "float16", "tf32": "tfloat32",
+    "f8e4m3": "float8_e4m3", "f8e4m3fn": "float8_e4m3fn", "f8e5m2": "float8_e5m2", "i8": "int8", "i16": "int16",
+    "i32": "int32", "u8": "uint8", "u16": "uint16", "u32": "uint32",
+}  # fmt: skip
+_SPEC = re.compile(r"^(?P<dtype>[A-Za-z_0-9]+)\[(?P<shape>[0-9,x ]*)\]$")
+
+
+def parse_argument(text: str) -> Any:
+    """An argument written as text: ``f32[2048,2048]``, ``file.npy``, or a Python literal such as ``16`` or ``(2, 3)``.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    import ast
+
+    from trnsim.session import load_argument
+
+    match = _SPEC.match(text.strip())
+    if match:
+        name = match["dtype"]
+        dtype = as_dtype(_SHORT.get(name, name))
+        shape = tuple(int(n) for n in re.split(r"[,x]", match["shape"].replace(" ", "")) if n)
+        if not shape or min(shape) < 1:
+            raise InputError(f"argument {text!r} needs a shape of positive sizes, like f32[128,512]")
+        return ShapeOnly(shape, dtype)
+    if text.endswith(".npy"):
+        return load_argument(text)
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass
+    if re.fullmatch(r"[A-Za-z_][\w.]*", text):
+        return text
+    raise InputError(
+        f"cannot read argument {text!r}: write a shape like f32[2048,2048], a file.npy, or a Python literal"
+    )
+
+
+def simulate(
+    kernel: Any,
+    *args: Any,
+    chip: str | None = None,
+    options: SimulationOptions | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Run ``kernel`` (a ``nki.jit`` kernel, ``kernel[lnc]`` or a plain function) with numbers; returns its results.
+
+    Args:
+        args, kwargs: the kernel's arguments: NumPy, PyTorch or JAX arrays, and plain values.
+        chip: ``trn1``, ``trn2``, ``trn3``, ``inf2`` or a TOML file; see ``SimulationOptions.chip``.
+
+    Raises:
+        TrnsimError: what the kernel did wrong, or what trnsim cannot do.
+    """
+    from trnsim.nki.kernel import Kernel
+
+    chosen = options or SimulationOptions(chip=chip, timed=False)
+    wrapped = kernel if isinstance(kernel, Kernel) else Kernel(kernel)
+    return wrapped.launch(args, kwargs, chosen)
+
+
+def profile(
+    kernel: Any,
+    *args: Any,
+    chip: str | None = None,
+    numeric: bool = False,
+    options: SimulationOptions | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> KernelCall:
+    """Predict the time of ``kernel``; returns the record that reports are made of.
+
+    Arguments may be arrays, or shapes as text such as ``"f32[2048,2048]"``: then nothing is computed unless control flow
+    needs it.
+
+    Raises:
+        NeedsDataError: a value decides control flow and there is no data for it.
+        TrnsimError: what the kernel did wrong, or what trnsim cannot do.
+    """
+    from trnsim.nki.kernel import Kernel
+
+    chosen = options or SimulationOptions(chip=chip, numeric=numeric, arguments=dict(arguments or {}))
+    session = Session(chosen)
+    wrapped = kernel if isinstance(kernel, Kernel) else Kernel(kernel)
+    values = [parse_argument(a) if isinstance(a, str) and _SPEC.match(a) else a for a in args]
+    named = {k: parse_argument(a) if isinstance(a, str) and _SPEC.match(a) else a for k, a in kwargs.items()}
+    with session.active():
+        wrapped.launch(tuple(values), named, chosen)
+    return session.calls[-1]

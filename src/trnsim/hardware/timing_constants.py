@@ -1,0 +1,320 @@
+"""The constants of the timing model, one frozen dataclass an engine, read from ``timing/<version>.toml``.
+
+Each constant stands in its TOML file with unit, source or fit, residual and how it is known. Here it becomes an integer
+number of picoseconds (a float where it is a rate or a fraction) that cost functions combine with the shape of an
+instruction. The forms of the formulas are those of the NKI documentation; see the method docstrings.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from trnsim.errors import InputError
+from trnsim.units import Picoseconds, cycles_to_ps
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from trnsim.hardware.model import Chip
+
+_DIRECTORY = Path(__file__).parent / "timing"
+_UNITS = {"ps": 1, "ns": 1_000, "us": 1_000_000}
+
+T = TypeVar("T", bound="EngineTiming")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """Where a constant comes from, and how well it is known."""
+
+    name: str
+    value: float
+    unit: str
+    source: str
+    residual: str = ""
+    support: str = "calibrated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineTiming:
+    """What all engines have: a clock, and the time a semaphore takes to reach them from a compute engine."""
+
+    clock_hz: int
+    semaphore_ps: int
+    """From the end of the producer on another (or the same) compute engine to the start here."""
+    minimum_cycles: int
+    """Shortest initiation interval of an instruction that streams data."""
+
+    def cycles(self, count: float) -> Picoseconds:
+        """``count`` cycles of this engine in picoseconds."""
+        return cycles_to_ps(count, self.clock_hz)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorTiming(EngineTiming):
+    """TensorE. A matmul is LoadStationary and MultiplyMoving; the next load runs behind the current multiply."""
+
+    issue_ps: int
+    """Between two multiplies, beyond the rows they stream."""
+    tail_ps: int
+    """Fill and drain: from the last row streamed to the result being visible in PSUM."""
+    load_ps: int
+    """LoadStationary when nothing hides it, to the start of its multiply."""
+    load_rows_per_cycle: int
+    """Fast LoadStationary: rows of the stationary matrix loaded a cycle (one for moving rows)."""
+    float32_passes: int
+    float32_cycles_per_row: int
+    float32_transpose_passes: int
+    throttled: int
+    """1 if the activity throttle exists on this generation."""
+    throttle_window_ps: int
+    throttle_rise: float
+    """A window at the low limit busy at least this much raises the next one to full rate."""
+    throttle_fall: float
+    """A window at full rate busy less than this much lowers the next one."""
+    throttle_slowdown: int
+    """How many times longer a multiply takes at the low limit."""
+
+    def multiply(self, rows: int, *, cycles_per_row: int = 1, passes: int = 1) -> Picoseconds:
+        """Initiation interval of multiplying ``rows`` moving rows: max(rows, 64) cycles a pass, and the issue."""
+        streamed = max(rows, self.minimum_cycles) * cycles_per_row
+        return Picoseconds(passes * (self.cycles(streamed) + self.issue_ps))
+
+    def load(self, columns: int, *, cycles_per_row: int = 1) -> Picoseconds:
+        """LoadStationary of ``columns`` stationary columns when nothing hides it."""
+        return Picoseconds(max(self.load_ps, self.cycles(columns * cycles_per_row / self.load_rows_per_cycle)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamTiming(EngineTiming):
+    """An engine that streams a tensor, a partition a lane: a fixed part and cycles in proportion to the elements."""
+
+    fixed_ps: int
+    """Fill and drain of a copy: duration beyond the streaming time."""
+    overlap_ps: int
+    """How much of the duration back-to-back instructions overlap: duration less initiation interval."""
+    arithmetic_ps: int
+    """What arithmetic with operands adds to the fixed part of a copy."""
+    wide_step_bytes: int
+    """Elements further apart than this in the free dimension come at half the rate."""
+
+    def duration(self, cycles: float, *, arithmetic: bool = False) -> Picoseconds:
+        """From start to visible result of an instruction that streams for ``cycles``."""
+        fixed = self.fixed_ps + (self.arithmetic_ps if arithmetic else 0)
+        return Picoseconds(self.cycles(cycles) + fixed)
+
+    def interval(self, cycles: float, *, arithmetic: bool = False) -> Picoseconds:
+        """Initiation interval of the same instruction: its duration less what the next one overlaps."""
+        duration = self.duration(cycles, arithmetic=arithmetic)
+        return Picoseconds(max(self.cycles(self.minimum_cycles), duration - self.overlap_ps))
+
+    def strided(self, elements: float, step_bytes: int) -> float:
+        """``elements`` as seen by a port that reads every ``step_bytes``: twice as many where the step is wide."""
+        return elements * 2 if step_bytes > self.wide_step_bytes else elements
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorTiming(StreamTiming):
+    """VectorE. Speed modes by dtype, memory and contiguity exist from NeuronCore-v3 on."""
+
+    float32_sbuf_mode: int
+    """Elements a cycle of copies and tensor-scalar arithmetic, float32, SBUF to SBUF."""
+    narrow_mode: int
+    """The same for 16-bit formats that are contiguous in SBUF."""
+    narrow_mixed_mode: int
+    """The same for 16-bit formats where a side is in PSUM or not contiguous."""
+    narrow_pair_mode: int
+    """Elements a cycle of tensor-tensor arithmetic on 16-bit formats in SBUF."""
+    two_input_streams: int
+    """Cycles an element with two inputs through one port."""
+    reciprocal_cycles: int
+    """Cycles an element of reciprocal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalarTiming(StreamTiming):
+    """ScalarE: an element a cycle, and a table load when the activation function changes."""
+
+    activate_ps: int
+    """What ACTIVATE adds to the fixed part of a copy."""
+    table_load_ps: int
+    narrow_mode: int
+    """Elements a cycle of 16-bit and 8-bit formats."""
+    accumulate_cycles: int
+    """Reading the accumulator after an activation that reduces."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpsimdTiming(StreamTiming):
+    """GpSimdE: eight programmable processors, slow to start."""
+
+    start_cycles: int
+    special_function_cycles: int
+    """Cycles an element of rsqrt and the like."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncTiming(EngineTiming):
+    """SyncE, which only synchronises and triggers DMAs."""
+
+    barrier_ps: int
+    """core_barrier, once both cores have arrived."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DmaTiming:
+    """The DMA engines of a core, their rings and how transfers are triggered."""
+
+    engines: int
+    packet_ps: int
+    """Fixed part of a packet."""
+    bytes_per_ns: float
+    """Slope of a packet's time over its bytes."""
+    sustained_bytes_per_ns: float
+    """What an engine sustains over many packets."""
+    packet_bytes: int
+    """Longest packet: longer elements are split."""
+    transfer_ps: int
+    """What each transfer costs each engine that works on it: fetching its descriptors, writing its semaphore."""
+    completion_ps: int
+    """Last packet to the start of the instruction that waits."""
+    default_dge: str
+    hardware_issue_ps: int
+    hardware_first_packet_ps: int
+    ring_descriptors: int
+    """Descriptors that a ring holds for each DMA engine; a trigger waits until its own fit."""
+    software_issue_ps: int
+    software_interval_ps: int
+    software_first_packet_ps: int
+    static_first_packet_ps: int
+    transpose_hbm: float
+    """Share of the copy rate that a DMA transpose reaches from HBM; ``transpose_sbuf`` from SBUF."""
+    transpose_sbuf: float
+
+    def packet(self, element_bytes: int, efficiency: float = 1.0) -> Picoseconds:
+        """Time of one descriptor of ``element_bytes`` on one DMA engine, among others like it."""
+        size = max(element_bytes, 1)
+        split = -(-size // self.packet_bytes)
+        alone = split * self.packet_ps + size * 1_000 / self.bytes_per_ns
+        sustained = size * 1_000 / self.sustained_bytes_per_ns
+        return Picoseconds(round(max(alone, sustained) / efficiency))
+
+    def split(self, element_bytes: int, count: int) -> tuple[tuple[int, int], ...]:
+        """Descriptors of ``count`` runs of ``element_bytes``: a few long runs are cut so that all engines get a share."""
+        if count < self.engines and element_bytes * count > self.engines * 512:
+            pieces = -(-self.engines // count)
+            return ((-(-element_bytes // pieces), pieces * count),)
+        return ((element_bytes, count),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Constants of one generation at one chip's clocks."""
+
+    version: str
+    tensor: TensorTiming
+    vector: VectorTiming
+    scalar: ScalarTiming
+    gpsimd: GpsimdTiming
+    sync: SyncTiming
+    dma: DmaTiming
+    exclusive_ports: bool
+    """VectorE excludes GpSimdE on SBUF and ScalarE on PSUM (NeuronCore-v2)."""
+    bank_conflicts: bool
+    """Two engines that touch one PSUM bank collide (NeuronCore-v3 and later)."""
+    clock_offset_ps: int
+    """Before the first instruction and after the last DMA in a profiler's total time."""
+    clock_tail_ps: int
+    constants: tuple[Constant, ...]
+
+    def engine(self, name: str) -> EngineTiming:
+        """Constants of the engine called ``name``."""
+        found = getattr(self, name)
+        assert isinstance(found, EngineTiming)
+        return found
+
+    @property
+    def support(self) -> str:
+        """``calibrated`` if any constant is; ``assumed`` if all are carried over from another generation."""
+        return "calibrated" if any(c.support == "calibrated" for c in self.constants) else "assumed"
+
+
+def load_timing(chip: Chip) -> Timing:
+    """Timing constants of ``chip``'s cores at its clocks.
+
+    Raises:
+        InputError: the chip has no NeuronCore, or its generation has no constants.
+    """
+    if chip.core is None:
+        raise InputError(f"{chip.name} has no NeuronCore to time")
+    clocks = tuple(sorted((name, engine.clock_hz) for name, engine in chip.core.engines.items()))
+    return _load(chip.core.version, clocks, chip.core.dma.engines)
+
+
+@lru_cache(maxsize=32)
+def _load(version: str, clocks: tuple[tuple[str, int], ...], dma_engines: int) -> Timing:
+    path = _DIRECTORY / f"{version}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in _DIRECTORY.glob("*.toml")))
+        raise InputError(f"no timing constants for NeuronCore-{version}: known are {known}")
+    with path.open("rb") as file:
+        tables: dict[str, Any] = tomllib.load(file)
+    constants: list[Constant] = []
+    values = {name: _values(name, table, constants) for name, table in tables.items()}
+    clock = dict(clocks)
+
+    def engine(kind: type[T], name: str) -> T:
+        wanted = {f.name for f in fields(kind)} - {"clock_hz"}
+        found = values[name]
+        if set(found) != wanted:
+            missing, unknown = sorted(wanted - set(found)), sorted(set(found) - wanted)
+            raise InputError(f"{path.name}: [{name}] lacks {missing}, has unknown {unknown}")
+        return kind(clock_hz=clock[name], **found)
+
+    machine = values["machine"]
+    return Timing(
+        version=version,
+        tensor=engine(TensorTiming, "tensor"),
+        vector=engine(VectorTiming, "vector"),
+        scalar=engine(ScalarTiming, "scalar"),
+        gpsimd=engine(GpsimdTiming, "gpsimd"),
+        sync=engine(SyncTiming, "sync"),
+        dma=DmaTiming(engines=dma_engines, **values["dma"]),
+        exclusive_ports=bool(machine["exclusive_ports"]),
+        bank_conflicts=bool(machine["bank_conflicts"]),
+        clock_offset_ps=machine["clock_offset"],
+        clock_tail_ps=machine["clock_tail"],
+        constants=tuple(constants),
+    )
+
+
+def _values(section: str, table: dict[str, Any], constants: list[Constant]) -> dict[str, Any]:
+    """Field values of a section: times in picoseconds under ``<name>_ps``, everything else under its own name."""
+    found: dict[str, Any] = {}
+    for name, entry in table.items():
+        unit = entry["unit"]
+        value = entry["value"]
+        if section == "machine":
+            found[name] = round(value * _UNITS[unit]) if unit in _UNITS else value
+        elif unit in _UNITS:
+            found[f"{name}_ps"] = round(value * _UNITS[unit])
+        else:
+            found[name] = value
+        constants.append(
+            Constant(
+                name=f"{section}.{name}",
+                value=value if isinstance(value, (int, float)) else float("nan"),
+                unit=unit,
+                source=entry["source"],
+                residual=entry.get("residual", ""),
+                support=entry.get("support", "calibrated"),
+            )
+        )
+    return found

@@ -1,0 +1,317 @@
+"""DMA: 16 engines beside each core that move data between HBM and SBUF in descriptors of contiguous bytes.
+
+Documented in the architecture guides, the DMA bandwidth guide, the DGE guide and the NKI reference. Who generates the
+descriptors (the DGE mode) decides which engine spends time on it; the data arrive all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trnsim.errors import HardwareError
+from trnsim.isa.alu import AluOp
+from trnsim.isa.constants import dge_mode as DgeMode
+from trnsim.isa.constants import engine as Engine
+from trnsim.isa.constants import oob_mode as OobMode
+from trnsim.isa.instruction import In, Ins, Out, instruction, require
+from trnsim.machine import core as machine
+from trnsim.machine.form import HBM, PSUM, SBUF, Form
+from trnsim.machine.tensor import NkiTensor
+from trnsim.numerics import cast
+
+_MODES = ("unknown", "swdge", "hwdge", "none")
+
+
+def _name(value: Any) -> str:
+    return str(getattr(value, "name", value))
+
+
+def _check_common(dst: Form, sources: tuple[Form, ...], dge_mode: Any, oob_mode: Any) -> None:
+    for name, form in (("dst", dst), *((f"src{i}" if len(sources) > 1 else "src", s) for i, s in enumerate(sources))):
+        require(form.memory != PSUM, "DMA reaches HBM and SBUF, not PSUM", name, "psum", ("hbm", "sbuf"))
+        if form.indirect > 0:
+            require(form.memory == HBM, "a view with vector_offset must be in HBM", name, form.memory)
+    require(_name(dge_mode) in _MODES, "no such descriptor generation mode", "dge_mode", dge_mode, _MODES)
+    require(_name(oob_mode) in ("error", "skip"), "no such out-of-bounds mode", "oob_mode", oob_mode)
+
+
+def _check_priority(priority: Any) -> None:
+    if priority is not None:
+        generation = machine.current().generation
+        require(generation == "v4", "DMA priorities need NeuronCore-v4", "priority", priority)
+        require(priority in (0, 1, 2, 3), "priority must be 0 to 3", "priority", priority, (0, 3))
+
+
+@instruction("nki.isa.dma_copy", engines="dma")
+def dma_copy(
+    dst: Out,
+    src: In,
+    priority: Any = None,
+    oob_mode: Any = OobMode.error,
+    dge_mode: Any = DgeMode.unknown,
+    engine: Any = Engine.unknown,
+) -> None:
+    """dst = src, element by element in row-major order; other dtypes go through float32.
+
+    Views made with ``vector_offset`` gather or scatter rows. An index out of bounds is an error, or with
+    ``oob_mode.skip`` leaves the destination as it is. Integers of one size are copied bit for bit.
+    """
+    _check_common(dst, (src,), dge_mode, oob_mode)
+    _check_priority(priority)
+    require(
+        dst.size == src.size,
+        "dst and src must have the same number of elements",
+        "src",
+        f"{src.shape} = {src.size}",
+        f"{dst.shape} = {dst.size}",
+    )
+    mode = _name(dge_mode)
+    generation = machine.current().generation
+    if mode == "hwdge":
+        require(generation != "v2", "hardware descriptor generation needs NeuronCore-v3", "dge_mode", mode)
+        require(
+            dst.dtype == src.dtype, "hwdge moves raw bytes: dtypes must match", "dst", dst.dtype, src.dtype
+        )
+        require(_name(engine) in ("unknown", "sync", "scalar"), "hwdge is issued by sync or scalar", "engine", engine)
+        require(not (src.indirect > 0 or dst.indirect > 0), "vector_offset needs swdge", "dge_mode", mode)
+    else:
+        require(_name(engine) == "unknown", "engine is for dge_mode.hwdge only", "engine", engine)
+    if mode == "none":
+        require(not (src.indirect or dst.indirect), "run-time addresses need a DGE", "dge_mode", mode)
+    _check_packed(dst, src)
+    # `engine` names the ring's engine, not who executes: the DMA engines do.
+    return
+
+
+def _check_packed(dst: Form, src: Form) -> None:
+    if "packed" in (dst.dtype.kind, src.dtype.kind):
+        require(dst.dtype == src.dtype, "packed x4 formats are copied, not converted", "dst", dst.dtype, src.dtype)
+
+
+def _converted(values: NDArray[Any], src: NkiTensor, dst: NkiTensor) -> NDArray[Any]:
+    if src.dtype == dst.dtype:
+        return values
+    same_size = src.dtype.itemsize == dst.dtype.itemsize
+    if same_size and {src.dtype.kind, dst.dtype.kind} <= {"int", "uint"}:
+        return values.view(dst.dtype.numpy)
+    return cast(values, src.dtype, dst.dtype)
+
+
+def _row_offsets(view: NkiTensor, skip: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Element offsets of every element of an indirect view, and which rows are in bounds."""
+    moved = view.indirection
+    assert moved is not None
+    assert moved.index is not None
+    count = view.shape[0]
+    index = moved.index.array().reshape(-1)[:count].astype(np.int64) % 2**32
+    valid = index < moved.limit
+    if not skip and not valid.all():
+        row = int(np.argmin(valid))
+        raise HardwareError(
+            f"index {int(index[row])} in partition {row} is out of bounds for {view.name!r}",
+            instruction="dma_copy",
+            operand="vector_offset",
+            value=int(index[row]),
+            limit=moved.limit,
+        )
+    rest = np.zeros(1, np.int64)
+    for n, s in zip(view.shape[1:], view.strides[1:], strict=True):
+        rest = (rest[:, None] + np.arange(n, dtype=np.int64) * s).ravel()
+    offsets = view.offset + np.where(valid, index, 0)[:, None] * moved.stride + rest[None, :]
+    limit = view.storage.rows * view.storage.row_bytes // view.dtype.itemsize
+    if offsets.size and (int(offsets.max()) >= limit):
+        raise HardwareError(
+            f"an indirect access leaves {view.name!r}", operand="vector_offset", value=int(offsets.max()), limit=limit
+        )
+    return offsets, valid
+
+
+def _flat(view: NkiTensor) -> NDArray[Any]:
+    return view.storage.bytes().view(view.dtype.numpy)
+
+
+@dma_copy.meaning
+def _(dst: NkiTensor, src: NkiTensor, oob_mode: Any) -> NDArray[Any] | None:
+    skip = _name(oob_mode) == "skip"
+    for name, view in (("dst", dst), ("src", src)):
+        if view.indirection is not None and view.indirection.index is None:
+            if skip:
+                return None
+            raise HardwareError(
+                f"run-time index {view.indirection.stride} is out of bounds for {view.name!r}",
+                instruction="dma_copy",
+                operand=name,
+                value=view.indirection.stride,
+                limit=view.indirection.limit,
+            )
+    valid: NDArray[np.bool_] | None = None
+    if src.indirection is not None:
+        offsets, valid = _row_offsets(src, skip)
+        values = _flat(src)[offsets]
+    else:
+        values = src.array()
+    values = _converted(values, src, dst)
+    if dst.indirection is not None:
+        offsets, valid_rows = _row_offsets(dst, skip)
+        storage = dst.storage
+        storage.make_writable()
+        storage.shadow = None
+        rows = values.reshape(offsets.shape)
+        _flat(dst)[offsets[valid_rows]] = rows[valid_rows]
+        return None
+    if valid is not None and not valid.all():
+        target = dst.array().reshape(dst.shape)
+        rows = values.reshape(dst.shape[0], -1) if dst.shape[0] == len(valid) else None
+        if rows is None:
+            raise HardwareError("a gather that skips rows needs one row a partition", operand="dst", value=dst.shape)
+        dst.storage.shadow = None
+        target[valid] = rows[valid].reshape(-1, *dst.shape[1:])
+        return None
+    dst.store(values)
+    return None
+
+
+_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 1, 2, 0)}
+
+
+@instruction("nki.isa.dma_transpose", engines="dma")
+def dma_transpose(
+    dst: Out,
+    src: In,
+    axes: Any = None,
+    priority: Any = None,
+    dge_mode: Any = DgeMode.unknown,
+    oob_mode: Any = OobMode.error,
+) -> None:
+    """dst = src with its dimensions permuted: (1, 0), (2, 1, 0) or (3, 1, 2, 0).
+
+    With a ``vector_offset`` on ``src`` the rows are gathered first (software descriptors, NeuronCore-v3 on).
+    """
+    _check_common(dst, (src,), dge_mode, oob_mode)
+    _check_priority(priority)
+    generation = machine.current().generation
+    rank = len(src.shape)
+    require(rank in _AXES, "dma_transpose takes 2 to 4 dimensions", "src", src.shape)
+    order = tuple(axes) if axes is not None else _AXES[rank]
+    require(order == _AXES[rank], "unsupported permutation", "axes", order, _AXES[rank])
+    permuted = tuple(src.shape[a] for a in order)
+    require(dst.memory == SBUF, "dst must be in SBUF", "dst", dst.memory)
+    require(dst.dtype == src.dtype, "dst must have the dtype of src", "dst", dst.dtype, src.dtype)
+    if not src.indirect:
+        require(dst.shape == permuted, "dst must have the permuted shape of src", "dst", dst.shape, permuted)
+    mode = _name(dge_mode)
+    two = src.dtype.itemsize == 2
+    if src.indirect > 0:
+        require(generation != "v2", "an indirect transpose needs NeuronCore-v3", "src", "vector_offset")
+        require(mode in ("unknown", "swdge"), "an indirect transpose uses swdge", "dge_mode", mode)
+        require(two, "an indirect transpose needs a 2-byte dtype", "src", src.dtype)
+        require(src.shape[-1] <= 128, "the last dimension is at most 128", "src", src.shape, 128)
+        require(src.shape[0] % 16 == 0, "the first dimension must be a multiple of 16", "src", src.shape)
+        if rank == 4:
+            require(1 in (src.shape[1], src.shape[2]), "a 4-D indirect transpose needs a middle size of 1", "src", src.shape)
+        require(dst.size == src.size, "dst must have the elements of src", "dst", dst.shape, src.shape)
+        return
+    require(mode in ("unknown", "hwdge"), "a direct transpose uses hwdge or leaves the choice", "dge_mode", mode)
+    if mode == "hwdge":
+        require(generation != "v2", "hardware descriptor generation needs NeuronCore-v3", "dge_mode", mode)
+        require(two, "a hwdge transpose needs a 2-byte dtype", "src", src.dtype)
+        require(src.shape[-1] <= 128, "the last dimension is at most 128", "src", src.shape, 128)
+        if rank == 2:
+            require(src.shape[0] == 16, "a 2-D hwdge transpose takes 16 rows", "src", src.shape, 16)
+        else:
+            require(
+                src.shape[0] in (1, 2, 4, 8, 16) and (src.shape[0] * src.shape[-2]) % 16 == 0,
+                "first size 1, 2, 4, 8 or 16, times the second last a multiple of 16",
+                "src",
+                src.shape,
+            )
+
+
+@dma_transpose.meaning
+def _(dst: NkiTensor, src: NkiTensor, axes: Any, oob_mode: Any) -> NDArray[Any] | None:
+    order = tuple(axes) if axes is not None else _AXES[len(src.shape)]
+    moved = src.indirection
+    if moved is None:
+        return src.array().transpose(order)
+    if moved.index is None:
+        if _name(oob_mode) == "skip":
+            return None
+        raise HardwareError("run-time index is out of bounds", operand="src", value=moved.stride, limit=moved.limit)
+    rows = src.shape[0]
+    index = moved.index.array()
+    flat = index.reshape(index.shape[0], -1).T.reshape(-1)[:rows].astype(np.int64) % 2**32
+    valid = flat < moved.limit
+    if not valid.all() and _name(oob_mode) != "skip":
+        bad = int(flat[int(np.argmin(valid))])
+        raise HardwareError("an index is out of bounds", operand="vector_offset", value=bad, limit=moved.limit)
+    rest = np.zeros(1, np.int64)
+    for n, s in zip(src.shape[1:], src.strides[1:], strict=True):
+        rest = (rest[:, None] + np.arange(n, dtype=np.int64) * s).ravel()
+    offsets = src.offset + np.where(valid, flat, 0)[:, None] * moved.stride + rest[None, :]
+    values = _flat(src)[offsets].reshape(src.shape).transpose(order)
+    if valid.all():
+        return values.reshape(dst.shape)
+    target = dst.array()
+    dst.storage.shadow = None
+    keep = valid.reshape(1, -1) if target.ndim == 2 else valid.reshape((1,) * (target.ndim - 1) + (-1,))
+    np.copyto(target, values.reshape(target.shape), where=keep)
+    return None
+
+
+@instruction("nki.isa.dma_compute", engines="dma")
+def dma_compute(
+    dst: Out,
+    srcs: Ins,
+    reduce_op: AluOp,
+    scales: Any = None,
+    unique_indices: bool = True,
+    oob_mode: Any = OobMode.error,
+) -> None:
+    """dst = the sum of ``srcs`` in float32, in the DMA engines; one indirect source makes it a read-modify-write."""
+    _check_common(dst, srcs, DgeMode.unknown, oob_mode)
+    require(reduce_op.name == "add", "the DMA engines only add", "reduce_op", reduce_op.name, "add")
+    require(1 <= len(srcs) <= 16, "1 to 16 sources", "srcs", len(srcs), 16)
+    require(
+        scales is None or (len(scales) == len(srcs) and all(s == 1.0 for s in scales)), "scales must be 1.0", "scales", scales
+    )
+    for index, form in enumerate(srcs):
+        require(form.size == dst.size, "sources and dst differ in elements", f"srcs[{index}]", form.shape, dst.shape)
+    indirect = [s for s in (*srcs, dst) if s.indirect]
+    if indirect:
+        require(len(srcs) == 2, "a read-modify-write takes two sources", "srcs", len(srcs), 2)
+        require(unique_indices, "indices must be unique", "unique_indices", unique_indices)
+
+
+@dma_compute.meaning
+def _(dst: NkiTensor, srcs: list[NkiTensor], oob_mode: Any) -> NDArray[Any] | None:
+    skip = _name(oob_mode) == "skip"
+    total: NDArray[np.float32] | None = None
+    valid: NDArray[np.bool_] | None = None
+    for src in srcs:
+        if src.indirection is not None and src.indirection.index is not None:
+            offsets, valid = _row_offsets(src, skip)
+            values = cast(_flat(src)[offsets], src.dtype, as_float32_dtype())
+        else:
+            values = src.as_float32()
+        total = values.reshape(-1).astype(np.float32) if total is None else total + values.reshape(-1)
+    assert total is not None
+    if dst.indirection is not None and dst.indirection.index is not None:
+        offsets, rows = _row_offsets(dst, skip)
+        dst.storage.make_writable()
+        dst.storage.shadow = None
+        result = cast(total.reshape(offsets.shape), as_float32_dtype(), dst.dtype)
+        _flat(dst)[offsets[rows]] = result[rows]
+        return None
+    if valid is not None and not valid.all():
+        keep = dst.as_float32().reshape(len(valid), -1)
+        total = np.where(valid[:, None], total.reshape(keep.shape), keep).astype(np.float32)
+    return total.reshape(dst.shape)
+
+
+def as_float32_dtype() -> Any:
+    from trnsim.numerics import as_dtype
+
+    return as_dtype("float32")

@@ -1,0 +1,417 @@
+"""TensorE: a systolic array of 128 x 128 processing elements.
+
+Documented in the Trainium architecture guides and the NKI reference. One ``nc_matmul`` loads the stationary operand into
+the array and streams the moving operand through it into PSUM, with float32 products and sums.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trnsim.errors import CompilerError
+from trnsim.isa.constants import engine as Engine
+from trnsim.isa.constants import matmul_perf_mode
+from trnsim.isa.instruction import (
+    In,
+    Out,
+    Update,
+    instruction,
+    require,
+    require_memory,
+    require_on_chip,
+    without,
+)
+from trnsim.machine import core as machine
+from trnsim.machine.form import PSUM, SBUF
+from trnsim.machine.tensor import NkiTensor
+from trnsim.numerics import mx
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trnsim.isa.instruction import NkiInstruction
+
+_MATMUL_DTYPES = ("float8_e4m3", "float8_e5m2", "float8_e3m4", "bfloat16", "float16", "tfloat32", "float32")
+_WIDE = ("tfloat32", "float32")
+_FP8 = ("float8_e4m3", "float8_e5m2", "float8_e3m4")
+
+
+def nc_matmul(
+    dst: NkiTensor,
+    stationary: NkiTensor,
+    moving: NkiTensor,
+    is_stationary_onezero: bool = False,
+    is_moving_onezero: bool = False,
+    is_transpose: bool = False,
+    accumulate: bool | None = None,
+    tile_position: tuple[int, int] = (),  # type: ignore[assignment]
+    tile_size: tuple[int, int] = (),  # type: ignore[assignment]
+    perf_mode: Any = matmul_perf_mode.none,
+    name: str | None = None,
+) -> NkiInstruction:
+    """``dst = stationary.T @ moving`` on TensorE; see ``_matmul`` for shapes and limits.
+
+    Args:
+        accumulate: False overwrites ``dst``, True adds to it; None overwrites what no matmul has written yet and adds
+            to the rest.
+    """
+    core = machine.current()
+    if dst.__class__ is not NkiTensor or accumulate is False:
+        adds = False
+        if dst.__class__ is NkiTensor and dst.memory == PSUM:
+            core.accumulates(dst, False)
+    else:
+        adds = core.accumulates(dst, accumulate)
+    function = _matmul_add if adds else _matmul
+    return function(
+        dst, stationary, moving, is_stationary_onezero, is_moving_onezero, is_transpose, tile_position, tile_size,
+        perf_mode, name,
+    )  # fmt: skip
+
+
+def _matmul_rules(
+    dst: Out,
+    stationary: In,
+    moving: In,
+    is_stationary_onezero: bool,
+    is_moving_onezero: bool,
+    is_transpose: bool,
+    tile_position: Any,
+    tile_size: Any,
+    perf_mode: Any,
+) -> None:
+    del is_stationary_onezero, is_moving_onezero
+    generation = machine.current().generation
+    require_memory(SBUF, stationary=stationary, moving=moving)
+    require_memory(PSUM, dst=dst)
+    double_row = str(getattr(perf_mode, "value", perf_mode)).startswith("double_row")
+    allowed = _MATMUL_DTYPES + (("float8_e4m3fn",) if generation == "v4" else ())
+    for operand, form in (("stationary", stationary), ("moving", moving)):
+        transposes = is_transpose and form.dtype.kind in ("int", "uint")
+        require(
+            form.dtype in allowed or transposes, "TensorE does not take this dtype", operand, form.dtype, allowed
+        )
+    pair = (stationary.dtype, moving.dtype)
+    require(
+        (stationary.dtype in _WIDE) == (moving.dtype in _WIDE),
+        "float32 and tfloat32 multiply only with each other",
+        "moving",
+        pair,
+    )
+    require(
+        not ({"float8_e4m3", "float8_e4m3fn"} <= set(pair)), "float8_e4m3 and float8_e4m3fn cannot mix", "moving", pair
+    )
+    if is_transpose and generation != "v2":
+        require(
+            dst.dtype == stationary.dtype or dst.dtype == moving.dtype or dst.dtype == "float32",
+            "a transpose keeps its dtype",
+            "dst",
+            dst.dtype,
+            pair,
+        )
+    else:
+        outputs = ("float32", "bfloat16") if generation == "v4" else ("float32",)
+        keeps = is_transpose and dst.dtype == moving.dtype
+        require(dst.dtype in outputs or keeps, "nc_matmul writes only these dtypes", "dst", dst.dtype, outputs)
+    rows, columns = stationary.partitions, stationary.elements
+    n = moving.elements
+    if double_row:
+        require(generation != "v2", "double_row needs NeuronCore-v3", "perf_mode", "double_row")
+        fp8 = (*_FP8, "float8_e4m3fn")
+        for operand, form in (("stationary", stationary), ("moving", moving)):
+            require(form.dtype in fp8, "double_row multiplies 8-bit floats", operand, form.dtype, fp8)
+            require(
+                len(form.shape) >= 3 and form.shape[1] == 2,
+                "double_row operands have shape [K, 2, ...]",
+                operand,
+                form.shape,
+            )
+        columns, n = columns // 2, n // 2
+    row_limit, column_limit = 128, 128
+    if bool(tile_position) != bool(tile_size):
+        raise CompilerError("tile_position and tile_size go together", operand="tile_size", value=tile_size)
+    if tile_size:
+        row_limit, column_limit = (int(x) for x in tile_size)
+        sizes = (64, 128) if generation == "v2" else (32, 64, 128)
+        for what, size, at in zip(("row", "column"), tile_size, tile_position, strict=True):
+            require(int(size) in sizes, f"{what} tile size", "tile_size", size, sizes)
+            require(
+                int(at) % int(size) == 0 and 0 <= int(at) and int(at) + int(size) <= 128,
+                f"start {what} must be a multiple of the tile size inside the array",
+                "tile_position",
+                at,
+                size,
+            )
+        require(not (double_row and column_limit != 128), "double_row excludes column tiling", "tile_size", tile_size)
+    require(rows <= row_limit, f"partition size {rows} exceeds {row_limit}", "stationary", rows, row_limit)
+    require(columns <= column_limit, f"free size {columns} exceeds {column_limit}", "stationary", columns, column_limit)
+    require(
+        moving.partitions == rows,
+        "stationary and moving must have the same partitions (the contraction)",
+        "moving",
+        moving.shape,
+        stationary.shape,
+    )
+    most = 512 if generation != "v4" else (8192 if dst.dtype == "bfloat16" else 4096)
+    require(n <= most, f"free size {n} exceeds {most}", "moving", n, most)
+    require(
+        dst.partitions == columns and dst.elements == n,
+        "dst must be (free size of stationary, free size of moving)",
+        "dst",
+        dst.shape,
+        (columns, n),
+    )
+    bank = 2048
+    if generation != "v4":
+        require(
+            dst.phase + dst.span <= bank, "the result must lie in one PSUM bank", "dst", f"{dst.phase + dst.span} bytes", bank
+        )
+
+
+@instruction("nki.isa.nc_matmul", engines="tensor")
+def _matmul(
+    dst: Out,
+    stationary: In,
+    moving: In,
+    is_stationary_onezero: bool,
+    is_moving_onezero: bool,
+    is_transpose: bool,
+    tile_position: Any,
+    tile_size: Any,
+    perf_mode: Any,
+) -> None:
+    """dst[m, n] = sum over k of stationary[k, m] * moving[k, n], overwriting ``dst``."""
+    _matmul_rules(
+        dst, stationary, moving, is_stationary_onezero, is_moving_onezero, is_transpose, tile_position, tile_size,
+        perf_mode,
+    )  # fmt: skip
+
+
+@instruction("nki.isa.nc_matmul.accumulate", engines="tensor")
+def _matmul_add(
+    dst: Update,
+    stationary: In,
+    moving: In,
+    is_stationary_onezero: bool,
+    is_moving_onezero: bool,
+    is_transpose: bool,
+    tile_position: Any,
+    tile_size: Any,
+    perf_mode: Any,
+) -> None:
+    """As ``nc_matmul``, adding to what ``dst`` holds."""
+    _matmul_rules(
+        dst, stationary, moving, is_stationary_onezero, is_moving_onezero, is_transpose, tile_position, tile_size,
+        perf_mode,
+    )  # fmt: skip
+
+
+def _product(stationary: NkiTensor, moving: NkiTensor, is_transpose: bool, perf_mode: Any) -> NDArray[Any]:
+    if is_transpose:
+        return _transpose_product(stationary, moving)
+    a, b = stationary.as_float32_shared(), moving.as_float32_shared()
+    if str(getattr(perf_mode, "value", perf_mode)).startswith("double_row"):
+        k = a.shape[0]
+        a = a.reshape(k, 2, -1).transpose(1, 0, 2).reshape(2 * k, -1)
+        b = b.reshape(k, 2, -1).transpose(1, 0, 2).reshape(2 * k, -1)
+    if a.ndim != 2:
+        a = a.reshape(a.shape[0], -1)
+    if b.ndim != 2:
+        b = b.reshape(b.shape[0], -1)
+    return np.matmul(a.T, b)
+
+
+def _transpose_product(stationary: NkiTensor, moving: NkiTensor) -> NDArray[Any]:
+    """Transpose mode passes data through bit for bit where the other operand is a permutation of ones and zeros."""
+    a = stationary.array().reshape(stationary.shape[0], -1)
+    b = moving.array().reshape(moving.shape[0], -1)
+    if machine.current().generation != "v2":
+        ones = moving.as_float32().reshape(b.shape)
+        if _selects(ones):
+            source = np.argmax(ones, axis=0)
+            return a.T[:, source]
+        ones = stationary.as_float32().reshape(a.shape)
+        if _selects(ones):
+            return b[np.argmax(ones, axis=0)]
+    return np.matmul(stationary.as_float32().reshape(a.shape).T, moving.as_float32().reshape(b.shape))
+
+
+def _selects(matrix: NDArray[np.float32]) -> bool:
+    return bool(((matrix == 0) | (matrix == 1)).all() and (matrix.sum(axis=0) == 1).all())
+
+
+@_matmul.meaning
+def _(
+    dst: NkiTensor, stationary: NkiTensor, moving: NkiTensor, is_transpose: bool, perf_mode: Any
+) -> NDArray[Any] | None:
+    product = _product(stationary, moving, is_transpose, perf_mode)
+    if product.dtype != np.float32 or is_transpose:
+        return product.astype(dst.dtype.numpy) if product.dtype == np.float32 and dst.dtype != "float32" else product
+    return product
+
+
+@_matmul_add.meaning
+def _(
+    dst: NkiTensor, stationary: NkiTensor, moving: NkiTensor, is_transpose: bool, perf_mode: Any
+) -> NDArray[Any] | None:
+    product = _product(stationary, moving, is_transpose, perf_mode)
+    if dst.dtype == "float32":
+        target = dst.array()
+        if product.dtype != np.float32:
+            product = product.astype(np.float32)
+        target += product.reshape(target.shape)
+        return None
+    return (dst.as_float32() + product.astype(np.float32).reshape(dst.shape)).astype(np.float32)
+
+
+@instruction("nki.isa.nc_transpose", engines="tensor vector")
+def nc_transpose(dst: Out, data: In, engine: Any = Engine.unknown) -> tuple[str, ...]:
+    """dst[f, p] = data[p, f], the free dimensions of ``data`` flattened; bit for bit from NeuronCore-v3 on.
+
+    TensorE transposes up to 128 x 128 from SBUF into PSUM, VectorE up to 32 x 32 anywhere on chip.
+    """
+    del engine
+    generation = machine.current().generation
+    require_on_chip(dst=dst, data=data)
+    require(
+        dst.dtype == data.dtype or (data.dtype == "float32" and dst.dtype == "bfloat16"),
+        "dst must have the dtype of data",
+        "dst",
+        dst.dtype,
+        data.dtype,
+    )
+    p, f = data.partitions, data.elements
+    require(
+        dst.partitions == f and dst.elements == p, "dst must be (free size, partitions) of data", "dst", dst.shape, (f, p)
+    )
+    require(p <= 128 and f <= 128, "TensorE transposes at most 128 x 128", "data", data.shape, (128, 128))
+    engines: tuple[str, ...] = ("tensor", "vector")
+    if p > 32 or f > 32:
+        engines = without(engines, "vector")
+    elif dst.memory == SBUF or data.memory == PSUM:
+        engines = ("vector",)
+    else:
+        engines = ("vector", "tensor")
+    if dst.memory != PSUM or data.memory != SBUF:
+        engines = without(engines, "tensor")
+        require(
+            bool(engines),
+            "a transpose of more than 32 x 32 runs on TensorE, from SBUF into PSUM",
+            "dst",
+            f"{data.memory} to {dst.memory}",
+        )
+    if generation == "v2" and data.dtype.kind not in ("float",):
+        engines = without(engines, "tensor")
+    return engines
+
+
+@nc_transpose.meaning
+def _(dst: NkiTensor, data: NkiTensor) -> NDArray[Any]:
+    values = data.array().reshape(data.shape[0], -1).T
+    if dst.dtype != data.dtype:
+        return data.as_float32().reshape(data.shape[0], -1).T
+    return values
+
+
+_X4 = ("float8_e5m2_x4", "float8_e4m3fn_x4", "float4_e2m1fn_x4")
+_SCALES = ("float8_e8m0fnu", "uint8")
+
+
+def nc_matmul_mx(
+    dst: NkiTensor,
+    stationary: NkiTensor,
+    moving: NkiTensor,
+    stationary_scale: NkiTensor,
+    moving_scale: NkiTensor,
+    tile_position: Any = None,
+    tile_size: Any = None,
+    accumulate: bool | None = None,
+    name: str | None = None,
+) -> NkiInstruction:
+    """``dst = dequantize(stationary).T @ dequantize(moving)`` of MXFP8 or MXFP4 operands (NeuronCore-v4)."""
+    core = machine.current()
+    adds = dst.__class__ is NkiTensor and dst.memory == PSUM and core.accumulates(dst, accumulate)
+    function = _matmul_mx_add if adds else _matmul_mx
+    return function(
+        dst, stationary, moving, stationary_scale, moving_scale, tile_position or (), tile_size or (), name
+    )
+
+
+def _mx_rules(dst: Out, stationary: In, moving: In, stationary_scale: In, moving_scale: In, tile_position: Any, tile_size: Any) -> None:
+    require_memory(
+        SBUF, stationary=stationary, moving=moving, stationary_scale=stationary_scale, moving_scale=moving_scale
+    )
+    require_memory(PSUM, dst=dst)
+    for name, form in (("stationary", stationary), ("moving", moving)):
+        require(form.dtype in _X4, "operands are packed x4 formats", name, form.dtype, _X4)
+    for name, form in (("stationary_scale", stationary_scale), ("moving_scale", moving_scale)):
+        require(form.dtype in _SCALES, "scales are float8_e8m0fnu or uint8", name, form.dtype, _SCALES)
+    require(dst.dtype in ("float32", "bfloat16"), "dst is float32 or bfloat16", "dst", dst.dtype)
+    rows = stationary.partitions
+    limit = 128
+    if tile_size:
+        limit = int(tile_size[0])
+        require(int(tile_size[1]) == 128 and int(tile_position[1]) == 0, "MX has row tiling only", "tile_size", tile_size)
+        require(limit in (32, 64, 128), "row tile size", "tile_size", tile_size, (32, 64, 128))
+        require(int(tile_position[0]) % limit == 0, "start row", "tile_position", tile_position, limit)
+    require(rows % 32 == 0 and rows <= limit, "partitions must be a multiple of 32", "stationary", rows, limit)
+    require(moving.partitions == rows, "operands differ in partitions", "moving", moving.partitions, rows)
+    m, n = stationary.elements, moving.elements
+    require(m % 2 == 0 and m <= 128, "free size must be even and at most 128", "stationary", m, 128)
+    most = 8192 if dst.dtype == "bfloat16" else 4096
+    require(n <= most, f"free size {n} exceeds {most}", "moving", n, most)
+    require(dst.partitions == m and dst.elements == n, "dst must be (M, N)", "dst", dst.shape, (m, n))
+    for name, form, data in (
+        ("stationary_scale", stationary_scale, stationary),
+        ("moving_scale", moving_scale, moving),
+    ):
+        need = rows // 8 if rows <= 32 else rows - 28
+        require(
+            form.partitions >= need and form.elements == data.elements,
+            "scales need the data's free size, and 4 partitions in each quadrant",
+            name,
+            form.shape,
+            (need, data.elements),
+        )
+
+
+@instruction("nki.isa.nc_matmul_mx", engines="tensor", generations="v4")
+def _matmul_mx(dst: Out, stationary: In, moving: In, stationary_scale: In, moving_scale: In, tile_position: Any, tile_size: Any) -> None:
+    """Overwriting form of ``nc_matmul_mx``."""
+    _mx_rules(dst, stationary, moving, stationary_scale, moving_scale, tile_position, tile_size)
+
+
+@instruction("nki.isa.nc_matmul_mx.accumulate", engines="tensor", generations="v4")
+def _matmul_mx_add(dst: Update, stationary: In, moving: In, stationary_scale: In, moving_scale: In, tile_position: Any, tile_size: Any) -> None:
+    """As ``nc_matmul_mx``, adding to what ``dst`` holds."""
+    _mx_rules(dst, stationary, moving, stationary_scale, moving_scale, tile_position, tile_size)
+
+
+def _dequantized(data: NkiTensor, scale: NkiTensor) -> NDArray[np.float32]:
+    """MX operand as float32 ``(4 * partitions, free)``: the contraction runs over partitions and packed elements."""
+    p = data.shape[0]
+    packed = data.array().reshape(p, -1)
+    rows = scale.array().view(np.uint8).reshape(scale.shape[0], -1)
+    if p > 32:
+        rows = mx.gather_scales(rows, p)
+    values = mx.dequantize(np.ascontiguousarray(packed), rows[: p // 8], data.dtype)
+    return values.reshape(p, -1, 4).transpose(0, 2, 1).reshape(4 * p, -1)
+
+
+def _mx_product(stationary: NkiTensor, moving: NkiTensor, stationary_scale: NkiTensor, moving_scale: NkiTensor) -> NDArray[np.float32]:
+    return np.matmul(_dequantized(stationary, stationary_scale).T, _dequantized(moving, moving_scale))
+
+
+@_matmul_mx.meaning
+def _(stationary: NkiTensor, moving: NkiTensor, stationary_scale: NkiTensor, moving_scale: NkiTensor) -> NDArray[Any]:
+    return _mx_product(stationary, moving, stationary_scale, moving_scale)
+
+
+@_matmul_mx_add.meaning
+def _(
+    dst: NkiTensor, stationary: NkiTensor, moving: NkiTensor, stationary_scale: NkiTensor, moving_scale: NkiTensor
+) -> NDArray[Any]:
+    product = _mx_product(stationary, moving, stationary_scale, moving_scale)
+    return (dst.as_float32().reshape(product.shape) + product).astype(np.float32)

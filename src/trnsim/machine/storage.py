@@ -1,0 +1,166 @@
+"""A storage: what one ``nl.ndarray`` call makes, with its bytes while the kernel runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trnsim.machine.coverage import Coverage
+from trnsim.machine.form import HBM
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trnsim.machine.form import Form
+    from trnsim.numerics import DType
+
+
+class Storage:
+    """One tensor's memory.
+
+    An automatic storage is an array of its own. One with an explicit ``address`` lies in its memory's arena, so that
+    storages whose addresses overlap share bytes. Bytes appear on first touch: a time-only run has none.
+
+    ``rows`` x ``row_bytes``: partitions and bytes a partition on chip; in HBM the last dimension is a row.
+    """
+
+    __slots__ = (
+        "address", "arena", "base", "buffer", "core", "coverage", "declared", "dtype", "host", "id", "kind", "line",
+        "memory", "name", "pe_form", "pe_regions", "pitch", "pitch_offset", "row_bytes", "rows", "shadow",
+        "shadow_misses", "shape", "writable", "writers",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        memory: str,
+        buffer: Any,
+        dtype: DType,
+        shape: tuple[int, ...],
+        rows: int,
+        row_bytes: int,
+    ) -> None:
+        self.id, self.name, self.memory, self.buffer = number, name, memory, buffer
+        self.dtype, self.shape, self.rows, self.row_bytes = dtype, shape, rows, row_bytes
+        self.address: tuple[int, int] | None = None
+        self.arena: Any = None
+        self.base: NDArray[np.uint8] | None = None
+        self.pitch = row_bytes
+        self.pitch_offset = 0
+        self.coverage = Coverage(rows, row_bytes)
+        self.core = 0
+        self.kind = "local"
+        self.declared = 0
+        self.line = 0
+        self.host: Any = None
+        self.writable = True
+        self.shadow: NDArray[np.float32] | None = None
+        self.shadow_misses = 0
+        self.pe_regions: dict[tuple[int, int, int], Form] | None = None
+        self.writers = 0
+
+    def bytes(self) -> NDArray[np.uint8]:
+        """The flat bytes behind this storage (the whole arena for an explicit address)."""
+        if self.base is None:
+            if self.arena is not None:
+                self.base = self.arena.bytes()
+            else:
+                self.base = np.empty(max(1, self.rows * self.row_bytes), np.uint8)
+        return self.base
+
+    def make_writable(self) -> None:
+        """Copy bytes that belong to a read-only array of the caller before the first write."""
+        if not self.writable:
+            self.base = self.bytes().copy()
+            self.writable = True
+
+    def overlapping(self) -> list[Storage]:
+        """Other storages whose explicit addresses share bytes with this one."""
+        return [] if self.arena is None else self.arena.overlapping(self)
+
+    def fill_missing(self, bands: list[tuple[int, int, NDArray[np.int64]]]) -> None:
+        """Give unwritten bytes the official simulator's sentinels: NaN in float formats, 4 in integers."""
+        data = self.bytes()
+        item = np.array([4 if self.dtype.kind in ("int", "uint", "bool", "packed") else np.nan], np.float32)
+        pattern = item.astype(self.dtype.numpy) if self.dtype.kind != "scale" else np.array([255], np.uint8)
+        sentinel = np.frombuffer(pattern.tobytes(), np.uint8)
+        for low, high, intervals in bands:
+            for begin, end in intervals.tolist():
+                count = -(-(end - begin) // len(sentinel)) + 1
+                phase = begin % len(sentinel)
+                values = np.tile(sentinel, count)[phase : phase + end - begin]
+                for row in range(low, high):
+                    at = self.pitch_offset + row * self.pitch + begin
+                    data[at : at + end - begin] = values
+        self.shadow = None
+
+
+class Arena:
+    """All bytes of one memory of one core, for storages with explicit addresses."""
+
+    def __init__(self, memory: str, partitions: int, bytes_per_partition: int) -> None:
+        self.memory, self.partitions, self.pitch = memory, partitions, bytes_per_partition
+        self._data: NDArray[np.uint8] | None = None
+        self.members: list[Storage] = []
+
+    def bytes(self) -> NDArray[np.uint8]:
+        if self._data is None:
+            self._data = np.empty(self.partitions * self.pitch, np.uint8)
+        return self._data
+
+    def place(self, storage: Storage, start: int, offset: int) -> None:
+        """Put ``storage`` at partition ``start``, byte ``offset``."""
+        storage.arena, storage.address = self, (start, offset)
+        storage.pitch, storage.pitch_offset = self.pitch, start * self.pitch + offset
+        self.members.append(storage)
+
+    def overlapping(self, storage: Storage) -> list[Storage]:
+        assert storage.address is not None
+        p0, b0 = storage.address
+        p1, b1 = p0 + storage.rows, b0 + storage.row_bytes
+        found = []
+        for other in self.members:
+            assert other.address is not None
+            q0, c0 = other.address
+            if other is not storage and q0 < p1 and p0 < q0 + other.rows and c0 < b1 and b0 < c0 + other.row_bytes:
+                found.append(other)
+        return found
+
+
+def box(storage: Storage, form: Form, start: int, offset: int) -> tuple[int, int, NDArray[np.int64]] | None:
+    """Rows and byte intervals that a view touches: ``(row, row end, (n, 2) intervals)``.
+
+    ``None`` if the view does not decompose into the same bytes of consecutive rows within reasonable size.
+    """
+    run = form.levels[-1][1]
+    if form.memory != HBM:
+        starts = form.interval_offsets + offset
+        return start, start + form.partition_span, np.stack((starts, starts + run), axis=1)
+    row_bytes = storage.row_bytes
+    row, column = divmod(offset, row_bytes)
+    levels = list(form.levels)
+    rows = 1
+    if run > row_bytes:
+        if column or run % row_bytes:
+            return None
+        rows, run = run // row_bytes, row_bytes
+        levels = [*levels[:-1], (row_bytes, rows), (1, row_bytes)]
+        rows = 1
+    inner = [(s, c) for s, c in levels[:-1] if s % row_bytes]
+    outer = [(s // row_bytes, c) for s, c in levels[:-1] if s % row_bytes == 0]
+    starts = np.zeros(1, np.int64)
+    for stride, count in inner:
+        starts = (starts[:, None] + np.arange(count, dtype=np.int64) * stride).ravel()
+    if column + int(starts.max()) + run > row_bytes or starts.min() < 0:
+        return None
+    starts.sort()
+    span = 1
+    for stride, count in reversed(outer):
+        if stride != span:
+            return None
+        span *= count
+    rows = span
+    starts = starts + column
+    return row, row + rows, np.stack((starts, starts + run), axis=1)

@@ -1,0 +1,313 @@
+"""The trace of one core: every instruction that ran, as rows of integers.
+
+What repeats (forms of access, classes of instruction, source lines) is interned in tables, so an instruction costs six
+integers and each operand four. Time, hazards and reports are functions of the trace; a saved one can be timed again on
+another chip of the same generation.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from array import array
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from trnsim.errors import InputError, Location
+from trnsim.machine.form import Form
+from trnsim.numerics import as_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import CodeType
+
+    from numpy.typing import NDArray
+
+INSTRUCTION_COLUMNS = ("klass", "line", "immediate", "operand", "region", "rendezvous")
+OPERAND_COLUMNS = ("storage", "start", "offset", "form")
+
+READ, WRITE, UPDATE = "read", "write", "update"
+
+
+@dataclass(frozen=True)
+class OperandClass:
+    """One operand of an instruction class: its name, what is done to it, and its form."""
+
+    name: str
+    role: str
+    form: Form
+
+
+@dataclass(frozen=True, eq=False)
+class InstructionClass:
+    """An instruction with all that decides its rules and cost: attributes and the forms of its operands.
+
+    ``engines`` are the engines that can run it, the preferred first. ``attributes`` are plain values by name. ``state``
+    names engine state that it changes (accumulators, random generators). ``plan`` says where each argument of its
+    meaning comes from.
+    """
+
+    instruction: Any
+    generation: str
+    attributes: dict[str, Any]
+    operands: tuple[OperandClass, ...]
+    engines: tuple[str, ...]
+    id: int = -1
+    state: tuple[str, ...] = ()
+    plan: tuple[tuple[int, Any], ...] = ()
+    roles: tuple[str, ...] = ()
+    is_matmul: bool = False
+
+    @property
+    def name(self) -> str:
+        return str(self.instruction.name)
+
+    def operand(self, name: str) -> Form:
+        """The form of the operand called ``name``; KeyError if it is absent."""
+        for item in self.operands:
+            if item.name == name:
+                return item.form
+        raise KeyError(name)
+
+    def has(self, name: str) -> bool:
+        return any(item.name == name for item in self.operands)
+
+
+CLASSES: list[InstructionClass] = []
+INSTRUCTIONS: dict[str, Any] = {}  # by name; isa/ enters each instruction here
+
+
+@dataclass
+class StorageInfo:
+    """What a trace remembers of a storage. See ``docs/dev/ARCHITECTURE.md``."""
+
+    id: int
+    name: str
+    memory: str
+    dtype: str
+    shape: tuple[int, ...]
+    partitions: int
+    row_bytes: int
+    address: tuple[int, int] | None
+    kind: str
+    shared: bool
+    declared: int
+    line: int
+
+
+class LineTable:
+    """Source lines, interned by code object and line number."""
+
+    def __init__(self) -> None:
+        self._index: dict[tuple[CodeType, int], int] = {}
+        self.locations: list[Location] = [Location("<unknown>", 0)]
+
+    def of(self, code: CodeType, line: int) -> int:
+        key = (code, line)
+        index = self._index.get(key)
+        if index is None:
+            index = self._index[key] = len(self.locations)
+            self.locations.append(Location(code.co_filename, line, code.co_name))
+        return index
+
+
+@dataclass
+class Trace:
+    """What one core did. Columns are NumPy views; see ``docs/dev/ARCHITECTURE.md`` for their meaning."""
+
+    core: int
+    generation: str
+    chip: str
+    kernel: str = ""
+    lnc: int = 1
+    lines: list[Location] = field(default_factory=list)
+    classes: Sequence[InstructionClass] = field(default_factory=lambda: CLASSES)
+    forms: Sequence[Form] = field(default_factory=lambda: Form.table)
+    storages: list[StorageInfo] = field(default_factory=list)
+    rendezvous: list[tuple[Any, ...]] = field(default_factory=list)
+    edges: list[tuple[int, int]] = field(default_factory=list)
+    names: dict[str, int] = field(default_factory=dict)
+    instruction_rows: array[int] = field(default_factory=lambda: array("q"))
+    operand_rows: array[int] = field(default_factory=lambda: array("q"))
+
+    def __len__(self) -> int:
+        return len(self.instruction_rows) // len(INSTRUCTION_COLUMNS)
+
+    @property
+    def instructions(self) -> dict[str, NDArray[np.int64]]:
+        """Columns by name, one row an instruction."""
+        return _columns(self.instruction_rows, INSTRUCTION_COLUMNS)
+
+    @property
+    def operands(self) -> dict[str, NDArray[np.int64]]:
+        """Columns by name, one row an operand."""
+        return _columns(self.operand_rows, OPERAND_COLUMNS)
+
+    def operand_range(self, row: int) -> range:
+        """Rows of ``operands`` that belong to instruction ``row``."""
+        width = len(INSTRUCTION_COLUMNS)
+        first = self.instruction_rows[row * width + 3]
+        klass = self.classes[self.instruction_rows[row * width]]
+        return range(first, first + len(klass.operands))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trace to ``path``, whole or not at all."""
+        columns, operands = self.instructions, self.operands
+        used_classes, klass = np.unique(columns["klass"], return_inverse=True)
+        used_forms = sorted(
+            {int(f) for f in np.unique(operands["form"])}
+            | {o.form.id for c in used_classes for o in self.classes[int(c)].operands}
+        )
+        form_index = {f: i for i, f in enumerate(used_forms)}
+        saved = _SavedTrace(
+            version=1,
+            core=self.core,
+            generation=self.generation,
+            chip=self.chip,
+            kernel=self.kernel,
+            lnc=self.lnc,
+            lines=[(x.file, x.line, x.function) for x in self.lines],
+            forms=[_save_form(self.forms[f]) for f in used_forms],
+            classes=[_save_class(self.classes[int(c)], form_index) for c in used_classes],
+            storages=[msgspec.to_builtins(s) for s in self.storages],
+            rendezvous=[list(r) for r in self.rendezvous],
+            edges=self.edges,
+            names=self.names,
+            instructions={n: _pack(klass if n == "klass" else c) for n, c in columns.items()},
+            operands={
+                n: _pack(np.array([form_index[int(f)] for f in c]) if n == "form" else c) for n, c in operands.items()
+            },
+        )
+        data = msgspec.msgpack.encode(saved)
+        target = Path(path)
+        handle, temporary = tempfile.mkstemp(dir=target.parent or ".", prefix=target.name, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trace:
+        """Read a trace written by ``save``.
+
+        Raises:
+            InputError: the file is no trace, or of another version.
+        """
+        try:
+            saved = msgspec.msgpack.decode(Path(path).read_bytes(), type=_SavedTrace)
+        except (msgspec.DecodeError, OSError) as error:
+            raise InputError(f"{path} is not a saved trace: {error}") from error
+        if saved.version != 1:
+            raise InputError(f"{path} has trace version {saved.version}", limit=1)
+        forms = [
+            Form.of(m, as_dtype(d), tuple(shape), tuple(strides), start, phase, indirect)
+            for m, d, shape, strides, start, phase, indirect in saved.forms
+        ]
+        classes = []
+        for name, generation, attributes, operands, engines, state in saved.classes:
+            klass = InstructionClass(
+                INSTRUCTIONS[name],
+                generation,
+                attributes,
+                tuple(OperandClass(n, r, forms[f]) for n, r, f in operands),
+                tuple(engines),
+                len(CLASSES),
+                tuple(state),
+                roles=tuple(r for _, r, _ in operands),
+            )
+            CLASSES.append(klass)
+            classes.append(klass.id)
+        columns = {n: _unpack(c) for n, c in saved.instructions.items()}
+        columns["klass"] = np.array(classes, np.int64)[columns["klass"]] if classes else columns["klass"]
+        operands_ = {n: _unpack(c) for n, c in saved.operands.items()}
+        operands_["form"] = np.array([f.id for f in forms], np.int64)[operands_["form"]]
+        return cls(
+            core=saved.core,
+            generation=saved.generation,
+            chip=saved.chip,
+            kernel=saved.kernel,
+            lnc=saved.lnc,
+            lines=[Location(*x) for x in saved.lines],
+            storages=[msgspec.convert(s, StorageInfo) for s in saved.storages],
+            rendezvous=[tuple(r) for r in saved.rendezvous],
+            edges=[(a, b) for a, b in saved.edges],
+            names=saved.names,
+            instruction_rows=_rows(columns, INSTRUCTION_COLUMNS),
+            operand_rows=_rows(operands_, OPERAND_COLUMNS),
+        )
+
+
+class _SavedTrace(msgspec.Struct):
+    version: int
+    core: int
+    generation: str
+    chip: str
+    kernel: str
+    lnc: int
+    lines: list[tuple[str, int, str]]
+    forms: list[tuple[str, str, list[int], list[int], int, int, int]]
+    classes: list[tuple[str, str, dict[str, Any], list[tuple[str, str, int]], list[str], list[str]]]
+    storages: list[dict[str, Any]]
+    rendezvous: list[list[Any]]
+    edges: list[tuple[int, int]]
+    names: dict[str, int]
+    instructions: dict[str, bytes]
+    operands: dict[str, bytes]
+
+
+def _save_form(form: Form) -> tuple[str, str, list[int], list[int], int, int, int]:
+    return (
+        form.memory, str(form.dtype), list(form.shape), list(form.strides), form.start, form.phase, form.indirect
+    )  # fmt: skip
+
+
+def _save_class(
+    klass: InstructionClass, forms: dict[int, int]
+) -> tuple[str, str, dict[str, Any], list[tuple[str, str, int]], list[str], list[str]]:
+    return (
+        klass.name,
+        klass.generation,
+        {k: _plain(v) for k, v in klass.attributes.items()},
+        [(o.name, o.role, forms[o.form.id]) for o in klass.operands],
+        list(klass.engines),
+        list(klass.state),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as msgpack can hold it: names for operators and enums."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return str(getattr(value, "name", value))
+
+
+def _pack(column: NDArray[np.int64]) -> bytes:
+    return np.ascontiguousarray(column, "<i8").tobytes()
+
+
+def _unpack(data: bytes) -> NDArray[np.int64]:
+    return np.frombuffer(data, "<i8").astype(np.int64)
+
+
+def _rows(columns: dict[str, NDArray[np.int64]], names: Iterable[str]) -> array[int]:
+    rows = array("q")
+    rows.frombytes(np.stack([columns[n] for n in names], axis=1).astype(np.int64).tobytes())
+    return rows
+
+
+def _columns(rows: array[int], names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    table = np.array(np.frombuffer(rows, np.int64).reshape(-1, len(names)).T, order="C") if len(rows) else None
+    return {n: np.zeros(0, np.int64) if table is None else table[i] for i, n in enumerate(names)}
+
+

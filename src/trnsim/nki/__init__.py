@@ -1,0 +1,30 @@
+"""``nki``: the Neuron Kernel Interface, version 0.6, on simulated NeuronCores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from trnsim.nki.kernel import Kernel, simulate
+
+__version__ = "0.6.0"
+
+
+def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
+    """Make a kernel of a function: called with arrays it runs on simulated cores and returns arrays of the same kind.
+
+    ``kernel[lnc]`` chooses the cores of a logical core (1 or 2). Inside another kernel a call is inlined.
+
+    Raises:
+        CompilerError: an option that no NKI version has.
+    """
+    if fn is None:
+        return lambda function: jit(function, **kwargs)
+    if isinstance(fn, Kernel):
+        return fn
+    return Kernel(fn, **kwargs)
+
+
+from trnsim.nki import collectives, isa, language, typing  # noqa: E402
+
+__all__ = ["collectives", "isa", "jit", "language", "simulate", "typing"]

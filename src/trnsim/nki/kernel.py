@@ -1,0 +1,102 @@
+"""Kernels: what ``nki.jit`` makes of a function, and how it is launched."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from trnsim.errors import CompilerError
+from trnsim.machine import core as machine
+from trnsim.session import SimulationOptions, current_session, run_kernel
+
+# Options of ``nki.jit`` that public kernels pass. ``mode`` is ignored since NKI 0.3; ``platform_target`` names the chip.
+_OPTIONS = {
+    "mode", "platform_target", "kernel_return", "show_compiler_tb", "experimental_flags", "debug_kernel",
+    "enable_out_of_bound_check", "additional_compile_opt",
+}  # fmt: skip
+
+
+class Kernel:
+    """A function that runs on NeuronCores.
+
+    Attributes:
+        func: the function as written.
+        lnc: cores it runs on (set by ``kernel[lnc]``), or None.
+        schedule: edges given by ``with_schedule``.
+    """
+
+    def __init__(self, func: Callable[..., Any], **options: Any) -> None:
+        unknown = set(options) - _OPTIONS
+        if unknown:
+            raise CompilerError(
+                f"nki.jit has no option {', '.join(sorted(unknown))}", instruction="nki.jit", limit=sorted(_OPTIONS)
+            )
+        self.func = func
+        self.options = options
+        self.lnc: int | None = None
+        self.schedule: tuple[tuple[str, Any], ...] = ()
+        functools.update_wrapper(self, func)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if machine.running():
+            return self.func(*args, **kwargs)
+        return self.launch(args, kwargs)
+
+    def launch(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: SimulationOptions | None = None) -> Any:
+        """Run it under ``options`` (default: the active session's)."""
+        return run_kernel(
+            self.func,
+            args,
+            kwargs,
+            name=getattr(self.func, "__name__", "kernel"),
+            grid=self.lnc,
+            schedule_edges=self.schedule,
+            platform_target=self.options.get("platform_target"),
+            options=options,
+        )
+
+    def _copy(self) -> Kernel:
+        copy = Kernel(self.func, **self.options)
+        copy.lnc, copy.schedule = self.lnc, self.schedule
+        return copy
+
+    def __getitem__(self, lnc: Any) -> Kernel:
+        if isinstance(lnc, tuple):
+            if len(lnc) != 1:
+                raise CompilerError(
+                    "grids of several dimensions belong to NKI 0.1 (neuronxcc.nki); since 0.2 it is kernel[lnc]",
+                    operand="grid",
+                    value=lnc,
+                )
+            lnc = lnc[0]
+        if not isinstance(lnc, int):
+            raise CompilerError("kernel[lnc] takes an integer", operand="lnc", value=lnc)
+        copy = self._copy()
+        copy.lnc = lnc
+        return copy
+
+    def with_schedule(self, edges: Sequence[tuple[str, str | Sequence[str]]]) -> Kernel:
+        """The kernel with dependency edges ``(consumer, producer or producers)`` between named instructions."""
+        copy = self._copy()
+        copy.schedule = (*self.schedule, *((str(c), p) for c, p in edges))
+        return copy
+
+    def __repr__(self) -> str:
+        return f"<nki kernel {getattr(self.func, '__name__', '?')}{'' if self.lnc is None else f'[{self.lnc}]'}>"
+
+
+def simulate(kernel: Any) -> Callable[..., Any]:
+    """``nki.simulate``: a callable that runs ``kernel`` (or ``kernel[lnc]``, or a plain function) with numbers."""
+    wrapped = kernel if isinstance(kernel, Kernel) else Kernel(kernel)
+
+    @functools.wraps(wrapped.func)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if machine.running():
+            raise CompilerError("nki.simulate cannot be called inside a kernel")
+        session = current_session()
+        if session is not None:
+            return wrapped.launch(args, kwargs)
+        return wrapped.launch(args, kwargs, SimulationOptions(timed=False))
+
+    return run

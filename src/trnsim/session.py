@@ -1,0 +1,454 @@
+"""Running kernels under chosen options, and keeping what ran.
+
+A ``Session`` says on which chip, with or without numbers, under which schedule; kernels called while it is active are
+recorded as calls with their traces and, when it asks for time, their timelines. Without a session a called kernel
+computes its numbers and nothing is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trnsim.errors import CompilerError, InputError, TrnsimError
+from trnsim.hardware import load_chip
+from trnsim.machine import core as machine
+from trnsim.machine.launch import Program
+from trnsim.machine.tensor import NkiTensor
+from trnsim.numerics import DType, as_dtype
+
+if TYPE_CHECKING:
+    from trnsim.hardware import Chip
+    from trnsim.report.call import KernelCall
+
+DEFAULT_CHIP = "trn2"
+_TARGETS = {"trn1": "trn1", "inf2": "inf2", "gen2": "trn1", "trn2": "trn2", "gen3": "trn2", "trn3": "trn3", "gen4": "trn3"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationOptions:
+    """What a caller may choose. Each default is documented here once.
+
+    Attributes:
+        chip: name, alias or TOML file of the chip; None: ``NEURON_PLATFORM_TARGET_OVERRIDE``, the kernel's own
+            ``platform_target``, then trn2 (the vendor's tools fall back to trn3).
+        numeric: compute results; False is a time-only run.
+        timed: predict the time of each call.
+        schedule: ``nki`` or ``program``; see ``trnsim.timing``.
+        passes: freedoms of the compiler stage to keep; None: all that the schedule has.
+        strict_capacity: live bytes over capacity are an error instead of a finding.
+        seed: of every random generator; printed in reports.
+        arguments: data for arguments that a time-only run has no data for, by name.
+        assume: values for registers or tensors that a run without data needs, by name.
+        lnc: cores per logical core where the kernel was not launched with ``kernel[n]``.
+    """
+
+    chip: str | None = None
+    numeric: bool = True
+    timed: bool = True
+    schedule: str = "nki"
+    passes: frozenset[str] | None = None
+    strict_capacity: bool = False
+    seed: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    assume: Mapping[str, int] = field(default_factory=dict)
+    lnc: int | None = None
+
+
+class Session:
+    """Kernels run while a session is active are kept in ``calls``, in order."""
+
+    def __init__(self, options: SimulationOptions | None = None) -> None:
+        self.options = options or SimulationOptions()
+        self.calls: list[KernelCall] = []
+        self.progress: Callable[[str, str, int], None] | None = None
+
+    @contextmanager
+    def active(self) -> Iterator[Session]:
+        """Make this the session that called kernels run under."""
+        global _session
+        before, _session = _session, self
+        try:
+            yield self
+        finally:
+            _session = before
+
+
+_session: Session | None = None
+
+
+def current_session() -> Session | None:
+    """The active session, or None."""
+    return _session
+
+
+@dataclass(frozen=True)
+class ShapeOnly:
+    """An argument without data: ``f32[2048,2048]``."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+
+
+def choose_chip(options: SimulationOptions, platform_target: str | None = None) -> Chip:
+    """The first that is given: the options' chip, the environment, the kernel's ``platform_target``, then trn2."""
+    if options.chip is not None:
+        return load_chip(options.chip)
+    name = os.environ.get("NEURON_PLATFORM_TARGET_OVERRIDE")
+    if name:
+        if name.lower() not in _TARGETS:
+            raise InputError(
+                f"NEURON_PLATFORM_TARGET_OVERRIDE={name!r} is no target", value=name, limit=sorted(_TARGETS)
+            )
+        return load_chip(_TARGETS[name.lower()])
+    if platform_target:
+        return load_chip(_TARGETS.get(platform_target.lower(), platform_target))
+    return load_chip(DEFAULT_CHIP)
+
+
+def run_kernel(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    name: str = "",
+    grid: int | None = None,
+    schedule_edges: Any = (),
+    platform_target: str | None = None,
+    options: SimulationOptions | None = None,
+) -> Any:
+    """Run a kernel function on simulated cores and return what it returns, as the caller's kind of array.
+
+    Raises:
+        TrnsimError: what the kernel did wrong, or what trnsim cannot do.
+    """
+    session = _session
+    options = options or (session.options if session else SimulationOptions(timed=False))
+    chip = choose_chip(options, platform_target)
+    lnc = grid if grid is not None else (options.lnc or 1)
+    if lnc not in (1, 2):
+        raise CompilerError(f"{name}[{lnc}]: a logical core has 1 or 2 cores", operand="lnc", value=lnc, limit=(1, 2))
+    if lnc == 2 and chip.core is not None and chip.core.version == "v2":
+        raise CompilerError(f"{name}[2]: NeuronCore-v2 has no logical cores", operand="lnc", value=lnc, limit=1)
+    started = time.perf_counter()
+    program = Program(
+        chip, kernel=name, lnc=lnc, numeric=options.numeric, seed=options.seed, assume=options.assume
+    )
+    program.grid = grid
+    if session is not None and session.progress is not None:
+        report = session.progress
+        program.progress = lambda core, row: report(name, f"core {core}", row)
+    binder = Binder(program, options)
+    bound_args, bound_kwargs = binder.bind(function, args, kwargs)
+    results = program.run(function, bound_args, bound_kwargs)
+    for core in program.cores:
+        add_schedule(core, schedule_edges)
+    outputs = binder.results(results)
+    if session is not None and options.timed:
+        call = make_call(program, options, name, binder.arguments, time.perf_counter() - started)
+        session.calls.append(call)
+    return outputs
+
+
+def add_schedule(core: Any, edges: Any) -> None:
+    """Enter ``with_schedule`` edges: pairs of (consumer, producer or producers) by instruction name."""
+    names = core.trace.names
+    for consumer, producers in edges:
+        for producer in [producers] if isinstance(producers, str) else producers:
+            for item in (consumer, producer):
+                if item not in names:
+                    raise CompilerError(f"with_schedule names an instruction {item!r} that the kernel does not have")
+            if names[producer] >= names[consumer]:
+                raise CompilerError(
+                    f"with_schedule: {consumer!r} cannot depend on {producer!r}, which comes after it in the program"
+                )
+            core.trace.edges.append((names[consumer], names[producer]))
+
+
+class Binder:
+    """Turns the caller's arrays into HBM tensors, and the kernel's results back into the caller's kind of array."""
+
+    def __init__(self, program: Program, options: SimulationOptions) -> None:
+        self.program, self.options = program, options
+        self.kind = "numpy"
+        self.arguments: list[str] = []
+        self.inputs: list[tuple[NkiTensor, Any, Any]] = []
+        self._seen: dict[int, NkiTensor] = {}
+
+    def bind(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments with every array replaced by a tensor in HBM."""
+        import inspect
+
+        try:
+            names = list(inspect.signature(function).parameters)
+        except (TypeError, ValueError):
+            names = []
+        bound = tuple(
+            self._bind(value, names[i] if i < len(names) else f"arg{i}") for i, value in enumerate(args)
+        )
+        return bound, {key: self._bind(value, key) for key, value in kwargs.items()}
+
+    def _bind(self, value: Any, name: str) -> Any:
+        if isinstance(value, (tuple, list)) and any(_is_array(v) for v in value):
+            return type(value)(self._bind(v, f"{name}_{i}") for i, v in enumerate(value))
+        if not _is_array(value):
+            if value is not None and not callable(value):
+                self.arguments.append(f"{name}={value}" if isinstance(value, (int, float, str, bool)) else name)
+            return value
+        known = self._seen.get(id(value))
+        if known is not None:
+            return known
+        if isinstance(value, ShapeOnly):
+            data: Any = self.options.arguments.get(name, value)
+            if isinstance(data, np.ndarray) and data.shape != value.shape:
+                raise InputError(f"--arg {name}: the file has shape {data.shape}, the argument {value.shape}")
+        else:
+            module = type(value).__module__.split(".")[0]
+            if module == "torch":
+                self.kind = "torch"
+            elif module in ("jax", "jaxlib"):
+                self.kind = "jax"
+            data = to_numpy(value)
+        core = self.program.cores[0]
+        dtype = as_dtype(value.dtype)
+        tensor = core.input(data, name)
+        if tensor.dtype != dtype and isinstance(data, np.ndarray):
+            tensor = tensor.view(dtype) if dtype.itemsize == tensor.dtype.itemsize else tensor
+        self._seen[id(value)] = tensor
+        self.inputs.append((tensor, value, data))
+        self.arguments.append(f"{dtype} {'x'.join(map(str, tensor.shape))}")
+        return tensor
+
+    def results(self, per_core: list[Any]) -> Any:
+        """What core 0 returned, as arrays; inputs that the kernel wrote are updated in place."""
+        for tensor, original, data in self.inputs:
+            if tensor.storage.writers > 0:
+                self._write_back(tensor, original, data)
+        return self._result(per_core[0])
+
+    def _write_back(self, tensor: NkiTensor, original: Any, data: Any) -> None:
+        if not self.program.numeric or isinstance(original, ShapeOnly):
+            return
+        if isinstance(original, np.ndarray):
+            if not original.flags.writeable:
+                self.program.add_finding(
+                    "read-only-input", f"the kernel wrote argument {tensor.name!r}, whose array is read-only", 0
+                )
+            elif data is not original or not original.flags.c_contiguous:
+                np.copyto(original, tensor.array().view(original.dtype).reshape(original.shape))
+        elif self.kind == "torch":
+            original.copy_(_as_torch(tensor))
+
+    def _result(self, value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value)(self._result(v) for v in value)
+        if not isinstance(value, NkiTensor):
+            return value
+        program = self.program
+        storage = value.storage
+        if storage.memory != "hbm":
+            program.add_finding(
+                "output-memory", f"the kernel returns {value.name!r} in {storage.memory}; hardware needs shared_hbm", 0
+            )
+        elif storage.kind == "local":
+            storage.kind = "output"
+            program.infos[storage.id].kind = "output"
+            if storage.buffer is not None and storage.buffer.value == "private_hbm":
+                program.add_finding(
+                    "output-memory", f"the kernel returns {value.name!r} in private_hbm; since NKI 0.3 outputs must be in "
+                    "shared_hbm", 0,
+                )  # fmt: skip
+        if not storage.coverage.full and storage.coverage.exact:
+            missing = storage.coverage.missing(0, storage.rows, np.array([[0, storage.row_bytes]], np.int64))
+            if missing:
+                size = sum((h - low) * int((iv[:, 1] - iv[:, 0]).sum()) for low, h, iv in missing)
+                program.add_finding(
+                    "output-not-written",
+                    f"{size} bytes of output {value.name!r} ({value.dtype} {value.shape}) were never written",
+                    storage.line,
+                    bytes=size,
+                )
+                if program.numeric:
+                    storage.fill_missing(missing)
+        if program.numeric:
+            return self._convert(value)
+        lazy = LazyArray(program, value)
+        return lazy if self.kind == "numpy" else self._convert_lazy(lazy)
+
+    def _convert(self, value: NkiTensor) -> Any:
+        if self.kind == "torch":
+            return _as_torch(value)
+        array = value.array()
+        if value.dtype == "bool":
+            array = array.view(np.bool_)
+        if self.kind == "jax":
+            import jax.numpy as jnp
+
+            return jnp.asarray(array)
+        return array
+
+    def _convert_lazy(self, lazy: LazyArray) -> Any:
+        if self.kind == "torch":
+            import torch
+
+            return torch.empty(lazy.shape, dtype=getattr(torch, str(lazy.tensor.dtype)), device="meta")
+        return lazy
+
+
+class LazyArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """An output of a time-only run: its values are computed when somebody reads them."""
+
+    def __init__(self, program: Program, tensor: NkiTensor) -> None:
+        self.program, self.tensor = program, tensor
+        self.shape, self.dtype = tensor.shape, tensor.dtype.numpy
+        self.ndim, self.size = tensor.ndim, tensor.size
+        self._value: Any = None
+
+    def _read(self) -> Any:
+        if self._value is None:
+            core = self.program.cores[0]
+            before = machine.set_current(core)
+            try:
+                core.force(self.tensor)
+            finally:
+                machine.set_current(before)
+            self._value = self.tensor.array()
+        return self._value
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.asarray(self._read(), dtype=dtype)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        values = [x._read() if isinstance(x, LazyArray) else x for x in inputs]
+        return getattr(ufunc, method)(*values, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._read(), name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._read()[key]
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __repr__(self) -> str:
+        if self._value is None:
+            return f"<time-only output {self.tensor.dtype} {self.shape}, not computed>"
+        return repr(self._value)
+
+
+def _is_array(value: Any) -> bool:
+    if isinstance(value, (np.ndarray, ShapeOnly, LazyArray)):
+        return True
+    return type(value).__module__.split(".")[0] in ("torch", "jax", "jaxlib") and hasattr(value, "shape")
+
+
+def to_numpy(value: Any) -> Any:
+    """A NumPy view of the caller's array; 16-bit and 8-bit floats of PyTorch as ml_dtypes."""
+    if isinstance(value, LazyArray):
+        return value._read()
+    if isinstance(value, np.ndarray):
+        return value
+    if type(value).__module__.split(".")[0] == "torch":
+        import torch
+
+        kind = as_dtype(value.dtype)
+        tensor = value.detach()
+        if tensor.device.type == "meta":
+            return ShapeOnly(tuple(tensor.shape), kind)
+        tensor = tensor.contiguous().cpu()
+        try:
+            return tensor.numpy()
+        except TypeError:
+            same_size = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[kind.itemsize]
+            return tensor.view(same_size).numpy().view(kind.numpy)
+    return np.asarray(value)
+
+
+def _as_torch(tensor: NkiTensor) -> Any:
+    import torch
+
+    kind = tensor.dtype
+    target = getattr(torch, str(kind), None)
+    array = np.ascontiguousarray(tensor.array())
+    if target is None:
+        return torch.from_numpy(array)
+    carrier = {1: np.uint8, 2: np.int16, 4: np.int32}[kind.itemsize]
+    return torch.from_numpy(array.view(carrier).copy()).view(target)
+
+
+def make_call(
+    program: Program, options: SimulationOptions, name: str, arguments: list[str], seconds: float
+) -> KernelCall:
+    """The record of a kernel call, with its predicted time."""
+    from trnsim.report.call import KernelCall
+    from trnsim.timing import WAIT_REASONS, TimingOptions, simulate
+
+    chip = program.chip
+    timing_options = TimingOptions(
+        schedule=options.schedule, passes=options.passes, strict_capacity=options.strict_capacity
+    )
+    traces = tuple(core.trace for core in program.cores)
+    timeline = simulate(traces, chip, timing_options)
+    return KernelCall(
+        kernel=name,
+        chip=chip.name,
+        generation=program.generation,
+        cores=program.lnc,
+        schedule=options.schedule,
+        clock=timing_options.clock,
+        arguments=tuple(arguments),
+        timeline=timeline,
+        wait_reasons=WAIT_REASONS,
+        traces=traces,
+        findings=(*program.findings.values(), *timeline.findings),
+        support=timeline.support,
+        support_reason=timeline.support_reason,
+        numeric=options.numeric,
+        wall_seconds=seconds,
+        seed=options.seed,
+        flops=timeline.totals.flops,
+        peak_flops=_peak_flops(program),
+        hbm_bytes_per_second=float(chip.hbm.bytes_per_second) * program.lnc / max(1, chip.core_count),
+        memory_partitions=program.spec.sbuf.partitions,
+    )
+
+
+def _peak_flops(program: Program) -> float:
+    """Peak of TensorE in the number format that this kernel multiplies most, all its cores together."""
+    counts: dict[str, int] = {}
+    for core in program.cores:
+        klass, rows = np.unique(core.trace.instructions["klass"], return_counts=True)
+        for index, count in zip(klass.tolist(), rows.tolist(), strict=True):
+            item = core.trace.classes[index]
+            if item.is_matmul:
+                dtype = str(item.operand("moving").dtype)
+                counts[dtype] = counts.get(dtype, 0) + count
+    dtype = max(counts, key=lambda d: counts[d]) if counts else "bfloat16"
+    peak = program.spec.tensor.flops(dtype) or program.spec.tensor.flops("bfloat16") or 0.0
+    return float(peak) * program.lnc
+
+
+def load_argument(path: str | Path) -> Any:
+    """An ``.npy`` file as an argument."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+__all__ = [
+    "LazyArray", "Session", "ShapeOnly", "SimulationOptions", "TrnsimError", "choose_chip", "current_session",
+    "run_kernel",
+]  # fmt: skip

@@ -1,0 +1,53 @@
+"""What a caller may choose about time: the schedule, the passes of the compiler stage, the clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trnsim.errors import InputError
+
+SCHEDULES = ("program", "nki")
+CLOCKS = ("kernel", "span")
+
+REMOVE_REPEATED_LOADS = "remove-repeated-loads"
+BALANCE_ENGINES = "balance-engines"
+REORDER = "reorder"
+PASSES = (REMOVE_REPEATED_LOADS, BALANCE_ENGINES, REORDER)
+"""The freedoms that the compiler stage takes, each one a pass that can be left out."""
+
+_OF_SCHEDULE = {"program": frozenset[str](), "nki": frozenset(PASSES)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingOptions:
+    """Options of ``simulate``.
+
+    ``schedule``: ``program`` keeps each engine's queue in program order; ``nki`` (default) does what the compiler of NKI 0.2
+    and later is known to do. ``passes`` replaces the passes that the schedule implies. ``clock``: ``kernel`` counts from the
+    first instruction to the last DMA; ``span`` adds the fixed parts of a profiler's total time. ``strict_capacity`` makes
+    live bytes over capacity an error instead of a spill. ``throttle_phases`` is over how many phases of TensorE's throttle
+    the time is averaged. ``hbm_sharers`` is how many cores of the chip share HBM's bandwidth, those that are traced included
+    (None: only those).
+    """
+
+    schedule: str = "nki"
+    passes: frozenset[str] | None = None
+    clock: str = "kernel"
+    strict_capacity: bool = False
+    throttle_phases: int = 4
+    hbm_sharers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"unknown schedule {self.schedule!r}: known are {', '.join(SCHEDULES)}")
+        if self.clock not in CLOCKS:
+            raise InputError(f"unknown clock {self.clock!r}: known are {', '.join(CLOCKS)}")
+        unknown = (self.passes or frozenset()) - set(PASSES)
+        if unknown:
+            raise InputError(f"unknown passes {', '.join(sorted(unknown))}: known are {', '.join(PASSES)}")
+        if self.throttle_phases < 1:
+            raise InputError("throttle_phases must be at least 1", value=self.throttle_phases)
+
+    @property
+    def active_passes(self) -> frozenset[str]:
+        return _OF_SCHEDULE[self.schedule] if self.passes is None else self.passes

@@ -1,0 +1,216 @@
+"""The order of each queue: engines are chosen, then a list scheduler orders instructions.
+
+The scheduler simulates the engines with estimated costs. Of the instructions that could start first it takes the one with
+the longest path to the end of the kernel, ties in program order, from a window of the oldest instructions that it has not
+placed yet. It never lets live tiles outgrow SBUF or PSUM where program order would not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trnsim.errors import CompilerError
+from trnsim.timing.compiled import run
+from trnsim.timing.dependences import ORDER
+from trnsim.timing.tables import CANDIDATES, NO_DMA, QUEUE_COUNT
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trnsim.timing.dependences import Edges
+    from trnsim.timing.tables import ClassTables
+
+    Column = NDArray[np.int64]
+
+# Unplaced instructions that the scheduler looks at, the oldest first. As far as repeated loads are seen (loads.py), so that
+# one window describes the compiler; no public measurement separates the two.
+LOOK_AHEAD = 64
+
+
+def choose_variants(klass: Column, tables: ClassTables, balance: bool, compiled: bool) -> Column:
+    """The variant (engine) of each instruction: the candidate whose engine has the least estimated load so far."""
+    candidates = tables.candidate_columns()
+    chosen = candidates.reshape(-1, CANDIDATES)[klass, 0] if len(klass) else np.zeros(0, np.int64)
+    if balance and len(klass):
+        load = np.zeros(QUEUE_COUNT, np.int64)
+        run(_balance, compiled, klass, candidates, tables.column("queue"), tables.column("busy"), load, chosen)
+    return chosen
+
+
+def _balance(klass: Any, candidates: Any, queue: Any, busy: Any, load: Any, chosen: Any) -> int:
+    for i in range(len(klass)):
+        best = candidates[4 * klass[i]]
+        least = load[queue[best]] + busy[best]
+        for c in range(1, 4):
+            other = candidates[4 * klass[i] + c]
+            if other < 0:
+                break
+            with_other = load[queue[other]] + busy[other]
+            if with_other < least:
+                best, least = other, with_other
+        load[queue[best]] = least
+        chosen[i] = best
+    return 0
+
+
+def estimates(tables: ClassTables, first_packet: Column, completion: int) -> tuple[Column, Column]:
+    """Estimated time of each variant: until its engine is free, and until its result can be used."""
+    busy, latency, dge = tables.column("busy"), tables.column("latency"), tables.column("dge")
+    lane = np.maximum(tables.column("lane_low"), tables.column("lane_high"))
+    done = np.where(dge == NO_DMA, latency, first_packet[dge] + lane + completion)
+    chain = tables.column("chain")
+    for i in range(len(chain) - 1, -1, -1):
+        if chain[i] >= 0:
+            done[i] += done[chain[i]]
+    return busy, done
+
+
+def list_schedule(
+    variant: Column,
+    edges: Edges,
+    queue: Column,
+    busy: Column,
+    done: Column,
+    touched: tuple[Column, Column],
+    sizes: Column,
+    memory: Column,
+    capacity: Column,
+    compiled: bool,
+) -> Column:
+    """Instruction rows in scheduled order. ``queue``, ``busy`` and ``done`` are columns of the instructions.
+
+    ``touched`` lists the automatic on-chip storages of each instruction (offsets, storages); ``sizes`` and ``memory`` are
+    theirs; ``capacity`` that of SBUF and PSUM.
+
+    Raises:
+        CompilerError: explicit edges form a cycle.
+    """
+    count = len(variant)
+    path = done.copy()
+    run(_longest_path, compiled, edges.producer, edges.consumer, done, path)
+    waiting = np.bincount(edges.consumer, minlength=count).astype(np.int64)
+    order = np.zeros(count, np.int64)
+    by_producer = np.argsort(edges.producer, kind="stable")
+    successors = edges.consumer[by_producer]
+    ordering = (edges.kind[by_producer] == ORDER).astype(np.int64)
+    first = np.searchsorted(edges.producer[by_producer], np.arange(count + 1)).astype(np.int64)
+    remaining = np.bincount(touched[1], minlength=len(sizes)).astype(np.int64)
+    placed = run(
+        _list_schedule,
+        compiled,
+        queue, busy, done, path, waiting, first, successors, ordering,
+        touched[0], touched[1], sizes, memory, capacity, remaining, np.zeros(len(sizes), np.int64),
+        np.full(len(sizes), -1, np.int64), np.zeros(count, np.int64), np.zeros(QUEUE_COUNT, np.int64),
+        np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros(count, np.int64), order, LOOK_AHEAD,
+    )  # fmt: skip
+    if placed < count:
+        raise CompilerError("explicit dependences (depends_on, with_schedule) form a cycle")
+    return order
+
+
+def _longest_path(producer: Any, consumer: Any, done: Any, path: Any) -> int:
+    for e in range(len(producer) - 1, -1, -1):
+        through = done[producer[e]] + path[consumer[e]]
+        if through > path[producer[e]]:
+            path[producer[e]] = through
+    return 0
+
+
+def _list_schedule(
+    queue: Any,
+    busy: Any,
+    done: Any,
+    path: Any,
+    waiting: Any,
+    first: Any,
+    successors: Any,
+    ordering: Any,
+    touch_first: Any,
+    touch: Any,
+    sizes: Any,
+    memory: Any,
+    capacity: Any,
+    remaining: Any,
+    alive: Any,
+    stamp: Any,
+    ready: Any,
+    free: Any,
+    live: Any,
+    wanted: Any,
+    window: Any,
+    order: Any,
+    look_ahead: int,
+) -> int:
+    """Fill ``order``; how many instructions were placed."""
+    count = len(queue)
+    held = 0  # instructions in the window
+    coming = 0  # the next to enter it
+    scan = 0
+    for position in range(count):
+        while held < look_ahead and coming < count:
+            window[held] = coming
+            held += 1
+            coming += 1
+        best = -1
+        best_start = 0
+        while best < 0:
+            scan += 1
+            wanted[0] = 0
+            wanted[1] = 0
+            for slot in range(held):
+                i = window[slot]
+                fits = True
+                for t in range(touch_first[i], touch_first[i + 1]):
+                    s = touch[t]
+                    if alive[s] == 0:
+                        m = memory[s]
+                        if stamp[s] != scan:
+                            stamp[s] = scan
+                            wanted[m] += sizes[s]
+                        # What older instructions still need comes first.
+                        if live[m] + wanted[m] > capacity[m]:
+                            fits = False
+                if waiting[i] > 0 or (slot > 0 and not fits):
+                    continue
+                start = max(free[queue[i]], ready[i])
+                if best < 0 or start < best_start or (start == best_start and path[i] > path[window[best]]):
+                    best = slot
+                    best_start = start
+            if best < 0:
+                # Only explicit edges to later instructions can block the oldest one: look further.
+                if coming >= count:
+                    for slot in range(held):
+                        if waiting[window[slot]] == 0:
+                            best = slot
+                            best_start = max(free[queue[window[slot]]], ready[window[slot]])
+                            break
+                    if best < 0:
+                        return position
+                else:
+                    window[held] = coming
+                    held += 1
+                    coming += 1
+        i = window[best]
+        for slot in range(best, held - 1):
+            window[slot] = window[slot + 1]
+        held -= 1
+        order[position] = i
+        free[queue[i]] = best_start + busy[i]
+        finish = best_start + done[i]
+        for e in range(first[i], first[i + 1]):
+            c = successors[e]
+            waiting[c] -= 1
+            arrival = best_start if ordering[e] == 1 else finish
+            if arrival > ready[c]:
+                ready[c] = arrival
+        for t in range(touch_first[i], touch_first[i + 1]):
+            s = touch[t]
+            if alive[s] == 0:
+                alive[s] = 1
+                live[memory[s]] += sizes[s]
+            remaining[s] -= 1
+            if remaining[s] == 0:
+                live[memory[s]] -= sizes[s]
+    return count
