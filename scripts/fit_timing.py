@@ -2,8 +2,8 @@
 
     python scripts/fit_timing.py <trn2_instr_timing.csv> [<trn2_dma_timing.csv>]
 
-A class of instruction (engine, opcode, memory, shape) is one case; its median is what is fitted. Every constant is a mean or a
-least-squares solution over its cases, none is set to one case.
+A class of instruction (engine, opcode, memory, shape) is one case; its median is what is fitted. Every constant is a
+mean or a least-squares solution over its cases, none is set to one case.
 """
 
 import csv
@@ -34,7 +34,10 @@ def show(name, values, unit="ns"):
     values = np.asarray(values, float)
     mean = values.mean()
     spread = np.abs(values - mean).max()
-    print(f"{name:48s} {mean:8.2f} {unit}   residual max {spread:5.1f} ({spread / max(mean, 1e-9) * 100:4.1f} %), {len(values)} classes")
+    print(
+        f"{name:48s} {mean:8.2f} {unit}   residual max {spread:5.1f} "
+        f"({spread / max(mean, 1e-9) * 100:4.1f} %), {len(values)} classes"
+    )
     return mean
 
 
@@ -69,11 +72,19 @@ def dma(path):
     packets = [p for p in sections["packet"] if p["queue_type"] == "hardware_dynamic" and int(p["packet_bytes"]) >= 256]
     size = np.array([int(p["packet_bytes"]) for p in packets], float)
     time = np.array([float(p["median_ns"]) for p in packets])
-    (fixed, slope), *_ = np.linalg.lstsq(np.stack([np.ones_like(size), size], 1) / time[:, None], np.ones_like(time), rcond=None)
+    (fixed, slope), *_ = np.linalg.lstsq(
+        np.stack([np.ones_like(size), size], 1) / time[:, None], np.ones_like(time), rcond=None
+    )
     error = np.abs(fixed + slope * size - time).max()
-    print(f"dma.packet {fixed:.2f} ns, dma.bytes_per_ns {1 / slope:.2f}   residual max {error:.1f} ns, {len(size)} sizes")
+    print(
+        f"dma.packet {fixed:.2f} ns, dma.bytes_per_ns {1 / slope:.2f}   residual max {error:.1f} ns, {len(size)} sizes"
+    )
     isolated = [t for t in sections["trigger"] if t["trigger_engine"] in ("Scalar", "Sync")]
-    free = [t for t in isolated if float(t["trigger_instr_duration_ns"]) < 630 and float(t["trigger_to_first_packet_ns"]) < 1400]
+    free = [
+        t
+        for t in isolated
+        if float(t["trigger_instr_duration_ns"]) < 630 and float(t["trigger_to_first_packet_ns"]) < 1400
+    ]
     show("dma.hardware_issue", [float(t["trigger_instr_duration_ns"]) for t in free])
     show("dma.hardware_first_packet", [float(t["trigger_to_first_packet_ns"]) for t in free])
     rate = [
@@ -83,10 +94,16 @@ def dma(path):
     ]
     show("dma rate of an engine within a transfer", rate, "B/ns")
     software = [t for t in sections["trigger"] if t["trigger_engine"] == "GpSimd" and t["index"] in ("0", "3", "4")]
-    show("dma.software_issue", [float(t["trigger_instr_duration_ns"]) for t in sections["trigger"] if t["trigger_engine"] == "GpSimd"])
-    show("dma.software_first_packet", [x for x in (float(t["trigger_to_first_packet_ns"]) for t in software) if x < 1000])
-    # Transfers of 128 elements one after another: what an engine is busy beyond its packets. The how-to matmul of the NKI
-    # documentation, [4096,8192]@[8192,8192] float32: time with DMA active, and bytes and transfers of its two DMA-bound versions.
+    show(
+        "dma.software_issue",
+        [float(t["trigger_instr_duration_ns"]) for t in sections["trigger"] if t["trigger_engine"] == "GpSimd"],
+    )
+    show(
+        "dma.software_first_packet", [x for x in (float(t["trigger_to_first_packet_ns"]) for t in software) if x < 1000]
+    )
+    # Transfers of 128 elements one after another: what an engine is busy beyond its packets. The how-to matmul of the
+    # NKI documentation, [4096,8192]@[8192,8192] float32: time with DMA active, and bytes and transfers of its two
+    # DMA-bound versions.
     sustained = 23.0
     cases = [
         ("how-to matmul v2", 39.87e6, 32768 * 8, 32768 * 8 + 512 * 8, 32768 * 2 + 512),
@@ -94,7 +111,9 @@ def dma(path):
     ]
     extra = []
     for _, active, short, long, transfers in cases:
-        packets_ns = short * max(fixed + 512 * slope, 512 / sustained) + long * max(fixed + 2048 * slope, 2048 / sustained)
+        packets_ns = short * max(fixed + 512 * slope, 512 / sustained) + long * max(
+            fixed + 2048 * slope, 2048 / sustained
+        )
         extra.append((active - packets_ns) / transfers)
     show("dma.transfer", extra)
 
@@ -106,7 +125,11 @@ def main():
     stream(rows, "Vector", ("COPY", "CAST"), n, "vector.fixed (copy)")
     stream(rows, "Vector", ("TENSOR_REDUCE",), n, "vector fixed of reduce")
     stream(
-        rows, "Vector", ("TENSOR_SCALAR",), lambda r: r["elements"] / (2 if r["memory"] == "SBUF" else 1), "vector.fixed + arithmetic"
+        rows,
+        "Vector",
+        ("TENSOR_SCALAR",),
+        lambda r: r["elements"] / (2 if r["memory"] == "SBUF" else 1),
+        "vector.fixed + arithmetic",
     )
     overlaps(rows, "Vector", "vector.overlap")
     stream(rows, "Vector", ("RECIPROCAL",), lambda r: 8 * r["elements"], "vector fixed of reciprocal at 8 cycles")

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from trnsim.api import profile, simulate
     from trnsim.errors import TrnsimError
     from trnsim.hardware import load_chip
-    from trnsim.install import install
+    from trnsim.installation import install
     from trnsim.session import Session, SimulationOptions
 
 _HOME = {
     "Session": "trnsim.session",
     "SimulationOptions": "trnsim.session",
     "TrnsimError": "trnsim.errors",
-    "install": "trnsim.install",
+    "install": "trnsim.installation",
     "load_chip": "trnsim.hardware",
     "profile": "trnsim.api",
     "simulate": "trnsim.api",

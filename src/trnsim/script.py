@@ -11,7 +11,7 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from trnsim.errors import InputError, InternalError, TrnsimError
-from trnsim.install import install
+from trnsim.installation import install
 
 if TYPE_CHECKING:
     from trnsim.session import Session

@@ -207,7 +207,9 @@ class DmaTiming:
         return Picoseconds(round(max(alone, sustained) / efficiency))
 
     def split(self, element_bytes: int, count: int) -> tuple[tuple[int, int], ...]:
-        """Descriptors of ``count`` runs of ``element_bytes``: a few long runs are cut so that all engines get a share."""
+        """Descriptors of ``count`` runs of ``element_bytes``: a few long runs are cut so that all engines get a
+        share.
+        """
         if count < self.engines and element_bytes * count > self.engines * 512:
             pieces = -(-self.engines // count)
             return ((-(-element_bytes // pieces), pieces * count),)

@@ -92,7 +92,7 @@ class Instruction:
         state: tuple[str, ...] | State,
     ) -> None:
         self.name, self.rules = name, rules
-        self.short = name.rsplit(".", 1)[-1]
+        self.short = name.removesuffix(".accumulate").rsplit(".", 1)[-1]
         self.engines, self.generations, self.state = engines, generations, state
         self.parameters = list(inspect.signature(rules).parameters.values())
         self.kinds = {p.name: str(p.annotation) for p in self.parameters}
@@ -146,6 +146,7 @@ class Instruction:
         for parameter in self.parameters:
             name, kind, value = parameter.name, self.kinds[parameter.name], values[parameter.name]
             if kind in _ROLES or kind == "Ins":
+                place, immediates = immediates, immediates + (kind == "Vector")
                 tensors = value if kind == "Ins" else (value,)
                 if kind == "Ins" and not isinstance(value, (list, tuple)):
                     raise CompilerError(f"{name} must be a list of tensors", operand=name, value=type(value).__name__)
@@ -155,8 +156,7 @@ class Instruction:
                             f"{name} must be a number or a tensor", operand=name, value=type(value).__name__
                         )
                     seen[name] = None if value is None else int if isinstance(value, (int, np.integer)) else float
-                    sources[name] = (2, immediates)
-                    immediates += 1
+                    sources[name] = (2, place)
                     continue
                 if kind in ("OptionalIn", "OptionalOut") and value is None:
                     seen[name] = None
@@ -316,18 +316,18 @@ def _is_plain(value: Any) -> bool:
 
 _TEMPLATE = '''
 def {short}({signature}):
-    core = _machine._current
+    _core_ = _machine._current
     try:
-        key = ({key})
-        klass = _caches[core.generation][key]
+        _key_ = ({key})
+        _klass_ = _caches[_core_.generation][_key_]
     except (KeyError, AttributeError, TypeError):
-        values = dict({values})
-        key = _key(values)
-        klass = _instruction.caches[core.generation].get(key) if core is not None else None
-        if klass is None:
-            klass = _instruction.classify(core, values, key)
-            core = _machine._current
-    return _Handle(core, core.emit(klass, {operands}, {immediate}, name))
+        _values_ = dict({values})
+        _key_ = _key(_values_)
+        _klass_ = _instruction.caches[_core_.generation].get(_key_) if _core_ is not None else None
+        if _klass_ is None:
+            _klass_ = _instruction.classify(_core_, _values_, _key_)
+            _core_ = _machine._current
+    return _Handle(_core_, _core_.emit(_klass_, {operands}, {immediate}, name))
 '''
 
 
@@ -386,7 +386,7 @@ def _compile(definition: Instruction) -> Any:
             operands.append(f"*(({p.name},) if {p.name}.__class__ is _T else ())")
             plain = False
             if kind == "Vector":
-                immediates.append(p.name)
+                immediates.append(f"None if {p.name}.__class__ is _T else {p.name}")
         elif kind == "Ins":
             key.append(f"tuple([x.form for x in {p.name}])")
             operands.append(f"*{p.name}")
@@ -472,7 +472,7 @@ def require_vector(form: Vector, data: Form, name: str, dtypes: Sequence[str] = 
     """An operand that is one element a partition (or a number)."""
     if not isinstance(form, Form):
         return
-    require(form.memory != HBM, f"{name} must be in SBUF or PSUM", name, form.memory)
+    require(form.memory != HBM, f"{name} must be in SBUF or PSUM", name, form.memory, "SBUF or PSUM")
     require(
         form.partitions == data.partitions and form.elements == 1,
         f"{name} must have one element a partition",
@@ -488,14 +488,14 @@ def require_on_chip(**forms: Form | None) -> None:
     """Operands must be in SBUF or PSUM."""
     for name, form in forms.items():
         if form is not None:
-            require(form.memory != HBM, f"{name} must be in SBUF or PSUM", name, form.memory)
+            require(form.memory != HBM, f"{name} must be in SBUF or PSUM", name, form.memory, "SBUF or PSUM")
 
 
 def require_memory(memory: str, **forms: Form | None) -> None:
     """Operands must be in one memory."""
     for name, form in forms.items():
         if form is not None:
-            require(form.memory == memory, f"{name} must be in {memory.upper()}", name, form.memory)
+            require(form.memory == memory, f"{name} must be in {memory.upper()}", name, form.memory, memory)
 
 
 def require_numbers(**forms: Form | None) -> None:
@@ -503,7 +503,8 @@ def require_numbers(**forms: Form | None) -> None:
     require_on_chip(**forms)
     for name, form in forms.items():
         if form is not None:
-            require(form.dtype.kind != "packed", f"{name} is packed and cannot be computed with", name, form.dtype)
+            packed = form.dtype.kind == "packed"
+            require(not packed, f"{name} is packed and cannot be computed with", name, form.dtype, "a number format")
 
 
 def without(engines: Sequence[str], *names: str) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trnsim.isa.instruction import NkiInstruction
+    from trnsim.machine.storage import Storage
 
 _MATMUL_DTYPES = ("float8_e4m3", "float8_e5m2", "float8_e3m4", "bfloat16", "float16", "tfloat32", "float32")
 _WIDE = ("tfloat32", "float32")
@@ -208,9 +209,8 @@ def _matmul_add(
     )  # fmt: skip
 
 
-def _product(stationary: NkiTensor, moving: NkiTensor, is_transpose: bool, perf_mode: Any) -> NDArray[Any]:
-    if is_transpose:
-        return _transpose_product(stationary, moving)
+def _operands(stationary: NkiTensor, moving: NkiTensor, perf_mode: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both operands as float32 matrices ``(contraction, free)``."""
     a, b = stationary.as_float32_shared(), moving.as_float32_shared()
     if str(getattr(perf_mode, "value", perf_mode)).startswith("double_row"):
         k = a.shape[0]
@@ -220,7 +220,101 @@ def _product(stationary: NkiTensor, moving: NkiTensor, is_transpose: bool, perf_
         a = a.reshape(a.shape[0], -1)
     if b.ndim != 2:
         b = b.reshape(b.shape[0], -1)
+    return a, b
+
+
+def _product(stationary: NkiTensor, moving: NkiTensor, is_transpose: bool, perf_mode: Any) -> NDArray[Any]:
+    if is_transpose:
+        return _transpose_product(stationary, moving)
+    a, b = _operands(stationary, moving, perf_mode)
     return np.matmul(a.T, b)
+
+
+# A chain of this many products is multiplied at the latest.
+_CHAIN_LIMIT = 32
+
+
+class _Chain:
+    """Products accumulating into one tile of PSUM, put off so that they become one multiplication.
+
+    ``sum(a[i].T @ b[i])`` is one product of the operands stacked along the contraction, which a BLAS does at full speed
+    where each small product would not. Whoever reads the tile or writes an operand flushes the chain first.
+    """
+
+    __slots__ = ("add", "core", "dst", "key", "left", "pinned", "right")
+
+    def __init__(self, dst: NkiTensor, key: tuple[int, ...], add: bool) -> None:
+        self.dst, self.key, self.add = dst, key, add
+        self.left: list[NDArray[Any]] = []
+        self.right: list[NDArray[Any]] = []
+        self.pinned: list[Storage] = []
+
+    def append(self, stationary: NkiTensor, moving: NkiTensor, a: NDArray[Any], b: NDArray[Any]) -> None:
+        self.left.append(a)
+        self.right.append(b)
+        for tensor in (stationary, moving):
+            storage = tensor.storage
+            if storage.pins is not self:
+                if storage.pins is not None:
+                    storage.pins.flush()
+                storage.pins = self
+                self.pinned.append(storage)
+
+    def flush(self) -> None:
+        dst = self.dst
+        dst.storage.chain = None
+        for storage in self.pinned:
+            if storage.pins is self:
+                storage.pins = None
+        target = dst.array().reshape(dst.shape[0], -1)
+        a, b = _stack(self.left), _stack(self.right)
+        if not self.add and target.base is not None and np.may_share_memory(target, dst.array()):
+            np.matmul(a.T, b, out=target)
+            return
+        product = np.matmul(a.T, b).reshape(dst.shape)
+        view = dst.array()
+        if self.add:
+            np.add(view, product, out=view)
+        else:
+            view[...] = product
+
+
+def _stack(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """The parts stacked along the contraction, rows interleaved; a view of the storage where its layout allows."""
+    first = parts[0]
+    count = len(parts)
+    if count == 1:
+        return first
+    rows, columns = first.shape
+    addresses = [p.__array_interface__["data"][0] for p in parts]
+    step = addresses[1] - addresses[0]
+    stride = first.strides[0]
+    if (
+        step * count == stride
+        and all(p.strides == first.strides for p in parts)
+        and all(addresses[i] == addresses[0] + i * step for i in range(count))
+    ):
+        return np.lib.stride_tricks.as_strided(first, (rows * count, columns), (step, first.strides[1]))
+    return np.stack(parts, axis=1).reshape(rows * count, columns)
+
+
+def _multiply_into(dst: NkiTensor, stationary: NkiTensor, moving: NkiTensor, perf_mode: Any, add: bool) -> None:
+    """The common case, float32 PSUM: put the product off, as part of the chain that accumulates into ``dst``."""
+    a, b = _operands(stationary, moving, perf_mode)
+    storage = dst.storage
+    chain = storage.chain
+    key = (dst.offset, *dst.shape, *dst.strides, *a.shape)
+    if chain is not None and not (add and isinstance(chain, _Chain) and chain.key == key):
+        chain.flush()
+        chain = None
+    if chain is None:
+        chain = _Chain(dst, key, add)
+        storage.chain = chain
+    assert isinstance(chain, _Chain)
+    chain.append(stationary, moving, a, b)
+    aliased = storage.arena is not None or stationary.storage.arena is not None or moving.storage.arena is not None
+    if storage.chain is chain and (aliased or len(chain.left) >= _CHAIN_LIMIT or not machine.current().numeric):
+        chain.flush()
 
 
 def _transpose_product(stationary: NkiTensor, moving: NkiTensor) -> NDArray[Any]:
@@ -246,9 +340,12 @@ def _selects(matrix: NDArray[np.float32]) -> bool:
 def _(
     dst: NkiTensor, stationary: NkiTensor, moving: NkiTensor, is_transpose: bool, perf_mode: Any
 ) -> NDArray[Any] | None:
+    if dst.dtype == "float32" and not is_transpose:
+        _multiply_into(dst, stationary, moving, perf_mode, add=False)
+        return None
     product = _product(stationary, moving, is_transpose, perf_mode)
-    if product.dtype != np.float32 or is_transpose:
-        return product.astype(dst.dtype.numpy) if product.dtype == np.float32 and dst.dtype != "float32" else product
+    if is_transpose and product.dtype == np.float32 and dst.dtype != "float32":
+        return product.astype(dst.dtype.numpy)
     return product
 
 
@@ -256,13 +353,10 @@ def _(
 def _(
     dst: NkiTensor, stationary: NkiTensor, moving: NkiTensor, is_transpose: bool, perf_mode: Any
 ) -> NDArray[Any] | None:
-    product = _product(stationary, moving, is_transpose, perf_mode)
-    if dst.dtype == "float32":
-        target = dst.array()
-        if product.dtype != np.float32:
-            product = product.astype(np.float32)
-        target += product.reshape(target.shape)
+    if dst.dtype == "float32" and not is_transpose:
+        _multiply_into(dst, stationary, moving, perf_mode, add=True)
         return None
+    product = _product(stationary, moving, is_transpose, perf_mode)
     return (dst.as_float32() + product.astype(np.float32).reshape(dst.shape)).astype(np.float32)
 
 

@@ -58,7 +58,7 @@ class Launch:
         self.numeric = numeric
         self.seed = seed
         self.assume: dict[str, int] = dict(assume or {})
-        self.storages: list[Storage] = []
+        self.storages: list[Storage | None] = []
         self.infos: list[StorageInfo] = []
         self.shared: list[Storage] = []
         self.lines = LineTable()
@@ -80,7 +80,8 @@ class Launch:
 
     def add_storage(self, storage: Storage, *, shared: bool = False, row: int = 0, line: int = 0) -> None:
         storage.declared, storage.line = row, line
-        self.storages.append(storage)
+        # With numbers, a storage's bytes live as long as the kernel holds a view of it.
+        self.storages.append(storage if not self.numeric or shared or storage.kind != "local" else None)
         self.infos.append(
             StorageInfo(
                 storage.id,
@@ -370,8 +371,10 @@ class Core:
                 if storage.pe_regions is not None and not klass.is_matmul:
                     storage.pe_regions = None
                 storage.writers += 1
+                if storage.pins is not None:
+                    storage.pins.flush()
         index = 0
-        if immediate:
+        if immediate and not self.numeric:
             index = len(self.immediates)
             self.immediates.append(immediate)
         rendezvous = -1

@@ -60,6 +60,7 @@ def execute_slice(core: Core, *, rows: list[int] | None = None, tensors: list[Nk
         for index, operand in enumerate(klass.operands):
             at = 4 * (first + index)
             storage = storages[operands[at]]
+            assert storage is not None
             where = _box(storage, Form.table[operands[at + 3]], operands[at + 1], operands[at + 2])
             boxes.append((operand.role, storage, where))
             if not take:
@@ -93,6 +94,7 @@ def views(core: Core, row: int) -> tuple[NkiTensor, ...]:
         at = 4 * (first + index)
         number, start, offset, form_id = trace.operand_rows[at : at + 4]
         storage, form = storages[number], Form.table[form_id]
+        assert storage is not None
         size = form.dtype.itemsize
         if form.memory == HBM:
             strides, place = form.strides, offset // size

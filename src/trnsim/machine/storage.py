@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,19 +18,32 @@ if TYPE_CHECKING:
     from trnsim.numerics import DType
 
 
+_pool: dict[int, list[NDArray[np.uint8]]] = {}
+_POOL_BYTES = 32 << 20  # of buffers kept for reuse, of each size
+
+
+class Pending(Protocol):
+    """Work that was put off; ``flush`` does it."""
+
+    def flush(self) -> None: ...
+
+
 class Storage:
     """One tensor's memory.
 
     An automatic storage is an array of its own. One with an explicit ``address`` lies in its memory's arena, so that
     storages whose addresses overlap share bytes. Bytes appear on first touch: a time-only run has none.
 
+    ``chain`` is work put off that writes this storage (matmuls accumulating into it), ``pins`` work put off that reads
+    it: they are done before anybody else reads or writes.
+
     ``rows`` x ``row_bytes``: partitions and bytes a partition on chip; in HBM the last dimension is a row.
     """
 
     __slots__ = (
-        "address", "arena", "base", "buffer", "core", "coverage", "declared", "dtype", "host", "id", "kind", "line",
-        "memory", "name", "pe_form", "pe_regions", "pitch", "pitch_offset", "row_bytes", "rows", "shadow",
-        "shadow_misses", "shape", "writable", "writers",
+        "address", "arena", "base", "buffer", "chain", "core", "coverage", "declared", "dtype", "host", "id", "kind", "line",
+        "memory", "name", "pe_regions", "pins", "pitch", "pitch_offset", "row_bytes", "rows", "shadow",
+        "shadow_misses", "shape", "writable", "writers", "__weakref__",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +75,16 @@ class Storage:
         self.shadow_misses = 0
         self.pe_regions: dict[tuple[int, int, int], Form] | None = None
         self.writers = 0
+        self.chain: Pending | None = None
+        self.pins: Pending | None = None
+
+    def __del__(self) -> None:
+        base = self.base
+        # Reusing a buffer saves the page faults of a new one; it is ours alone if only we and this frame hold it.
+        if base is not None and self.arena is None and self.host is None and sys.getrefcount(base) <= 3:
+            pool = _pool.setdefault(len(base), [])
+            if len(pool) < _POOL_BYTES // len(base):
+                pool.append(base)
 
     def bytes(self) -> NDArray[np.uint8]:
         """The flat bytes behind this storage (the whole arena for an explicit address)."""
@@ -67,7 +92,9 @@ class Storage:
             if self.arena is not None:
                 self.base = self.arena.bytes()
             else:
-                self.base = np.empty(max(1, self.rows * self.row_bytes), np.uint8)
+                size = max(1, self.rows * self.row_bytes)
+                pool = _pool.get(size)
+                self.base = pool.pop() if pool else np.empty(size, np.uint8)
         return self.base
 
     def make_writable(self) -> None:
@@ -103,7 +130,7 @@ class Arena:
     def __init__(self, memory: str, partitions: int, bytes_per_partition: int) -> None:
         self.memory, self.partitions, self.pitch = memory, partitions, bytes_per_partition
         self._data: NDArray[np.uint8] | None = None
-        self.members: list[Storage] = []
+        self._members: list[weakref.ref[Storage]] = []
 
     def bytes(self) -> NDArray[np.uint8]:
         if self._data is None:
@@ -114,14 +141,18 @@ class Arena:
         """Put ``storage`` at partition ``start``, byte ``offset``."""
         storage.arena, storage.address = self, (start, offset)
         storage.pitch, storage.pitch_offset = self.pitch, start * self.pitch + offset
-        self.members.append(storage)
+        self._members = [m for m in self._members if m() is not None]
+        self._members.append(weakref.ref(storage))
 
     def overlapping(self, storage: Storage) -> list[Storage]:
         assert storage.address is not None
         p0, b0 = storage.address
         p1, b1 = p0 + storage.rows, b0 + storage.row_bytes
         found = []
-        for other in self.members:
+        for reference in self._members:
+            other = reference()
+            if other is None:
+                continue
             assert other.address is not None
             q0, c0 = other.address
             if other is not storage and q0 < p1 and p0 < q0 + other.rows and c0 < b1 and b0 < c0 + other.row_bytes:

@@ -555,6 +555,8 @@ class NkiTensor:
     def array(self) -> NDArray[Any]:
         """The elements as a NumPy view of the storage's bytes."""
         storage = self.storage
+        if storage.chain is not None:
+            storage.chain.flush()
         size = self.dtype.itemsize
         data = storage.bytes()
         if storage.arena is None:

@@ -70,8 +70,8 @@ class Kernel:
                     value=lnc,
                 )
             lnc = lnc[0]
-        if not isinstance(lnc, int):
-            raise CompilerError("kernel[lnc] takes an integer", operand="lnc", value=lnc)
+        if not isinstance(lnc, int) or lnc not in (1, 2):
+            raise CompilerError("kernel[lnc] takes 1 or 2 cores", operand="lnc", value=lnc, limit=(1, 2))
         copy = self._copy()
         copy.lnc = lnc
         return copy

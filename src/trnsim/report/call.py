@@ -149,8 +149,8 @@ class KernelCall:
 
     ``traces[i]`` is the trace of core ``i`` of the timeline; without traces a report has no source lines and operands.
     ``wait_reasons`` names the values of ``timeline.waits.reason``. ``clock`` says what the time spans (the total of a
-    profiler has fixed parts that the span of the kernel has not). ``error_percent`` is the error on the nearest published
-    measurements, None where there are none.
+    profiler has fixed parts that the span of the kernel has not). ``error_percent`` is the error on the nearest
+    published measurements, None where there are none.
     """
 
     kernel: str

@@ -11,6 +11,7 @@ import msgspec
 
 from trnsim.report.files import write_text_atomic
 from trnsim.report.schema import (
+    SCHEMA,
     CallReport,
     EngineReport,
     FindingReport,
@@ -51,7 +52,7 @@ def write_json(calls: Sequence[KernelCall], path: str | os.PathLike[str]) -> Non
 
 def build_report(calls: Sequence[KernelCall]) -> Report:
     """The report as types."""
-    return Report(versions=versions(), calls=[call_report(summarize(call)) for call in calls])
+    return Report(schema=SCHEMA, versions=versions(), calls=[call_report(summarize(call)) for call in calls])
 
 
 def versions() -> dict[str, str]:

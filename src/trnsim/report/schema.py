@@ -131,9 +131,9 @@ class CallReport(Struct, frozen=True):
 class Report(Struct, frozen=True):
     """The whole file. ``versions``: trnsim, Python and the libraries that results may depend on."""
 
+    schema: Literal["trnsim.report/1"]
     versions: dict[str, str]
     calls: list[CallReport]
-    schema: Literal["trnsim.report/1"] = SCHEMA
 
 
 def json_schema() -> dict[str, Any]:

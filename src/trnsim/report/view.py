@@ -114,7 +114,7 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Events and waits clipped to [0, total], ``lines`` of all traces, ``core`` and ``line`` (-1: none) of each event."""
+    """Events and waits within [0, total]; ``lines`` of all traces; ``core`` and ``line`` (-1 none) of each event."""
 
     call: KernelCall
     total: int

@@ -1,13 +1,13 @@
 """The operands of a trace as boxes of bytes: which rows and bytes of which storage each instruction touches.
 
-SBUF and PSUM are partitions x bytes of a partition; an HBM storage is rows x bytes of its last dimension. A box is exact, or
-the bounding box of a pattern of several strides. Storages with explicit addresses of one memory share one key, in the
-coordinates of that memory, so overlapping addresses meet.
+SBUF and PSUM are partitions x bytes of a partition; an HBM storage is rows x bytes of its last dimension. A box is
+exact, or the bounding box of a pattern of several strides. Storages with explicit addresses of one memory share one
+key, in the coordinates of that memory, so overlapping addresses meet.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,15 +47,8 @@ class Accesses:
 
     def take(self, rows: Column) -> Accesses:
         """The rows numbered ``rows``."""
-        return Accesses(
-            *(
-                getattr(self, name)[rows]
-                for name in (
-                    "instruction", "storage", "key", "role", "start", "end", "low", "high", "step", "run", "form"
-                )
-            ),
-            keys=self.keys,
-        )  # fmt: skip
+        columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "keys"}
+        return Accesses(**columns, keys=self.keys)
 
 
 def find_accesses(trace: Trace, klass: Column, tables: ClassTables) -> Accesses:
@@ -117,10 +110,11 @@ def _keys(storages: list[StorageInfo]) -> tuple[Column, Column, Column, int]:
 def _boxes(trace: Trace, storage: Column, form: Column) -> Column:
     """For each operand: rows, bytes, step, run, and for HBM the bytes of a row (0 on chip)."""
     width = np.array([s.row_bytes if s.memory == "hbm" else 0 for s in trace.storages] or [0], np.int64)[storage]
-    pairs, inverse = np.unique(np.stack((form, width)), axis=1, return_inverse=True)
-    rows = np.zeros((max(1, pairs.shape[1]), 5), np.int64)
-    for i in range(pairs.shape[1]):
-        number, row_bytes = int(pairs[0, i]), int(pairs[1, i])
+    size = int(width.max(initial=0)) + 1
+    pairs, inverse = np.unique(form * size + width, return_inverse=True)
+    rows = np.zeros((max(1, len(pairs)), 5), np.int64)
+    for i, pair in enumerate(pairs.tolist()):
+        number, row_bytes = divmod(pair, size)
         found = trace.forms[number]
         rows[i] = (*(_hbm_box(found, row_bytes) if row_bytes else _chip_box(found)), row_bytes)
     return rows[inverse.ravel()] if len(form) else np.zeros((0, 5), np.int64)

@@ -1,8 +1,10 @@
 """The compiler stage: from the recorded program of a core to ordered queues, dependences and addresses.
 
-It sees estimated costs and never waits. Its freedoms are the passes of ``TimingOptions``; where it has none, each queue keeps
-program order.
+It sees estimated costs and never waits. Its freedoms are the passes of ``TimingOptions``; where it has none, each
+queue keeps program order.
 """
+
+# ruff: noqa: PLR0917 -- loops over columns take the columns one by one, as Numba wants them
 
 from __future__ import annotations
 
@@ -94,7 +96,7 @@ def compile_core(
     accesses.instruction = renumber[accesses.instruction]
     klass = klass[rows]
     data, initial = find_dependences(accesses, compiled)
-    edges = Edges.join([data, *_explicit_edges(trace, keep, renumber, rows)])
+    edges = Edges.join([data, *_explicit_edges(trace, keep, renumber, rows), *_state_edges(trace, rows)])
     variant = choose_variants(klass, tables, BALANCE_ENGINES in passes, compiled)
     order = np.arange(len(rows), dtype=np.int64)
     if REORDER in passes:
@@ -146,6 +148,20 @@ def _explicit_edges(trace: Trace, keep: NDArray[np.bool_], renumber: Column, row
     return found
 
 
+def _state_edges(trace: Trace, rows: Column) -> list[Edges]:
+    """Instructions that change the same state of an engine (accumulators, random generators) keep their order."""
+    classes = trace.instructions["klass"][rows]
+    by_state: dict[str, list[int]] = {}
+    for number in np.unique(classes).tolist():
+        for state in trace.classes[number].state:
+            by_state.setdefault(state, []).append(number)
+    found = []
+    for numbers in by_state.values():
+        users = np.flatnonzero(np.isin(classes, numbers))
+        found.append(Edges(users[:-1], users[1:], np.full(max(0, len(users) - 1), ORDER, np.int64)))
+    return found
+
+
 def _reorder(
     trace: Trace,
     core: Core,
@@ -160,16 +176,22 @@ def _reorder(
     first_packet = np.array(
         [0, dma.hardware_first_packet_ps, dma.software_first_packet_ps, dma.static_first_packet_ps], np.int64
     )
-    busy, done = estimates(tables, first_packet, dma.completion_ps)
+    busy, done, transfer = estimates(tables, first_packet, dma.completion_ps)
     automatic, memory, sizes = _automatic(trace)
     wanted = automatic[accesses.storage]
-    pairs = np.unique(np.stack((accesses.instruction[wanted], accesses.storage[wanted])), axis=1)
+    pairs = unique_pairs(accesses.instruction[wanted], accesses.storage[wanted], len(sizes))
     offsets = np.searchsorted(pairs[0], np.arange(len(variant) + 1)).astype(np.int64)
     capacity = np.array([core.sbuf.usable_bytes_per_partition, core.psum.bytes_per_partition], np.int64)
     return list_schedule(
-        variant, edges, tables.column("queue")[variant], busy[variant], done[variant], (offsets, pairs[1].copy()),
+        variant, edges, tables.column("queue")[variant], busy[variant], done[variant], transfer[variant], (offsets, pairs[1]),
         sizes, memory, capacity, compiled,
     )  # fmt: skip
+
+
+def unique_pairs(first: Column, second: Column, size: int) -> tuple[Column, Column]:
+    """Distinct pairs, sorted by ``first``, then ``second``, which is below ``size``."""
+    both = np.unique(first * size + second)
+    return both // size, both % size
 
 
 def _automatic(trace: Trace) -> tuple[NDArray[np.bool_], Column, Column]:
@@ -188,7 +210,7 @@ def _place(program: CoreProgram, memory: str, core: Core, compiled: bool) -> Use
     wanted = (automatic & (number == MEMORIES.index(memory)))[accesses.storage]
     position = np.empty(len(program.order), np.int64)
     position[program.order] = np.arange(len(program.order))
-    pairs = np.unique(np.stack((position[accesses.instruction[wanted]], accesses.storage[wanted])), axis=1)
+    pairs = unique_pairs(position[accesses.instruction[wanted]], accesses.storage[wanted], len(sizes))
     storage, local = np.unique(pairs[1], return_inverse=True)
     local = local.ravel().astype(np.int64)
     grouped = np.argsort(local, kind="stable")
@@ -200,9 +222,9 @@ def _place(program: CoreProgram, memory: str, core: Core, compiled: bool) -> Use
     ]
     banks = core.psum.bytes_per_bank if memory == "psum" else 0
     placement = place(
-        _capacity(core, memory), banks, reserved, sizes[storage], pairs[0][grouped], start, (pairs[0].copy(), local), compiled
+        _capacity(core, memory), banks, reserved, sizes[storage], pairs[0][grouped], start, (pairs[0], local), compiled
     )
-    return Uses(memory, storage, sizes[storage], pairs[0].copy(), local, pairs[0][grouped], start, placement)
+    return Uses(memory, storage, sizes[storage], pairs[0], local, pairs[0][grouped], start, placement)
 
 
 def _capacity(core: Core, memory: str) -> int:

@@ -28,7 +28,9 @@ def use_compiled(rows: int) -> bool:
     return rows >= (COMPILE_FROM_LOADED if "numba" in sys.modules and _compiled else COMPILE_FROM)
 
 
-def run(function: Callable[..., int], compiled: bool, *arguments: Any, helpers: tuple[Callable[..., Any], ...] = ()) -> int:
+def run(
+    function: Callable[..., int], compiled: bool, *arguments: Any, helpers: tuple[Callable[..., Any], ...] = ()
+) -> int:
     """Call ``function`` with columns (``int64`` arrays, changed in place) and integers.
 
     ``helpers`` are the functions of the same module that it calls.

@@ -1,9 +1,11 @@
 """Which instruction must wait for which: read after write, write after read, write after write, by bytes touched.
 
 Each key (a storage, or all explicit addresses of a memory) keeps lists of the accesses that still matter: writes not
-overwritten and reads since. A write that covers an access takes it off its list, so the usual tile, written once and read
-whole, costs one comparison an access.
+overwritten and reads since. A write that covers an access takes it off its list, so the usual tile, written once and
+read whole, costs one comparison an access.
 """
+
+# ruff: noqa: PLR0917 -- loops over columns take the columns one by one, as Numba wants them
 
 from __future__ import annotations
 
@@ -62,8 +64,8 @@ def find_dependences(accesses: Accesses, compiled: bool) -> tuple[Edges, Column]
             compiled,
             accesses.instruction, accesses.key, accesses.role, accesses.start, accesses.end, accesses.low,
             accesses.high, accesses.step, accesses.run, accesses.form,
-            np.full(accesses.keys, -1, np.int64), np.full(accesses.keys, -1, np.int64), np.full(2 * count, -1, np.int64),
-            initial, producer, consumer, kind,
+            np.full(accesses.keys, -1, np.int64), np.full(accesses.keys, -1, np.int64),
+            np.full(2 * count, -1, np.int64), initial, producer, consumer, kind,
             helpers=(_meets, _covers),
         )  # fmt: skip
         if found >= 0:
@@ -81,9 +83,7 @@ def _meets(i: int, j: int, start: Any, end: Any, low: Any, high: Any, step: Any,
     return True
 
 
-def _covers(
-    i: int, j: int, start: Any, end: Any, low: Any, high: Any, step: Any, length: Any, form: Any
-) -> bool:
+def _covers(i: int, j: int, start: Any, end: Any, low: Any, high: Any, step: Any, length: Any, form: Any) -> bool:
     """Whether access ``i`` touches every byte that ``j`` does."""
     if start[i] > start[j] or end[i] < end[j] or low[i] > low[j] or high[i] < high[j]:
         return False
@@ -145,8 +145,7 @@ def _dependences(
                     for e in range(first, edges):
                         if producer[e] == other:
                             known = True
-                            if why < kind[e]:
-                                kind[e] = why
+                            kind[e] = min(kind[e], why)
                             break
                     if not known:
                         if edges >= capacity:

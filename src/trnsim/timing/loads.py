@@ -1,8 +1,8 @@
 """Repeated loads: the compiler of NKI 0.2 and later loads a box of HBM once where it is wanted again soon.
 
-Public measurements: in the tutorial's tiled matmul at 2048^3 half of the repeated loads that lie 50 instructions apart were
-removed (each second one: what was loaded is used once more, then loaded again), and none that lie 200 apart; at K256 M512 N1024
-every repeat, at most 48 apart, was removed.
+Public measurements: in the tutorial's tiled matmul at 2048^3 half of the repeated loads that lie 50 instructions
+apart were removed (each second one: what was loaded is used once more, then loaded again), and none that lie 200
+apart; at K256 M512 N1024 every repeat, at most 48 apart, was removed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
     Column = NDArray[np.int64]
 
-# Instructions from the load that is kept to the one that is removed, at most: more than 50 and fewer than 100 fit the facts.
+# Instructions from the load that is kept to the one that is removed, at most: more than 50 and fewer than 100 fit the
+# facts.
 REPEAT_WINDOW = 64
 
 
-def find_repeated_loads(accesses: Accesses, is_load: Column, row_bytes: Column, partitions: Column) -> tuple[Column, Column]:
+def find_repeated_loads(
+    accesses: Accesses, is_load: Column, row_bytes: Column, partitions: Column
+) -> tuple[Column, Column]:
     """Loads to leave out, and for each the storage that already holds the data.
 
     ``is_load`` is 1 for each instruction that copies from HBM to SBUF. A load is repeated if the same box of HBM, not

@@ -1,13 +1,16 @@
 """The machine: engines and DMA rings that work through their queues strictly in order.
 
-An instruction starts when its engine is free, all it depends on is done and the semaphore has arrived, and no resource stands
-in its way: SBUF or PSUM ports shared with another engine (NeuronCore-v2), a PSUM bank in use by another engine (v3 and
-later), a full DMA ring, the other core of a rendezvous. TensorE loads the next stationary matrix behind the current multiply
-and is throttled by its own activity in windows of fixed length. A DMA is triggered by its engine, dealt out over the DMA
-engines of the core, and is done when the last of them is; the DMA engines serve transfers in the order of their triggers.
+An instruction starts when its engine is free, all it depends on is done and the semaphore has arrived, and no
+resource stands in its way: SBUF or PSUM ports shared with another engine (NeuronCore-v2), a PSUM bank in use by
+another engine (v3 and later), a full DMA ring, the other core of a rendezvous. TensorE loads the next stationary
+matrix behind the current multiply and is throttled by its own activity in windows of fixed length. A DMA is triggered
+by its engine, dealt out over the DMA engines of the core, and is done when the last of them is; the DMA engines serve
+transfers in the order of their triggers.
 
 The loop always takes the queue whose first instruction can start earliest, so resources are granted in order of time.
 """
+
+# ruff: noqa: PLR0917 -- loops over columns take the columns one by one, as Numba wants them
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ import numpy as np
 
 from trnsim.errors import DeadlockError
 from trnsim.timing.compiled import run
-from trnsim.timing.tables import HARDWARE, NO_DMA, QUEUE_COUNT, SOFTWARE, STATIC
+from trnsim.timing.tables import QUEUE_COUNT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,20 +105,18 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
     finished = run(
         _execute,
         compiled,
-        nodes.queue, nodes.variant, nodes.group, nodes.banks, nodes.queue_first, nodes.queue_nodes, nodes.pending.copy(),
-        nodes.successor_first, nodes.successor, nodes.successor_latency, nodes.successor_kind, nodes.group_size,
-        np.zeros(len(nodes.group_size), np.int64), np.zeros(len(nodes.group_size), np.int64),
+        nodes.queue, nodes.variant, nodes.group, nodes.banks, nodes.queue_first, nodes.queue_nodes,
+        nodes.pending.copy(), nodes.successor_first, nodes.successor, nodes.successor_latency, nodes.successor_kind,
+        nodes.group_size, np.zeros(len(nodes.group_size), np.int64), np.zeros(len(nodes.group_size), np.int64),
         tables.column("busy"), tables.column("latency"), tables.column("load"), tables.column("table"),
-        tables.column("dge"), *lanes, tables.column("lanes_high"), tables.column("descriptors"), tables.column("ports"),
-        constants, throttle,
-        nodes.queue_first[:-1].copy(), np.zeros(queues, np.int64), np.full(queues, NEVER, np.int64),
-        np.zeros(queues, np.int64), np.full(queues, -1, np.int64), np.full(queues, -1, np.int64),
-        np.zeros(queues, np.int64), np.full(count, -1, np.int64), np.full(queues, -1, np.int64),
-        np.zeros(nodes.cores * dma.engines, np.int64), np.zeros(nodes.cores * 3, np.int64),
-        np.zeros(nodes.cores * 2, np.int64), np.full(nodes.cores * 2, -1, np.int64),
-        np.zeros(nodes.cores * BANKS, np.int64), np.full(nodes.cores * BANKS, -1, np.int64),
-        start, end, done, idle, ready, cause, kind, reason, by, table_start, transfer,
-        helpers=(_stretch, _candidate),
+        tables.column("dge"), *lanes, tables.column("lanes_high"), tables.column("descriptors"),
+        tables.column("ports"), constants, throttle, nodes.queue_first[:-1].copy(), np.zeros(queues, np.int64),
+        np.full(queues, NEVER, np.int64), np.zeros(queues, np.int64), np.full(queues, -1, np.int64), np.full(queues,
+        -1, np.int64), np.zeros(queues, np.int64), np.full(count, -1, np.int64), np.full(queues, -1, np.int64),
+        np.zeros(nodes.cores * dma.engines, np.int64), np.zeros(nodes.cores * 3, np.int64), np.zeros(nodes.cores * 2,
+        np.int64), np.full(nodes.cores * 2, -1, np.int64), np.zeros(nodes.cores * BANKS, np.int64),
+        np.full(nodes.cores * BANKS, -1, np.int64), start, end, done, idle, ready, cause, kind, reason, by,
+        table_start, transfer, helpers=(_stretch, _candidate),
     )  # fmt: skip
     if finished < count:
         raise DeadlockError(f"{count - finished} of {count} instructions wait for each other for ever")
@@ -270,14 +271,14 @@ def _execute(
                 ring_used[q] -= descriptors[variant[oldest]]
                 ring_oldest[q] = ring_next[oldest]
         if time > candidate[q]:
+            # Another queue may start before; come back at this time, remembering why.
             candidate[q] = time
-            if why == 4:
-                # The ring was emptied for this time already: remember why it waits.
-                reason[i] = 4
-                by[i] = who
+            reason[i] = why
+            by[i] = who
             continue
-        if why == 0 and reason[i] == 4:
-            why = 4
+        time = candidate[q]
+        if why == 0:
+            why = reason[i]
             who = by[i]
         # It starts.
         finished += 1
@@ -343,7 +344,12 @@ def _execute(
                 cause[c] = i
                 cause_kind[c] = successor_kind[e]
             other = queue[c]
-            if pending[c] == 0 and other != q and head[other] < queue_first[other + 1] and queue_nodes[head[other]] == c:
+            if (
+                pending[c] == 0
+                and other != q
+                and head[other] < queue_first[other + 1]
+                and queue_nodes[head[other]] == c
+            ):
                 candidate[other] = _candidate(
                     other, queue_nodes, queue_first[other + 1], head, pending, free, ready, group, group_size, arrived,
                     group_time, registered,

@@ -1,10 +1,13 @@
 """Bytes of SBUF and PSUM for tiles without an address, from first write to last use in scheduled order.
 
-Space is given out round robin, so a tile gets the bytes that have been free longest: that lets loads run ahead as far as the
-capacity allows. A tile that takes over bytes must wait for the last users of whatever held them before. PSUM is given out so
-that no tile crosses a bank needlessly and successive tiles lie in different banks. Where live tiles outgrow the memory, the
-one whose next use is furthest away is spilled to HBM and loaded again before that use, as the vendor's compiler does.
+Space is given out round robin, so a tile gets the bytes that have been free longest: that lets loads run ahead as far
+as the capacity allows. A tile that takes over bytes must wait for the last users of whatever held them before. PSUM
+is given out so that no tile crosses a bank needlessly and successive tiles lie in different banks. Where live tiles
+outgrow the memory, the one whose next use is furthest away is spilled to HBM and loaded again before that use, as the
+vendor's compiler does.
 """
+
+# ruff: noqa: PLR0917 -- loops over columns take the columns one by one, as Numba wants them
 
 from __future__ import annotations
 
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
 class Placement:
     """Where tiles of one memory went.
 
-    ``address``: first byte of each storage (-1: not placed, or in several pieces). ``taken_over``: rows of (new storage,
-    earlier holder, position at which it moves in). ``spills``: rows of (position, storage, 1 for a reload, 0 for a spill).
+    ``address``: first byte of each storage (-1: not placed, or in several pieces). ``taken_over``: rows of (new
+    storage, earlier holder, position at which it moves in). ``spills``: rows of (position, storage, 1 for a reload, 0
+    for a spill).
     """
 
     address: Column
@@ -47,7 +51,8 @@ def place(
     """Place storages in a memory of ``memory_bytes`` a partition.
 
     ``sequence`` is (position, storage) of every use in scheduled order; ``uses[use_start[s]:use_start[s + 1]]`` are the
-    positions that use storage ``s``. ``reserved`` bytes belong to explicit addresses. ``bank_bytes`` is 0 without banks.
+    positions that use storage ``s``. ``reserved`` bytes belong to explicit addresses. ``bank_bytes`` is 0 without
+    banks.
     """
     count = len(sizes)
     capacity = 4 * count + 256
@@ -64,7 +69,8 @@ def place(
             _place,
             compiled,
             bank_bytes, sizes, uses, use_start, sequence[0], sequence[1], address, np.zeros(count, np.int64),
-            np.zeros(count, np.int64), use_start[:-1].copy(), *columns, np.full(segments, -1, np.int64), overs, spills, lengths,
+            np.zeros(count, np.int64), use_start[:-1].copy(), *columns, np.full(segments, -1, np.int64),
+            overs, spills, lengths,
             helpers=(_split, _allocate, _release, _victim),
         )  # fmt: skip
         if not full:
@@ -74,17 +80,17 @@ def place(
 
 def _initial_segments(memory_bytes: int, reserved: list[tuple[int, int]]) -> tuple[list[int], list[int], list[int]]:
     """Memory in order: free stretches and those that belong to explicit addresses."""
-    low, high, free = [], [], []
+    stretches: list[tuple[int, int, int]] = []
     at = 0
     for begin, end in sorted(reserved):
         if begin > at:
-            low.append(at), high.append(begin), free.append(1)
+            stretches.append((at, begin, 1))
         if end > at:
-            low.append(max(at, begin)), high.append(min(end, memory_bytes)), free.append(0)
+            stretches.append((max(at, begin), min(end, memory_bytes), 0))
             at = end
     if at < memory_bytes:
-        low.append(at), high.append(memory_bytes), free.append(1)
-    return low, high, free
+        stretches.append((at, memory_bytes, 1))
+    return [s[0] for s in stretches], [s[1] for s in stretches], [s[2] for s in stretches]
 
 
 def _split(segment: int, at: int, low: Any, high: Any, free: Any, holder: Any, lengths: Any) -> None:

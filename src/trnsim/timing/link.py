@@ -1,0 +1,357 @@
+"""From compiled programs to what the machine executes: nodes in queues, and the semaphores between them.
+
+An edge between instructions becomes a semaphore with its latency, unless both run on one in-order engine and only the
+order matters. A tile that takes over bytes waits for the last users of what held them before. Spills become transfers
+of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trnsim.timing.dependences import ORDER, PSUM_SPACE, RAW, SBUF_SPACE, SPILL, Edges
+from trnsim.timing.machine import BANKS, Nodes
+from trnsim.timing.tables import (
+    ENGINES,
+    HARDWARE,
+    NO_DMA,
+    QUEUE_COUNT,
+    STATIC,
+    STATIC_IN,
+    STATIC_OUT,
+    SYNC,
+    TENSOR,
+    ClassTables,
+    Variant,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from trnsim.hardware.model import Core
+    from trnsim.hardware.timing_constants import Timing
+    from trnsim.timing.compile import CoreProgram, Uses
+
+    Column = NDArray[np.int64]
+
+
+@dataclass
+class Linked:
+    """The nodes, and which instruction each belongs to."""
+
+    nodes: Nodes
+    core: Column
+    row: Column
+    """Row of the core's trace, -1 for a spill."""
+    order: list[Column]
+    """Of each core, its nodes in scheduled order: ``CoreProgram.order`` with spills and chains."""
+    first_node: list[Column]
+    """Of each core and instruction, its first and last node; spills are numbered after the instructions."""
+    last_node: list[Column]
+    spills: int
+    spill_bytes: int
+
+
+@dataclass
+class _Items:
+    """One core's instructions and spills in order, with all edges between them."""
+
+    order: Column
+    variant: Column
+    producer: Column
+    consumer: Column
+    kind: Column
+    count: int
+    spills: int
+    spill_bytes: int
+
+
+def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timing: Timing) -> Linked:
+    """Join the programs of all cores."""
+    items = [_items(p, tables, timing) for p in programs]
+    queue_of, chain_of, dge_of = tables.column("queue"), tables.column("chain"), tables.column("dge")
+    node_variant: list[Column] = []
+    node_core: list[Column] = []
+    node_row: list[Column] = []
+    orders, firsts, lasts = [], [], []
+    producers, consumers, kinds = [], [], []
+    base = 0
+    for program, item in zip(programs, items, strict=True):
+        variants, owner, first, last = _expand(item, chain_of)
+        rows = np.full(item.count, -1, np.int64)
+        rows[: len(program.rows)] = program.rows
+        node_variant.append(variants)
+        node_core.append(np.full(len(variants), program.core, np.int64))
+        node_row.append(rows[owner])
+        orders.append(np.arange(base, base + len(variants), dtype=np.int64))
+        firsts.append(first + base)
+        lasts.append(last + base)
+        producers.append(last[item.producer] + base)
+        consumers.append(first[item.consumer] + base)
+        kinds.append(item.kind)
+        chained = np.flatnonzero(chain_of[variants] >= 0)
+        producers.append(chained + base)
+        consumers.append(chained + 1 + base)
+        kinds.append(np.full(len(chained), RAW, np.int64))
+        base += len(variants)
+    variant, cores = np.concatenate(node_variant), np.concatenate(node_core)
+    rows = np.concatenate(node_row)
+    queue = cores * QUEUE_COUNT + queue_of[variant]
+    edges = Edges(np.concatenate(producers), np.concatenate(consumers), np.concatenate(kinds))
+    edges = _needed(edges, queue, dge_of[variant])
+    latency = _latencies(edges, queue, dge_of[variant], timing)
+    group, group_size = _groups(programs, firsts, base)
+    total_queues = len(programs) * QUEUE_COUNT
+    by_queue = np.argsort(queue, kind="stable")
+    by_producer = np.argsort(edges.producer, kind="stable")
+    nodes = Nodes(
+        queue=queue,
+        variant=variant,
+        group=group,
+        banks=_banks(programs, firsts, base, core),
+        queue_first=np.searchsorted(queue[by_queue], np.arange(total_queues + 1)).astype(np.int64),
+        queue_nodes=by_queue.astype(np.int64),
+        pending=np.bincount(edges.consumer, minlength=base).astype(np.int64),
+        successor_first=np.searchsorted(edges.producer[by_producer], np.arange(base + 1)).astype(np.int64),
+        successor=edges.consumer[by_producer],
+        successor_latency=latency[by_producer],
+        successor_kind=edges.kind[by_producer],
+        group_size=group_size,
+        cores=len(programs),
+    )
+    return Linked(
+        nodes, cores, rows, orders, firsts, lasts, sum(i.spills for i in items), sum(i.spill_bytes for i in items)
+    )
+
+
+def _expand(item: _Items, chain: Column) -> tuple[Column, Column, Column, Column]:
+    """Nodes of the instructions in order: their variants and owners; first and last node of each owner."""
+    variants = item.variant[item.order]
+    first, last = np.zeros(item.count, np.int64), np.zeros(item.count, np.int64)
+    if not (chain[variants] >= 0).any():
+        first[item.order] = np.arange(len(item.order))
+        return variants, item.order, first, first.copy()
+    nodes: list[int] = []
+    owner: list[int] = []
+    for i, v in zip(item.order.tolist(), variants.tolist(), strict=True):
+        first[i] = len(nodes)
+        at = v
+        while at >= 0:
+            nodes.append(at)
+            owner.append(i)
+            at = int(chain[at])
+        last[i] = len(nodes) - 1
+    return np.array(nodes, np.int64), np.array(owner, np.int64), first, last
+
+
+def _items(program: CoreProgram, tables: ClassTables, timing: Timing) -> _Items:
+    edges = program.edges
+    parts = [edges]
+    extra: list[tuple[int, int]] = []  # (position, variant) of spills and reloads
+    moved = 0
+    for uses in program.uses:
+        parts.append(_space_edges(program, uses, tables))
+        if len(uses.placement.spills):
+            added, found, size = _spill_edges(program, uses, tables, timing, len(program.rows) + len(extra))
+            extra.extend(added)
+            parts.append(found)
+            moved += size
+    joined = Edges(
+        np.concatenate([p.producer for p in parts]),
+        np.concatenate([p.consumer for p in parts]),
+        np.concatenate([p.kind for p in parts]),
+    )
+    order, variant = program.order, program.variant
+    if extra:
+        variant = np.concatenate([variant, np.array([v for _, v in extra], np.int64)])
+        positions = np.concatenate([np.arange(len(order)) * 2 + 1, np.array([p for p, _ in extra], np.int64) * 2])
+        numbers = np.concatenate([order, np.arange(len(program.rows), len(program.rows) + len(extra))])
+        order = numbers[np.argsort(positions, kind="stable")]
+    return _Items(
+        order, variant, joined.producer, joined.consumer, joined.kind, len(program.rows) + len(extra), len(extra), moved
+    )
+
+
+def _space_edges(program: CoreProgram, uses: Uses, tables: ClassTables) -> Edges:
+    """First writers of a tile wait for the last users, on each queue, of the tiles whose bytes it takes over."""
+    taken = uses.placement.taken_over
+    if len(uses.placement.spills):
+        spilled = np.unique(uses.placement.spills[:, 1])
+        taken = taken[~np.isin(taken[:, 0], spilled) & ~np.isin(taken[:, 1], spilled)]
+    kind = SBUF_SPACE if uses.memory == "sbuf" else PSUM_SPACE
+    if not len(taken):
+        empty = np.zeros(0, np.int64)
+        return Edges(empty, empty, empty)
+    queue = tables.column("queue")[program.variant]
+    used_by = program.order[uses.position]
+    last = np.full((len(uses.storage), QUEUE_COUNT), -1, np.int64)
+    np.maximum.at(last, (uses.local, queue[used_by]), uses.position)
+    writers, writer_start = _first_writers(program, uses)
+    fan = writer_start[taken[:, 0] + 1] - writer_start[taken[:, 0]]
+    pair = np.repeat(np.arange(len(taken)), fan)
+    within = np.arange(len(pair)) - np.repeat(np.cumsum(fan) - fan, fan)
+    consumer = writers[writer_start[taken[pair, 0]] + within]
+    positions = last[taken[pair, 1]]
+    where, column = np.nonzero(positions >= 0)
+    producer = program.order[positions[where, column]]
+    consumer = consumer[where]
+    different = producer != consumer
+    producer, consumer = producer[different], consumer[different]
+    return Edges(producer, consumer, np.full(len(producer), kind, np.int64))
+
+
+def _first_writers(program: CoreProgram, uses: Uses) -> tuple[Column, Column]:
+    """Instructions that write a storage of ``uses`` before anything else touched the same bytes, by local storage."""
+    accesses = program.accesses
+    local = np.full(len(program.trace.storages), -1, np.int64)
+    local[uses.storage] = np.arange(len(uses.storage))
+    chosen = (program.initial == 1) & (local[accesses.storage] >= 0)
+    storage, instruction = local[accesses.storage[chosen]], accesses.instruction[chosen]
+    # A tile that is read before it is written: its first user stands in.
+    lonely = np.setdiff1d(np.arange(len(uses.storage)), storage)
+    first_user = program.order[uses.by_storage[uses.start[lonely]]]
+    storage, instruction = np.concatenate((storage, lonely)), np.concatenate((instruction, first_user))
+    order = np.argsort(storage, kind="stable")
+    start = np.searchsorted(storage[order], np.arange(len(uses.storage) + 1)).astype(np.int64)
+    return instruction[order], start
+
+
+def _spill_edges(
+    program: CoreProgram, uses: Uses, tables: ClassTables, timing: Timing, number: int
+) -> tuple[list[tuple[int, int]], Edges, int]:
+    """Transfers for the spills of one memory, numbered from ``number``, and all space edges that touch spilled
+    tiles.
+    """
+    infos = program.trace.storages
+    edges: list[tuple[int, int, int]] = []
+    added: list[tuple[int, int]] = []
+    moved = 0
+    spills = sorted((int(p), n, int(s), int(r)) for n, (p, s, r) in enumerate(uses.placement.spills.tolist()))
+    # Of each storage: what must be done before its bytes are free, what its users must wait for, from which position
+    # on.
+    spilled_by: dict[int, list[tuple[int, int]]] = {}
+    loaded_by: dict[int, list[tuple[int, int]]] = {}
+    for position, _, storage, reload in spills:
+        info = infos[int(uses.storage[storage])]
+        item = number + len(added)
+        size = info.partitions * info.row_bytes
+        moved += size
+        added.append((position, _spill_variant(tables, timing, info.partitions, info.row_bytes, bool(reload))))
+        positions = uses.by_storage[uses.start[storage] : uses.start[storage + 1]]
+        if reload:
+            loaded_by.setdefault(storage, []).append((position, item))
+            edges.append((spilled_by[storage][-1][1], item, SPILL))
+            until = min((p for p, _, s, r in spills if s == storage and not r and p > position), default=1 << 60)
+            edges += [(item, int(program.order[p]), SPILL) for p in positions.tolist() if position <= p < until]
+        else:
+            since = loaded_by[storage][-1][0] if storage in loaded_by else 0
+            edges += [(int(program.order[p]), item, SPILL) for p in positions.tolist() if since <= p < position]
+            spilled_by.setdefault(storage, []).append((position, item))
+    kind = SBUF_SPACE if uses.memory == "sbuf" else PSUM_SPACE
+    writers, writer_start = _first_writers(program, uses)
+    for storage, holder, position in uses.placement.taken_over.tolist():
+        if storage not in spilled_by and holder not in spilled_by:
+            continue
+        reloads = [item for p, item in loaded_by.get(storage, ()) if p == position]
+        consumers = reloads or writers[writer_start[storage] : writer_start[storage + 1]].tolist()
+        outs = [item for p, item in spilled_by.get(holder, ()) if p <= position]
+        since = loaded_by[holder][-1][0] if holder in loaded_by and loaded_by[holder][-1][0] < position else 0
+        positions = uses.by_storage[uses.start[holder] : uses.start[holder + 1]]
+        late = [int(program.order[p]) for p in positions.tolist() if since <= p < position]
+        producers = outs[-1:] if outs and spilled_by[holder][-1][0] >= since else late
+        edges += [(p, c, kind) for p in producers for c in consumers if p != c]
+    columns = np.array(edges, np.int64).reshape(-1, 3)
+    return added, Edges(columns[:, 0], columns[:, 1], columns[:, 2]), moved
+
+
+def _spill_variant(tables: ClassTables, timing: Timing, partitions: int, row_bytes: int, reload: bool) -> int:
+    """A transfer of a whole tile between SBUF or PSUM and HBM."""
+    dma = timing.dma
+    static = dma.default_dge == "static"
+    low, high = divmod(partitions, dma.engines)
+    packet, size = dma.packet(row_bytes), partitions * row_bytes
+    name = "RELOAD" if reload else "SPILL"
+    if name not in tables.opcodes:
+        tables.opcodes.append(name)
+    issue = 0 if static else dma.hardware_issue_ps
+    wanted = Variant(
+        (STATIC_IN if reload else STATIC_OUT) if static else SYNC,
+        tables.opcodes.index(name),
+        busy=issue,
+        latency=issue,
+        dge=STATIC if static else HARDWARE,
+        bytes=size,
+        lane_low=low * packet + dma.transfer_ps if low else 0,
+        lane_high=(low + 1) * packet + dma.transfer_ps,
+        lanes_high=high,
+        descriptors=-(-partitions // dma.engines) + 1,
+        hbm_read=size if reload else 0,
+        hbm_write=0 if reload else size,
+    )
+    if wanted in tables.variants:
+        return tables.variants.index(wanted)
+    tables.variants.append(wanted)
+    return len(tables.variants) - 1
+
+
+def _needed(edges: Edges, queue: Column, dge: Column) -> Edges:
+    """Edges that need a semaphore. One in-order engine needs none to keep order, and TensorE none to accumulate in
+    PSUM.
+    """
+    same = (queue[edges.producer] == queue[edges.consumer]) & (dge[edges.producer] == NO_DMA)
+    tensor = queue[edges.producer] % QUEUE_COUNT == TENSOR
+    wanted = (edges.kind != ORDER) & ~(same & ((edges.kind != RAW) | tensor)) & (edges.producer != edges.consumer)
+    return Edges(edges.producer[wanted], edges.consumer[wanted], edges.kind[wanted])
+
+
+def _latencies(edges: Edges, queue: Column, dge: Column, timing: Timing) -> Column:
+    """From the producer being done to the semaphore being seen by the consumer."""
+    into = np.zeros(QUEUE_COUNT, np.int64)
+    for number, name in enumerate(ENGINES):
+        into[number] = timing.engine(name).semaphore_ps
+    arrival = into[queue[edges.consumer] % QUEUE_COUNT]
+    return np.where(dge[edges.producer] == NO_DMA, arrival, timing.dma.completion_ps).astype(np.int64)
+
+
+def _groups(programs: Sequence[CoreProgram], firsts: list[Column], count: int) -> tuple[Column, Column]:
+    """Rendezvous: nodes of several cores that start together. A key that only one core has needs no partner."""
+    group = np.full(count, -1, np.int64)
+    members: dict[tuple[object, ...], list[int]] = {}
+    for program, first in zip(programs, firsts, strict=True):
+        meeting = program.trace.instructions["rendezvous"][program.rows]
+        for instruction in np.flatnonzero(meeting >= 0).tolist():
+            key = program.trace.rendezvous[int(meeting[instruction])]
+            members.setdefault(tuple(key), []).append(int(first[instruction]))
+    sizes: list[int] = []
+    for found in members.values():
+        if len(found) > 1:
+            group[found] = len(sizes)
+            sizes.append(len(found))
+    return group, np.array(sizes, np.int64)
+
+
+def _banks(programs: Sequence[CoreProgram], firsts: list[Column], count: int, core: Core) -> Column:
+    """PSUM banks that each node touches, a bit a bank."""
+    banks = np.zeros(count, np.int64)
+    size = core.psum.bytes_per_bank
+    for program, first in zip(programs, firsts, strict=True):
+        accesses = program.accesses
+        infos = program.trace.storages
+        base = np.full(max(1, len(infos)), -1, np.int64)
+        uses = program.uses[1]
+        base[uses.storage] = uses.placement.address
+        for number, info in enumerate(infos):
+            if info.memory == "psum" and info.address is not None:
+                base[number] = 0  # low and high count from the start of PSUM already
+        placed = base[accesses.storage] >= 0 if len(accesses) else np.zeros(0, bool)
+        at = base[accesses.storage][placed]
+        low = np.minimum((at + accesses.low[placed]) // size, BANKS - 1)
+        high = np.minimum((at + accesses.high[placed] - 1) // size, BANKS - 1)
+        mask = (np.int64(2) << high) - (np.int64(1) << low)
+        np.bitwise_or.at(banks, first[accesses.instruction[placed]], mask)
+    return banks

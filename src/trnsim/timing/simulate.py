@@ -1,0 +1,135 @@
+"""Traces in, timeline out: a pure function."""
+
+# ruff: noqa: PLR0917 -- loops over columns take the columns one by one, as Numba wants them
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trnsim.errors import InputError
+from trnsim.hardware.timing_constants import load_timing
+from trnsim.timing.compile import compile_core
+from trnsim.timing.compiled import use_compiled
+from trnsim.timing.draw import draw_events, draw_memory, draw_waits
+from trnsim.timing.link import link
+from trnsim.timing.machine import execute
+from trnsim.timing.options import TimingOptions
+from trnsim.timing.tables import QUEUE_COUNT, TENSOR, ClassTables
+from trnsim.timing.timeline import Timeline, Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trnsim.hardware.model import Chip
+    from trnsim.hardware.timing_constants import Timing
+    from trnsim.machine.trace import Trace
+    from trnsim.timing.compile import CoreProgram
+    from trnsim.timing.link import Linked
+    from trnsim.timing.machine import Run
+
+
+def simulate(
+    traces: Sequence[Trace], chip: Chip, options: TimingOptions | None = None, *, compiled: bool | None = None
+) -> Timeline:
+    """Time the traces of the cores of one logical core on ``chip``.
+
+    ``compiled`` forces the loops to run compiled (True) or as plain Python (False); by default the size decides. The
+    times are the same.
+
+    Raises:
+        InputError: no trace, or the chip has no NeuronCore.
+        HardwareError: a storage does not fit its memory (with ``strict_capacity``: the live ones do not).
+        CompilerError: explicit dependences form a cycle or contradict program order.
+        DeadlockError: the cores wait for each other.
+    """
+    options = options or TimingOptions()
+    if not traces:
+        raise InputError("no trace to time")
+    timing = load_timing(chip)
+    core = chip.core
+    assert core is not None
+    if compiled is None:
+        compiled = use_compiled(sum(len(t) for t in traces))
+    tables = ClassTables()
+    programs = [compile_core(t, n, core, tables, timing, options, compiled) for n, t in enumerate(traces)]
+    linked = link(programs, tables, core, timing)
+    runs = _runs(linked, tables, timing, _hbm_stretch(chip, timing, len(traces), options), options, compiled)
+    totals = [r.total for r in runs]
+    mean = round(sum(totals) / len(totals))
+    run = min(runs, key=lambda r: (abs(r.total - mean), r.total))
+    tracks, events, opcodes, engine_event, transfer_event = draw_events(linked, run, tables)
+    waits = draw_waits(linked, run, tables, tracks, engine_event, transfer_event)
+    findings = [f for p in programs for f in p.findings]
+    support, reason = _support(timing, options, linked)
+    fixed = timing.clock_offset_ps + timing.clock_tail_ps if options.clock == "span" else 0
+    return Timeline(
+        chip=chip.name,
+        schedule=options.schedule,
+        clock=options.clock,
+        total_ps=mean + fixed,
+        drawn_ps=run.total,
+        spread_ps=max(totals) - min(totals),
+        tracks=tracks,
+        events=events,
+        waits=waits,
+        opcodes=opcodes,
+        memory=draw_memory(programs, linked, run, core),
+        totals=_totals(programs, linked, run, tables),
+        findings=findings,
+        support=support,
+        support_reason=reason,
+        peak_flops=(core.tensor.flops("bfloat16") or 0.0) * len(traces),
+        lines=[t.lines for t in traces],
+        line_of=[t.instructions["line"] for t in traces],
+    )
+
+
+def _runs(
+    linked: Linked, tables: ClassTables, timing: Timing, stretch: float, options: TimingOptions, compiled: bool
+) -> list[Run]:
+    """One run for each phase of the throttle; one in all where TensorE is not throttled or not used."""
+    window = timing.tensor.throttle_window_ps
+    throttled = timing.tensor.throttled and (linked.nodes.queue % QUEUE_COUNT == TENSOR).any()
+    count = options.throttle_phases if throttled else 1
+    phases = [(2 * i + 1) * window // (2 * count) for i in range(count)]
+    return [execute(linked.nodes, tables, timing, stretch, phase, compiled) for phase in phases]
+
+
+def _hbm_stretch(chip: Chip, timing: Timing, cores: int, options: TimingOptions) -> float:
+    """How much longer packets take because the cores that share HBM could together ask for more than it gives."""
+    sharers = max(cores, options.hbm_sharers or cores)
+    wanted = sharers * timing.dma.engines * timing.dma.sustained_bytes_per_ns * 1e9
+    return max(1.0, wanted / chip.hbm.bytes_per_second)
+
+
+def _totals(programs: Sequence[CoreProgram], linked: Linked, run: Run, tables: ClassTables) -> Totals:
+    variant = linked.nodes.variant
+    tensor = linked.nodes.queue % QUEUE_COUNT == TENSOR
+    busy = tables.column("busy")[variant[tensor]]
+
+    def total(name: str) -> int:
+        return int(np.sum(tables.column(name)[variant])) if len(variant) else 0
+
+    return Totals(
+        hbm_read_bytes=total("hbm_read"),
+        hbm_write_bytes=total("hbm_write"),
+        flops=total("flops"),
+        instructions=sum(len(p.trace) for p in programs),
+        removed_loads=sum(len(p.removed) for p in programs),
+        spills=linked.spills,
+        spill_bytes=linked.spill_bytes,
+        throttled_ps=int((run.end[tensor] - run.start[tensor] - busy).sum()),
+    )
+
+
+def _support(timing: Timing, options: TimingOptions, linked: Linked) -> tuple[str, str]:
+    """How well the time is known, from the constants, the schedule and what happened."""
+    if timing.support == "assumed":
+        return "assumed", f"the constants of NeuronCore-{timing.version} are carried over from NeuronCore-v3"
+    if linked.spills:
+        return "extrapolated", "live tiles outgrew on-chip memory: spills are modelled on one published case"
+    if options.schedule == "program":
+        return "interpolated", "measured constants, but no compiler is known to keep program order"
+    return "calibrated", f"constants fitted to profiles of NeuronCore-{timing.version}"

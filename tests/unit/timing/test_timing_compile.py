@@ -1,0 +1,250 @@
+"""The compiler stage: order, repeated loads, placement, spills."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from timing_programs import Program, chip, events, tiled_matmul, waits
+
+from trnsim.errors import CompilerError, HardwareError, InputError
+from trnsim.timing import PASSES, TimingOptions, simulate
+from trnsim.timing.options import BALANCE_ENGINES, REMOVE_REPEATED_LOADS, REORDER
+
+KIB = 1024
+
+
+def rows(timeline, name):
+    return [e[0] for e in events(timeline, name)]
+
+
+def run(program, *passes, **options):
+    return simulate([program.trace], chip(), TimingOptions(passes=frozenset(passes), **options))
+
+
+def two_chains():
+    """Two chains over two engines, recorded one after the other: program order lets VectorE idle."""
+    p = Program()
+    for i in range(2):
+        a, b, c = (p.tile(f"{n}{i}", (128, 8)) for n in "abc")
+        p.work("scalar", writes=[a], busy=10_000)
+        p.work("vector", reads=[a], writes=[b], busy=10_000)
+        p.work("scalar", reads=[b], writes=[c], busy=10_000)
+    return p
+
+
+def test_reordering_fills_idle_time():
+    kept, moved = run(two_chains()), run(two_chains(), REORDER)
+    assert rows(kept, "scalar") == [0, 2, 3, 5]
+    assert rows(moved, "scalar") == [0, 3, 2, 5]
+    assert moved.total_ps < kept.total_ps
+
+
+def test_no_reorder_regions_keep_program_order():
+    p = two_chains()
+    p.trace.instruction_rows[4::6] = type(p.trace.instruction_rows)("q", [1] * len(p.trace))
+    assert rows(run(p, REORDER), "scalar") == [0, 2, 3, 5]
+
+
+def test_explicit_edges_are_honoured():
+    p = Program()
+    a, b = p.tile("a", (128, 8)), p.tile("b", (128, 8))
+    p.work("vector", writes=[a], busy=1000)
+    p.work("vector", writes=[b], busy=1000)
+    p.trace.edges.append((0, 1))
+    assert rows(run(p, REORDER), "vector") == [1, 0]
+    with pytest.raises(CompilerError):
+        run(p)
+    p.trace.edges.append((1, 0))
+    with pytest.raises(CompilerError):
+        run(p, REORDER)
+
+
+def test_explicit_edges_between_engines_wait():
+    p = Program()
+    p.work("vector", writes=[p.tile("a", (128, 8))], busy=9000)
+    p.work("scalar", writes=[p.tile("b", (128, 8))], busy=1000)
+    p.trace.edges.append((1, 0))
+    timeline = run(p)
+    assert events(timeline, "scalar")[0][1] > 9000
+    assert waits(timeline, "scalar")[0][0] == "explicit order"
+
+
+def test_engines_are_balanced():
+    p = Program()
+    for i in range(6):
+        p.work(("vector", "scalar"), writes=[p.tile(f"t{i}", (128, 8))], busy=1000)
+    assert len(rows(run(p), "vector")) == 6
+    balanced = run(p, BALANCE_ENGINES)
+    assert len(rows(balanced, "vector")) == len(rows(balanced, "scalar")) == 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "removed"),
+    # TIMING.md: 512 of 1,024 loads of lhsT and all of rhs are left at 2048^3; every repeat goes at K256 M512 N1024.
+    [((2048, 2048, 2048), 512), ((256, 512, 1024), 16 - 8 + 16 - 4)],
+)
+def test_repeated_loads(shape, removed):
+    timeline = simulate([tiled_matmul(*shape)], chip(), TimingOptions(throttle_phases=1))
+    assert timeline.totals.removed_loads == removed
+    kept = simulate([tiled_matmul(*shape)], chip(), TimingOptions(passes=frozenset(PASSES) - {REMOVE_REPEATED_LOADS}))
+    assert kept.totals.removed_loads == 0
+
+
+def test_hbm_bytes_of_the_tiled_matmul_are_those_measured():
+    timeline = simulate([tiled_matmul(2048, 2048, 2048)], chip(), TimingOptions(throttle_phases=1))
+    assert timeline.totals.hbm_read_bytes + timeline.totals.hbm_write_bytes == 318_767_104
+
+
+@pytest.mark.parametrize("change", ["source", "first", "second"])
+def test_a_changed_tile_is_loaded_again(change):
+    p = Program()
+    source = p.tile("x", (128, 64), "hbm", kind="input")
+    first, second = p.tile("a", (128, 64)), p.tile("b", (128, 64))
+    p.dma(first, source)
+    if change == "source":
+        p.dma(source, p.tile("c", (128, 64)))
+    if change == "first":
+        p.work("vector", writes=[first])
+    p.dma(second, source)
+    if change == "second":
+        p.work("vector", writes=[second])
+    p.work("vector", reads=[second], writes=[p.tile("d", (128, 8))])
+    assert run(p, REMOVE_REPEATED_LOADS).totals.removed_loads == 0
+
+
+def double_buffered(tiles, kib):
+    """Loads of large tiles, each used once by VectorE: how far loads run ahead is a matter of space."""
+    p = Program()
+    columns = kib * KIB // 4
+    for i in range(tiles):
+        source, tile = p.tile(f"x{i}", (128, columns), "hbm"), p.tile(f"t{i}", (128, columns))
+        p.dma(tile, source, queue="sync")
+        p.work("vector", reads=[tile], writes=[p.tile(f"s{i}", (128, 1))], busy=400_000_000)
+    return p
+
+
+def test_loads_run_ahead_as_far_as_sbuf_allows():
+    roomy, tight = run(double_buffered(4, 16)), run(double_buffered(4, 100))
+    assert "sbuf space" not in dict(waits(roomy, "sync"))
+    reasons = dict(waits(tight, "sync"))
+    assert reasons["sbuf space"] > 0
+    # Two tiles of 100 KiB fit: the third load begins when VectorE is done with the first.
+    first_use, third_load = events(tight, "vector")[0], events(tight, "sync")[2]
+    assert third_load[1] >= first_use[3]
+    assert not tight.findings
+    memory = next(m for m in tight.memory if m.memory == "sbuf")
+    assert 200 * KIB <= memory.peak <= memory.capacity
+
+
+def test_psum_space():
+    p = Program()
+    w, x = p.tile("w", (128, 128), dtype="bfloat16"), p.tile("x", (128, 512), dtype="bfloat16")
+    for i in range(10):
+        acc = p.tile(f"acc{i}", (128, 512), "psum")
+        p.matmul(acc, w, x, add=False)
+        p.work("vector", reads=[acc], writes=[p.tile(f"o{i}", (128, 8))], busy=5_000_000)
+    timeline = run(p)
+    assert "psum space" in dict(waits(timeline, "tensor"))
+    memory = next(m for m in timeline.memory if m.memory == "psum")
+    assert memory.peak == memory.capacity == 16 * KIB
+
+
+def over_capacity():
+    p = Program()
+    columns = 30 * KIB // 4
+    tiles = [p.tile(f"t{i}", (128, columns)) for i in range(8)]
+    for i, tile in enumerate(tiles):
+        p.dma(tile, p.tile(f"x{i}", (128, columns), "hbm"), queue="sync")
+    for i, tile in enumerate(tiles):
+        p.work("vector", reads=[tile], writes=[p.tile(f"s{i}", (128, 1))], busy=1000)
+    return p
+
+
+def test_reordering_does_not_outgrow_sbuf_where_it_can_help_it():
+    p = Program()
+    for i in range(8):
+        tile = p.tile(f"t{i}", (128, 30 * KIB // 4))
+        p.dma(tile, p.tile(f"x{i}", (128, 30 * KIB // 4), "hbm"))
+        p.work("vector", reads=[tile], writes=[p.tile(f"s{i}", (128, 1))], busy=1_000_000_000)
+    assert not run(p, REORDER).findings
+
+
+@pytest.mark.parametrize("passes", [(), (REORDER,)])
+def test_live_tiles_over_capacity_spill(passes):
+    p = over_capacity()
+    timeline = run(p, *passes)
+    (finding,) = timeline.findings
+    assert finding.kind == "capacity"
+    assert finding.details["holders"][0][1] == 30 * KIB
+    assert timeline.totals.spills > 0
+    assert timeline.totals.spill_bytes == timeline.totals.spills * 128 * 30 * KIB
+    assert timeline.support == "extrapolated"
+    names = {timeline.opcodes[o] for o in timeline.events.opcode}
+    assert {"SPILL", "RELOAD"} <= names
+    with pytest.raises(HardwareError, match="live tiles"):
+        run(p, *passes, strict_capacity=True)
+
+
+@pytest.mark.parametrize(
+    ("memory", "columns", "address"),
+    [("sbuf", 60 * KIB, None), ("psum", 5 * KIB, None), ("sbuf", KIB, (0, 223 * KIB))],
+)
+def test_one_storage_that_cannot_fit_is_an_error(memory, columns, address):
+    p = Program()
+    tile = p.tile("big", (128, columns), memory, address=address)
+    p.work("vector", writes=[tile])
+    with pytest.raises(HardwareError, match="big"):
+        run(p)
+
+
+def test_overlapping_addresses_depend():
+    p = Program()
+    a = p.tile("a", (128, 64), address=(0, 1024))
+    b = p.tile("b", (128, 64), address=(0, 1024 + 128))
+    c = p.tile("c", (128, 64), address=(0, 1024 + 256))
+    p.work("vector", writes=[a], busy=5000)
+    p.work("scalar", writes=[b], busy=1000)
+    p.work("gpsimd", writes=[c], busy=1000)
+    timeline = run(p)
+    assert events(timeline, "scalar")[0][1] > 5000
+    assert events(timeline, "gpsimd")[0][1] > events(timeline, "scalar")[0][1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "step", "meets"),
+    [((0, 32), 1, True), ((32, 64), 1, False), ((1, 64), 2, False), ((2, 64), 2, True), ((1, 64), 3, True)],
+)
+def test_strided_patterns_conflict_only_where_they_meet(columns, step, meets):
+    p = Program()
+    a = p.tile("a", (128, 64))
+    first = p.view(a, columns=(0, 64), step=2) if step == 2 else p.view(a, columns=(0, 32))
+    p.work("vector", writes=[first], busy=5000)
+    p.work("scalar", reads=[p.view(a, columns=columns, step=step)], writes=[p.tile("b", (128, 1))], busy=1000)
+    assert (events(run(p), "scalar")[0][1] > 5000) is meets
+
+
+def test_partitions_and_hbm_boxes_do_not_conflict():
+    p = Program()
+    a, out = p.tile("a", (128, 64)), p.tile("out", (256, 256), "hbm")
+    p.work("vector", writes=[p.view(a, rows=(0, 64))], busy=5000)
+    p.work("scalar", writes=[p.view(a, rows=(64, 128))], busy=1000)
+    assert events(run(p), "scalar")[0][1] == 0
+    for i in range(2):
+        tile = p.tile(f"t{i}", (128, 128))
+        p.dma(p.view(out, (0, 128), (128 * i, 128 * i + 128)), tile, queue="sync")
+    triggers = events(run(p), "sync")
+    assert triggers[1][1] == triggers[0][2]
+
+
+def test_memory_peak_names_its_holders():
+    timeline = run(double_buffered(2, 64))
+    sbuf = next(m for m in timeline.memory if m.memory == "sbuf")
+    assert [h[:2] for h in sbuf.holders[:2]] == [("t0", 64 * KIB), ("t1", 64 * KIB)]
+    assert (np.diff(sbuf.times) > 0).all()
+    assert sbuf.bytes[-1] == 0
+
+
+def test_unknown_options():
+    for wrong in ({"schedule": "best"}, {"clock": "wall"}, {"passes": frozenset({"magic"})}, {"throttle_phases": 0}):
+        with pytest.raises(InputError):
+            TimingOptions(**wrong)
