@@ -168,7 +168,7 @@ def bench_pallas():
     row("tiled matmul 1024^3, first call, against Pallas' first", first, "s", first_peer, first / first_peer, 0.2)
 
 
-ONE_TILE = '''
+ONE_TILE = """
 import numpy as np
 import nki, nki.isa as nisa, nki.language as nl
 
@@ -180,7 +180,7 @@ def kernel(x):
     return out
 
 kernel(np.ones((128, 512), np.float32))
-'''
+"""
 
 
 def bench_start():

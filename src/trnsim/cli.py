@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,18 +30,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Chip = Annotated[Optional[str], typer.Option("--chip", help="trn1, trn2, trn3, inf2, or a chip's TOML file.")]
+Chip = Annotated[str | None, typer.Option("--chip", help="trn1, trn2, trn3, inf2, or a chip's TOML file.")]
 TimeOnly = Annotated[bool, typer.Option("--time-only", help="Predict time; compute only what control flow needs.")]
-Json = Annotated[Optional[str], typer.Option("--json", help="Write the report as JSON to FILE, or - for standard output.")]
-Perfetto = Annotated[Optional[Path], typer.Option("--perfetto", help="Write a trace for ui.perfetto.dev.")]
-Html = Annotated[Optional[Path], typer.Option("--html", help="Write the report as one self-contained HTML file.")]
+Json = Annotated[str | None, typer.Option("--json", help="Write the report as JSON to FILE, or - for standard output.")]
+Perfetto = Annotated[Path | None, typer.Option("--perfetto", help="Write a trace for ui.perfetto.dev.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Write the report as one self-contained HTML file.")]
 Schedule = Annotated[str, typer.Option("--schedule", help="nki (the compiler's freedoms) or program (as written).")]
 Strict = Annotated[bool, typer.Option("--strict-capacity", help="Live bytes over a memory's capacity are an error.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the random generators.")]
 Assume = Annotated[
-    Optional[list[str]], typer.Option("--assume", help="NAME=VALUE for a value that a run without data needs.")
+    list[str] | None, typer.Option("--assume", help="NAME=VALUE for a value that a run without data needs.")
 ]
-Lnc = Annotated[Optional[int], typer.Option("--lnc", help="Cores of a logical core, for kernels launched without [lnc].")]
+Lnc = Annotated[int | None, typer.Option("--lnc", help="Cores of a logical core, for kernels launched without [lnc].")]
 
 
 @app.command(
@@ -84,7 +84,7 @@ def run(
 def profile(
     target: Annotated[str, typer.Argument(metavar="FILE.py:KERNEL", help="The kernel to profile.")],
     arg: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option("--arg", help="f32[2048,2048], file.npy or a literal; NAME=... gives it by name. Repeat."),
     ] = None,
     chip: Chip = None,
@@ -113,7 +113,7 @@ def profile(
 
 @app.command()
 def chips(
-    name: Annotated[Optional[str], typer.Argument(help="A chip's name or TOML file; none compares all.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A chip's name or TOML file; none compares all.")] = None,
     json: Json = None,
 ) -> None:
     """List and compare chips, or show one with the source of each fact.

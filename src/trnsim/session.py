@@ -267,7 +267,7 @@ class Binder:
                     "output-memory", f"the kernel returns {value.name!r} in private_hbm; since NKI 0.3 outputs must be in "
                     "shared_hbm", 0,
                 )  # fmt: skip
-        if not storage.coverage.full and storage.coverage.exact:
+        if not storage.full and storage.coverage.exact:
             missing = storage.coverage.missing(0, storage.rows, np.array([[0, storage.row_bytes]], np.int64))
             if missing:
                 size = sum((h - low) * int((iv[:, 1] - iv[:, 0]).sum()) for low, h, iv in missing)

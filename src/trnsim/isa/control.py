@@ -139,7 +139,10 @@ def _exchange(
 @_exchange.meaning
 def _(core: Core, dst: NkiTensor, recv_from_rank: int, key: Any) -> NDArray[Any]:
     del dst
-    return core.launch.received(key, recv_from_rank)  # type: ignore[no-any-return]
+    exchange = core.launch.exchange
+    assert exchange is not None
+    values: NDArray[Any] = exchange.received(key, recv_from_rank)
+    return values
 
 
 def sendrecv(
@@ -167,8 +170,10 @@ def sendrecv(
     count = core.pipes.get(pipe, 0)
     core.pipes[pipe] = count + 1
     key = ("sendrecv", pipe, count)
-    core.launch.post(core, key, src)
-    core.launch.rendezvous(core, key, f"sendrecv pipe {pipe}, call {count}")
+    exchange = core.launch.exchange
+    assert exchange is not None
+    exchange.post(core, key, src)
+    exchange.rendezvous(core, key, f"sendrecv pipe {pipe}, call {count}")
     core.pending_rendezvous = key
     return _exchange(dst, src, int(send_to_rank), int(recv_from_rank), pipe, dma_engine, key, name)
 
@@ -197,6 +202,7 @@ def core_barrier(
     count = core.pipes.get("barrier", 0)
     core.pipes["barrier"] = count + 1
     key = ("core_barrier", 0, count)
-    core.launch.rendezvous(core, key, f"core_barrier, call {count}")
+    assert core.launch.exchange is not None
+    core.launch.exchange.rendezvous(core, key, f"core_barrier, call {count}")
     core.pending_rendezvous = key
     return _barrier(data, tuple(cores), engine, name)

@@ -54,7 +54,7 @@ def dma_copy(
     dge_mode: Any = DgeMode.unknown,
     engine: Any = Engine.unknown,
 ) -> None:
-    """dst = src, element by element in row-major order; other dtypes go through float32.
+    """Dst = src, element by element in row-major order; other dtypes go through float32.
 
     Views made with ``vector_offset`` gather or scatter rows. An index out of bounds is an error, or with
     ``oob_mode.skip`` leaves the destination as it is. Integers of one size are copied bit for bit.
@@ -83,7 +83,6 @@ def dma_copy(
         require(not (src.indirect or dst.indirect), "run-time addresses need a DGE", "dge_mode", mode)
     _check_packed(dst, src)
     # `engine` names the ring's engine, not who executes: the DMA engines do.
-    return
 
 
 def _check_packed(dst: Form, src: Form) -> None:
@@ -164,11 +163,10 @@ def _(dst: NkiTensor, src: NkiTensor, oob_mode: Any) -> NDArray[Any] | None:
         return None
     if valid is not None and not valid.all():
         target = dst.array().reshape(dst.shape)
-        rows = values.reshape(dst.shape[0], -1) if dst.shape[0] == len(valid) else None
-        if rows is None:
+        if dst.shape[0] != len(valid):
             raise HardwareError("a gather that skips rows needs one row a partition", operand="dst", value=dst.shape)
         dst.storage.shadow = None
-        target[valid] = rows[valid].reshape(-1, *dst.shape[1:])
+        target[valid] = values.reshape(dst.shape)[valid]
         return None
     dst.store(values)
     return None
@@ -186,7 +184,7 @@ def dma_transpose(
     dge_mode: Any = DgeMode.unknown,
     oob_mode: Any = OobMode.error,
 ) -> None:
-    """dst = src with its dimensions permuted: (1, 0), (2, 1, 0) or (3, 1, 2, 0).
+    """Dst = src with its dimensions permuted: (1, 0), (2, 1, 0) or (3, 1, 2, 0).
 
     With a ``vector_offset`` on ``src`` the rows are gathered first (software descriptors, NeuronCore-v3 on).
     """
@@ -270,7 +268,7 @@ def dma_compute(
     unique_indices: bool = True,
     oob_mode: Any = OobMode.error,
 ) -> None:
-    """dst = the sum of ``srcs`` in float32, in the DMA engines; one indirect source makes it a read-modify-write."""
+    """Dst = the sum of ``srcs`` in float32, in the DMA engines; one indirect source makes it a read-modify-write."""
     _check_common(dst, srcs, DgeMode.unknown, oob_mode)
     require(reduce_op.name == "add", "the DMA engines only add", "reduce_op", reduce_op.name, "add")
     require(1 <= len(srcs) <= 16, "1 to 16 sources", "srcs", len(srcs), 16)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -193,10 +193,10 @@ class Instruction:
                 immediates += 1
                 continue
             if kind.startswith("AluOp") and value is not None:
-                value = as_alu_op(value, name)  # noqa: PLW2901
+                value = as_alu_op(value, name)
                 attributes[name] = value.name
             elif kind.startswith("Activation") and value is not None:
-                value = as_activation(value, name)  # noqa: PLW2901
+                value = as_activation(value, name)
                 attributes[name] = value.name
             else:
                 attributes[name] = value if _is_plain(value) else str(getattr(value, "name", value))
@@ -314,7 +314,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-_TEMPLATE = '''
+_TEMPLATE = """
 def {short}({signature}):
     _core_ = _machine._current
     try:
@@ -328,7 +328,7 @@ def {short}({signature}):
             _klass_ = _instruction.classify(_core_, _values_, _key_)
             _core_ = _machine._current
     return _Handle(_core_, _core_.emit(_klass_, {operands}, {immediate}, name))
-'''
+"""
 
 
 def instruction(
@@ -352,10 +352,10 @@ def instruction(
         function = _compile(definition)
         function.__doc__ = rules.__doc__
         function.__module__ = rules.__module__
-        function.instruction = definition  # type: ignore[attr-defined]
-        function.meaning = definition.set_meaning  # type: ignore[attr-defined]
-        function.cost = definition.set_cost  # type: ignore[attr-defined]
-        return function  # type: ignore[return-value]
+        function.instruction = definition
+        function.meaning = definition.set_meaning
+        function.cost = definition.set_cost
+        return cast("InstructionFunction", function)
 
     return decorate
 
@@ -369,8 +369,10 @@ def _compile(definition: Instruction) -> Any:
         "_T": NkiTensor,
         "_expand": _expand,
     }
-    signature, key, key_of, operands, immediates = [], [], [], [], []
-    plain = True
+    signature: list[str] = []
+    key: list[str] = []
+    operands: list[str] = []
+    immediates: list[str] = []
     for p in definition.parameters:
         kind = definition.kinds[p.name]
         if p.default is inspect.Parameter.empty:
@@ -384,13 +386,11 @@ def _compile(definition: Instruction) -> Any:
         elif kind in ("OptionalIn", "OptionalOut", "Vector"):
             key.append(f"{p.name}.form if {p.name}.__class__ is _T else {p.name}.__class__")
             operands.append(f"*(({p.name},) if {p.name}.__class__ is _T else ())")
-            plain = False
             if kind == "Vector":
                 immediates.append(f"None if {p.name}.__class__ is _T else {p.name}")
         elif kind == "Ins":
             key.append(f"tuple([x.form for x in {p.name}])")
             operands.append(f"*{p.name}")
-            plain = False
         elif kind == "Immediate":
             key.append(f"{p.name}.__class__")
             immediates.append(p.name)
@@ -400,7 +400,6 @@ def _compile(definition: Instruction) -> Any:
     tuple_text = f"({', '.join(operands)},)" if operands else "()"
     if indirect and ("oob_mode" in definition.kinds):
         tuple_text = f"_expand({tuple_text})"
-    del plain
 
     def key_of_values(values: dict[str, Any]) -> Any:
         parts: list[Any] = []
@@ -426,7 +425,6 @@ def _compile(definition: Instruction) -> Any:
         immediate=f"({', '.join(immediates)},)" if immediates else "()",
     )
     exec(compile(source, f"<{definition.name}>", "exec"), scope)  # noqa: S102
-    _ = key_of
     return scope[definition.short]
 
 

@@ -100,13 +100,14 @@ def _matmul_rules(
         "float32 and tfloat32 multiply only with each other",
         "moving",
         pair,
+        "both or neither",
     )
     require(
-        not ({"float8_e4m3", "float8_e4m3fn"} <= set(pair)), "float8_e4m3 and float8_e4m3fn cannot mix", "moving", pair
+        not ({"float8_e4m3", "float8_e4m3fn"} <= set(pair)), "float8_e4m3 and float8_e4m3fn cannot mix", "moving", pair, "one"
     )
     if is_transpose and generation != "v2":
         require(
-            dst.dtype == stationary.dtype or dst.dtype == moving.dtype or dst.dtype == "float32",
+            dst.dtype in {stationary.dtype, moving.dtype, "float32"},
             "a transpose keeps its dtype",
             "dst",
             dst.dtype,
@@ -119,7 +120,7 @@ def _matmul_rules(
     rows, columns = stationary.partitions, stationary.elements
     n = moving.elements
     if double_row:
-        require(generation != "v2", "double_row needs NeuronCore-v3", "perf_mode", "double_row")
+        require(generation != "v2", "double_row needs NeuronCore-v3", "perf_mode", "double_row", "v3, v4")
         fp8 = (*_FP8, "float8_e4m3fn")
         for operand, form in (("stationary", stationary), ("moving", moving)):
             require(form.dtype in fp8, "double_row multiplies 8-bit floats", operand, form.dtype, fp8)
@@ -139,13 +140,13 @@ def _matmul_rules(
         for what, size, at in zip(("row", "column"), tile_size, tile_position, strict=True):
             require(int(size) in sizes, f"{what} tile size", "tile_size", size, sizes)
             require(
-                int(at) % int(size) == 0 and 0 <= int(at) and int(at) + int(size) <= 128,
+                int(at) % int(size) == 0 and int(at) >= 0 and int(at) + int(size) <= 128,
                 f"start {what} must be a multiple of the tile size inside the array",
                 "tile_position",
                 at,
                 size,
             )
-        require(not (double_row and column_limit != 128), "double_row excludes column tiling", "tile_size", tile_size)
+        require(not (double_row and column_limit != 128), "double_row excludes column tiling", "tile_size", tile_size, 128)
     require(rows <= row_limit, f"partition size {rows} exceeds {row_limit}", "stationary", rows, row_limit)
     require(columns <= column_limit, f"free size {columns} exceeds {column_limit}", "stationary", columns, column_limit)
     require(
@@ -227,7 +228,8 @@ def _product(stationary: NkiTensor, moving: NkiTensor, is_transpose: bool, perf_
     if is_transpose:
         return _transpose_product(stationary, moving)
     a, b = _operands(stationary, moving, perf_mode)
-    return np.matmul(a.T, b)
+    product: NDArray[Any] = np.matmul(a.T, b)
+    return product
 
 
 # A chain of this many products is multiplied at the latest.
@@ -325,11 +327,11 @@ def _transpose_product(stationary: NkiTensor, moving: NkiTensor) -> NDArray[Any]
         ones = moving.as_float32().reshape(b.shape)
         if _selects(ones):
             source = np.argmax(ones, axis=0)
-            return a.T[:, source]
+            return np.asarray(a.T[:, source])
         ones = stationary.as_float32().reshape(a.shape)
         if _selects(ones):
-            return b[np.argmax(ones, axis=0)]
-    return np.matmul(stationary.as_float32().reshape(a.shape).T, moving.as_float32().reshape(b.shape))
+            return np.asarray(b[np.argmax(ones, axis=0)])
+    return np.asarray(np.matmul(stationary.as_float32().reshape(a.shape).T, moving.as_float32().reshape(b.shape)))
 
 
 def _selects(matrix: NDArray[np.float32]) -> bool:
@@ -395,8 +397,9 @@ def nc_transpose(dst: Out, data: In, engine: Any = Engine.unknown) -> tuple[str,
             "a transpose of more than 32 x 32 runs on TensorE, from SBUF into PSUM",
             "dst",
             f"{data.memory} to {dst.memory}",
+            "sbuf to psum",
         )
-    if generation == "v2" and data.dtype.kind not in ("float",):
+    if generation == "v2" and data.dtype.kind != "float":
         engines = without(engines, "tensor")
     return engines
 
@@ -442,12 +445,12 @@ def _mx_rules(dst: Out, stationary: In, moving: In, stationary_scale: In, moving
         require(form.dtype in _X4, "operands are packed x4 formats", name, form.dtype, _X4)
     for name, form in (("stationary_scale", stationary_scale), ("moving_scale", moving_scale)):
         require(form.dtype in _SCALES, "scales are float8_e8m0fnu or uint8", name, form.dtype, _SCALES)
-    require(dst.dtype in ("float32", "bfloat16"), "dst is float32 or bfloat16", "dst", dst.dtype)
+    require(dst.dtype in ("float32", "bfloat16"), "dst is float32 or bfloat16", "dst", dst.dtype, ("float32", "bfloat16"))
     rows = stationary.partitions
     limit = 128
     if tile_size:
         limit = int(tile_size[0])
-        require(int(tile_size[1]) == 128 and int(tile_position[1]) == 0, "MX has row tiling only", "tile_size", tile_size)
+        require(int(tile_size[1]) == 128 and int(tile_position[1]) == 0, "MX has row tiling only", "tile_size", tile_size, 128)
         require(limit in (32, 64, 128), "row tile size", "tile_size", tile_size, (32, 64, 128))
         require(int(tile_position[0]) % limit == 0, "start row", "tile_position", tile_position, limit)
     require(rows % 32 == 0 and rows <= limit, "partitions must be a multiple of 32", "stationary", rows, limit)
@@ -495,7 +498,10 @@ def _dequantized(data: NkiTensor, scale: NkiTensor) -> NDArray[np.float32]:
 
 
 def _mx_product(stationary: NkiTensor, moving: NkiTensor, stationary_scale: NkiTensor, moving_scale: NkiTensor) -> NDArray[np.float32]:
-    return np.matmul(_dequantized(stationary, stationary_scale).T, _dequantized(moving, moving_scale))
+    product: NDArray[np.float32] = np.matmul(
+        _dequantized(stationary, stationary_scale).T, _dequantized(moving, moving_scale)
+    )
+    return product
 
 
 @_matmul_mx.meaning

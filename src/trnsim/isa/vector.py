@@ -39,7 +39,7 @@ from trnsim.machine import core as machine
 from trnsim.machine.core import check_start_partition
 from trnsim.machine.form import PSUM, SBUF, Form
 from trnsim.machine.tensor import NkiTensor
-from trnsim.numerics import as_dtype, from_float32, mx
+from trnsim.numerics import as_dtype, from_float32, mx, to_float32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,6 +118,9 @@ def tensor_copy(dst: Out, src: In, engine: Any = Engine.unknown, dtype: Any = No
 def _(dst: NkiTensor, src: NkiTensor) -> NDArray[Any] | None:
     if dst.dtype is src.dtype:
         dst.store(src.array())
+        return None
+    if dst.dtype == "float32" and dst.shape == src.shape:
+        to_float32(src.array(), src.dtype, target(dst))
         return None
     return src.as_float32()
 
@@ -556,7 +559,7 @@ def range_select(
         "on_false_value must be the least float32",
         "on_false_value",
         on_false_value,
-        _FP32_MIN,
+        str(_FP32_MIN),
     )
     if not isinstance(range_start, (int, np.integer)):
         raise CompilerError("range_start must be an integer", operand="range_start", value=range_start)
@@ -876,10 +879,13 @@ def _scalar_bits(dst: NkiTensor, data: NkiTensor, steps: Any) -> NDArray[Any]:
     return value.astype(dst.dtype.numpy, copy=False)
 
 
-def _exact(dst: NkiTensor, op: AluOp, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+def _exact(dst: NkiTensor, op: AluOp, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any] | None:
     """32-bit integer arithmetic that wraps around; mixed signs compare by value."""
     if x.dtype != y.dtype:
         x, y = x.astype(np.int64), y.astype(np.int64)
+    elif op.function.__class__ is np.ufunc and x.dtype == dst.dtype.numpy and x.shape == dst.shape:
+        op.function(x, y, out=target(dst))
+        return None
     result: NDArray[Any] = op(x, y)
     return result.astype(dst.dtype.numpy, copy=False)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -39,7 +39,19 @@ if TYPE_CHECKING:
     from trnsim.machine.trace import InstructionClass
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_IS_OURS: dict[Any, bool] = {}
+
+
+class Exchange(Protocol):
+    """How the cores of a launch meet; see ``launch.py``."""
+
+    def post(self, core: Core, key: Any, tensor: NkiTensor) -> None:
+        """Leave a copy of ``tensor`` for the other cores under ``key``."""
+
+    def received(self, key: Any, rank: int) -> Any:
+        """What core ``rank`` posted under ``key``."""
+
+    def rendezvous(self, core: Core, key: Any, what: str) -> None:
+        """Wait until every core has come to ``key``."""
 
 
 class Launch:
@@ -66,6 +78,7 @@ class Launch:
         self.cores = [Core(self, index) for index in range(lnc)]
         self.switches: list[tuple[int, int]] = []
         self.grid: int | None = None
+        self.exchange: Exchange | None = None
         self.progress: Any = None
 
     def add_finding(self, kind: str, message: str, line: int, **details: Any) -> None:
@@ -122,6 +135,8 @@ class Core:
         self.loops = 0
         self.immediates: list[tuple[Any, ...]] = [()]
         self.templates: dict[Any, Any] = {}
+        self.places: dict[tuple[int, int], int] = {}
+        self.codes: list[Any] = []
         spec = launch.spec
         self.arenas = {
             SBUF: Arena(SBUF, spec.sbuf.partitions, spec.sbuf.bytes_per_partition),
@@ -133,6 +148,7 @@ class Core:
         self.tensor_names: dict[str, int] = {}
         self.pipes: dict[Any, int] = {}
         self.pending_rendezvous: Any = None
+        self.clears: dict[int, Any] = {}
 
     # -- storages --------------------------------------------------------------------------------------------------
 
@@ -168,6 +184,8 @@ class Core:
         if address is not None:
             self._place(storage, address)
             form = None
+        else:
+            storage.whole = form
         if name:
             self._name(name)
         launch.add_storage(storage, row=len(self.trace), line=line)
@@ -306,7 +324,7 @@ class Core:
             sizes[-1] * kind.itemsize,
         )
         storage.kind = "input"
-        storage.coverage.full = True
+        storage.full = True
         if isinstance(value, np.ndarray):
             data = value if value.flags.c_contiguous else np.ascontiguousarray(value)
             storage.base = data.reshape(-1).view(np.uint8)
@@ -330,16 +348,20 @@ class Core:
     def caller_line(self) -> int:
         """The line of the kernel's source that is being executed."""
         frame = sys._getframe(2)
-        known = _IS_OURS
+        known = self.places
         while True:
             code = frame.f_code
-            ours = known.get(code)
-            if ours is None:
-                ours = known[code] = code.co_filename.startswith((_PACKAGE, "<nki.")) and not (
+            place = known.get((id(code), frame.f_lasti))
+            if place is None:
+                ours = code.co_filename.startswith((_PACKAGE, "<nki.")) and not (
                     code.co_filename.startswith(_PACKAGE + "kernels")
                 )
-            if not ours or frame.f_back is None:
-                return self.launch.lines.of(code, frame.f_lineno)
+                self.codes.append(code)  # keeps its id its own
+                place = -1 if ours and frame.f_back is not None else self.launch.lines.of(code, frame.f_lineno)
+                known[id(code), frame.f_lasti] = place
+            if place >= 0:
+                return place
+            assert frame.f_back is not None
             frame = frame.f_back
 
     def emit(
@@ -354,20 +376,21 @@ class Core:
         rows = trace.operand_rows
         first = len(rows) // 4
         line = self.caller_line()
-        for tensor, role in zip(operands, klass.roles, strict=True):
+        for tensor, role in zip(operands, klass.roles):  # noqa: B905
             storage = tensor.storage
             form = tensor._form or tensor.form
-            size = tensor.dtype.itemsize
-            if storage.memory == HBM:
-                start, offset = 0, tensor.offset * size
-            else:
-                start, offset = divmod(tensor.offset * size, storage.row_bytes)
+            start, offset = 0, tensor.offset * tensor.dtype.itemsize
+            if offset and storage.memory != HBM:
+                start, offset = divmod(offset, storage.row_bytes)
             rows.extend((storage.id, start, offset, form.id))
-            if role != WRITE and not storage.coverage.full:
+            if role != WRITE and not storage.full:
                 self._check_written(tensor, form, start, offset, line, klass.name)
             if role != READ:
-                if not storage.coverage.full:
-                    self._mark_written(storage, form, start, offset)
+                if not storage.full:
+                    if form is storage.whole:
+                        storage.full = True
+                    else:
+                        self._mark_written(storage, form, start, offset)
                 if storage.pe_regions is not None and not klass.is_matmul:
                     storage.pe_regions = None
                 storage.writers += 1
@@ -406,7 +429,7 @@ class Core:
         storage = tensor.storage
         if form.indirect > 0:
             touched: Any = (0, storage.rows, np.array([[0, storage.row_bytes]], np.int64))
-            if storage.coverage.bands:
+            if storage.coverage.bands or not storage.coverage.exact:
                 return
         else:
             touched = box(storage, form, start, offset)
@@ -427,6 +450,7 @@ class Core:
             for low, high, intervals in missing:
                 for begin, end in intervals.tolist():
                     storage.coverage.add(low, high, begin, end)
+            storage.full = storage.coverage.full
 
     def _mark_written(self, storage: Storage, form: Form, start: int, offset: int) -> None:
         coverage = storage.coverage
@@ -447,6 +471,7 @@ class Core:
                 coverage.add(low, high, int(intervals[0, 0]), int(intervals[0, 1]))
             else:
                 coverage.add_runs(low, high, intervals[:, 0], int(intervals[0, 1] - intervals[0, 0]))
+        storage.full = coverage.full
         if storage.arena is not None:
             self._mark_aliases(storage, form, start, offset)
 
@@ -454,7 +479,7 @@ class Core:
     def _mark_aliases(storage: Storage, form: Form, start: int, offset: int) -> None:
         assert storage.address is not None
         for other in storage.overlapping():
-            if other.coverage.full:
+            if other.full:
                 continue
             assert other.address is not None
             row = start + storage.address[0] - other.address[0]
@@ -466,6 +491,7 @@ class Core:
                 begin, end = max(0, begin), min(other.row_bytes, end)  # noqa: PLW2901
                 if low < high and begin < end:
                     other.coverage.add(low, high, begin, end)
+            other.full = other.coverage.full
 
     def accumulates(self, dst: NkiTensor, accumulate: bool | None) -> bool:
         """Whether a matmul into ``dst`` adds to what PSUM holds, by NKI's rule, and remember that it wrote there.
@@ -479,7 +505,7 @@ class Core:
         key = (start, offset, form.id)
         regions = storage.pe_regions
         if regions is None:
-            if accumulate and not storage.coverage.full and not storage.coverage.bands:
+            if accumulate and not storage.full and not storage.coverage.bands:
                 self.launch.add_finding(
                     "accumulate-uninitialized",
                     "nc_matmul accumulates into PSUM that nothing has written: undefined on hardware",
@@ -512,15 +538,14 @@ class Core:
         size = sum((high - low) * int((iv[:, 1] - iv[:, 0]).sum()) for low, high, iv in missing)
         if size >= form.partition_span * form.elements * form.dtype.itemsize:
             return False
+        for low, high, intervals in missing:
+            for begin, end in intervals.tolist():
+                storage.coverage.add(low, high, begin, end)
+        storage.full = storage.coverage.full
         if missing and self.numeric:
-            data = storage.bytes()
-            for low, high, intervals in missing:
-                for row in range(low, high):
-                    for begin, end in intervals.tolist():
-                        at = storage.pitch_offset + row * storage.pitch
-                        data[at + begin : at + end] = 0
+            storage.clear(missing)
         elif missing:
-            self.state.setdefault("cleared", []).append((storage.id, missing))
+            self.clears[len(self.trace)] = (storage, missing)
         return True
 
     # -- values a time-only run needs ------------------------------------------------------------------------------
@@ -553,7 +578,7 @@ class Core:
         """Instructions recorded inside keep their order."""
         outer = self.region
         self.regions += 1
-        self.region = self.regions if not outer else outer
+        self.region = outer or self.regions
         try:
             yield
         finally:

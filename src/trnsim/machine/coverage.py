@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -107,7 +108,7 @@ class Coverage:
             cuts.update(p for p in (p0, p1) if row < p < row_end)
         edges = sorted(cuts)
         result = []
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in itertools.pairwise(edges):
             have = [b[2] for b in self.bands if b[0] <= low and b[1] >= high]
             left = _subtract(wanted, _merge(np.concatenate(have))) if have else wanted
             if len(left):

@@ -7,7 +7,7 @@ each combination of forms an instruction is called with) and looked up afterward
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -30,8 +30,8 @@ class Form:
 
     __slots__ = ("__dict__", "byte_strides", "dtype", "id", "indirect", "memory", "phase", "shape", "start", "strides")
 
-    _interned: dict[tuple[object, ...], Form] = {}
-    table: list[Form] = []
+    _interned: ClassVar[dict[tuple[object, ...], Form]] = {}
+    table: ClassVar[list[Form]] = []
 
     memory: str
     dtype: DType
@@ -40,6 +40,7 @@ class Form:
     start: int
     phase: int
     indirect: int
+    byte_strides: tuple[int, ...]
     id: int
 
     @classmethod

@@ -27,6 +27,7 @@ class Program(Launch):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.exchange = self
         self.waiting: dict[int, tuple[Any, str, int]] = {}
         self.arrived: dict[Any, set[int]] = {}
         self.mail: dict[Any, NDArray[Any]] = {}

@@ -80,6 +80,9 @@ def execute_slice(core: Core, *, rows: list[int] | None = None, tensors: list[Nk
                     writes.setdefault(_key(storage), []).append(where)
     for row in reversed(chosen):
         executed[row] = True
+        if row in core.clears:
+            storage, missing = core.clears[row]
+            storage.clear(missing)
         klass = CLASSES[instructions[6 * row]]
         klass.instruction.execute(core, klass, views(core, row), core.immediates[instructions[6 * row + 2]])
 

@@ -41,9 +41,35 @@ class Storage:
     """
 
     __slots__ = (
-        "address", "arena", "base", "buffer", "chain", "core", "coverage", "declared", "dtype", "host", "id", "kind", "line",
-        "memory", "name", "pe_regions", "pins", "pitch", "pitch_offset", "row_bytes", "rows", "shadow",
-        "shadow_misses", "shape", "writable", "writers", "__weakref__",
+        "__weakref__",
+        "address",
+        "arena",
+        "base",
+        "buffer",
+        "chain",
+        "core",
+        "_coverage",
+        "declared",
+        "dtype",
+        "full",
+        "host",
+        "id",
+        "kind",
+        "line",
+        "memory",
+        "name",
+        "pe_regions",
+        "pins",
+        "pitch",
+        "pitch_offset",
+        "row_bytes",
+        "rows",
+        "shadow",
+        "shadow_misses",
+        "shape",
+        "whole",
+        "writable",
+        "writers",
     )  # fmt: skip
 
     def __init__(
@@ -64,7 +90,9 @@ class Storage:
         self.base: NDArray[np.uint8] | None = None
         self.pitch = row_bytes
         self.pitch_offset = 0
-        self.coverage = Coverage(rows, row_bytes)
+        self.full = False
+        self.whole: Form | None = None
+        self._coverage: Coverage | None = None
         self.core = 0
         self.kind = "local"
         self.declared = 0
@@ -85,6 +113,25 @@ class Storage:
             pool = _pool.setdefault(len(base), [])
             if len(pool) < _POOL_BYTES // len(base):
                 pool.append(base)
+
+    @property
+    def coverage(self) -> Coverage:
+        """Which bytes have been written. ``full`` says so of all of them without asking for details."""
+        if self._coverage is None:
+            self._coverage = Coverage(self.rows, self.row_bytes, self.full)
+        elif self.full:
+            self._coverage.full = True
+        return self._coverage
+
+    def clear(self, bands: list[tuple[int, int, NDArray[np.int64]]]) -> None:
+        """Set bytes to zero."""
+        data = self.bytes()
+        for low, high, intervals in bands:
+            for row in range(low, high):
+                at = self.pitch_offset + row * self.pitch
+                for begin, end in intervals.tolist():
+                    data[at + begin : at + end] = 0
+        self.shadow = None
 
     def bytes(self) -> NDArray[np.uint8]:
         """The flat bytes behind this storage (the whole arena for an explicit address)."""

@@ -7,7 +7,8 @@ partition. Views never copy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +29,8 @@ _BANK_BYTES = 2048
 assign: Callable[[NkiTensor, Any], None] | None = None  # ``tensor[key] = value``; isa/ sets it
 
 
-class Indirect(NamedTuple):
+@dataclass(frozen=True)
+class Indirect:
     """How an index tensor moves a view.
 
     ``vector``: row ``i`` of the view starts ``index[i] * stride`` elements on; ``limit`` is the size of the dimension.
@@ -42,7 +44,8 @@ class Indirect(NamedTuple):
     limit: int
 
 
-class DynamicSlice(NamedTuple):
+@dataclass(frozen=True)
+class DynamicSlice:
     """``nl.ds(start, size)``."""
 
     start: Any
@@ -325,7 +328,8 @@ class NkiTensor:
             sizes[sizes.index(-1)] = self.shape[dim] // max(known, 1)
         if int(np.prod(sizes)) != self.shape[dim]:
             raise CompilerError("the new sizes must multiply to the old", value=tuple(shape), limit=self.shape[dim])
-        strides, stride = [], self.strides[dim]
+        strides: list[int] = []
+        stride = self.strides[dim]
         for size in reversed(sizes):
             strides.insert(0, stride)
             stride *= size
@@ -385,11 +389,9 @@ class NkiTensor:
         if sorted(flat) != sorted(names):
             raise CompilerError("both patterns must have the same names", value=dst_pattern, limit=src_pattern)
         tensor = tensor.permute([names.index(n) for n in flat])
-        dim = 0
-        for item in dst_pattern:
+        for dim, item in enumerate(dst_pattern):
             if not isinstance(item, str) and len(item) > 1:
                 tensor = tensor.flatten_dims(dim, dim + len(item) - 1)
-            dim += 1
         return tensor
 
     def slice(self, dim: int, start: int, end: int, step: int = 1) -> NkiTensor:
@@ -548,6 +550,7 @@ class NkiTensor:
 
     def indirect(self, index: NkiTensor, num_elem: int | None = None) -> NkiTensor:
         """Tensor indirection: free offsets from ``index`` in a snake over partitions (NeuronCore-v4)."""
+        del index, num_elem
         raise UnsupportedError("tensor indirection with .indirect() is not supported yet", instruction="indirect")
 
     # -- data ------------------------------------------------------------------------------------------------------

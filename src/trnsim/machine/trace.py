@@ -81,7 +81,7 @@ CLASSES: list[InstructionClass] = []
 INSTRUCTIONS: dict[str, Any] = {}  # by name; isa/ enters each instruction here
 
 
-@dataclass
+@dataclass(slots=True)
 class StorageInfo:
     """What a trace remembers of a storage. See ``docs/dev/ARCHITECTURE.md``."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from trnsim.errors import HardwareError as NkiValidationError
-from trnsim.isa import control, dma, gpsimd, scalar, tensor, vector
-from trnsim.isa import constants as constants
+from trnsim.isa import constants, control, dma, gpsimd, scalar, tensor, vector
 from trnsim.isa.constants import (
     dge_mode,
     dma_engine,
@@ -66,10 +65,7 @@ def _collect() -> list[str]:
     names = []
     for module in (vector, scalar, gpsimd):
         for name, value in vars(module).items():
-            if hasattr(value, "instruction") and not name.startswith("_"):
-                globals()[name] = value
-                names.append(name)
-            elif callable(value) and name in getattr(module, "__all__", ()):
+            if (hasattr(value, "instruction") and not name.startswith("_")) or (callable(value) and name in getattr(module, "__all__", ())):
                 globals()[name] = value
                 names.append(name)
     return names

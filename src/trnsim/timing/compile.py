@@ -4,7 +4,7 @@ It sees estimated costs and never waits. Its freedoms are the passes of ``Timing
 queue keeps program order.
 """
 
-# ruff: noqa: PLR0917 -- loops over columns take the columns one by one, as Numba wants them
+
 
 from __future__ import annotations
 
@@ -183,8 +183,8 @@ def _reorder(
     offsets = np.searchsorted(pairs[0], np.arange(len(variant) + 1)).astype(np.int64)
     capacity = np.array([core.sbuf.usable_bytes_per_partition, core.psum.bytes_per_partition], np.int64)
     return list_schedule(
-        variant, edges, tables.column("queue")[variant], busy[variant], done[variant], transfer[variant], (offsets, pairs[1]),
-        sizes, memory, capacity, compiled,
+        variant, edges, tables.column("queue")[variant], busy[variant], done[variant], transfer[variant],
+        (offsets, pairs[1]), sizes, memory, capacity, compiled,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ overwritten and reads since. A write that covers an access takes it off its list
 read whole, costs one comparison an access.
 """
 
-# ruff: noqa: PLR0917 -- loops over columns take the columns one by one, as Numba wants them
+
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """From a run of the machine to the timeline: events, waits with their reasons, memory over time."""
 
-# ruff: noqa: PLR0917 -- loops over columns take the columns one by one, as Numba wants them
+
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from trnsim.timing.dependences import ORDER, PSUM_SPACE, RAW, SBUF_SPACE, SPILL, Edges
 from trnsim.timing.machine import BANKS, Nodes
+from trnsim.timing.space import first_writers, space_edges
 from trnsim.timing.tables import (
     ENGINES,
     HARDWARE,
@@ -71,9 +72,11 @@ class _Items:
     spill_bytes: int
 
 
-def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timing: Timing) -> Linked:
+def link(
+    programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timing: Timing, compiled: bool
+) -> Linked:
     """Join the programs of all cores."""
-    items = [_items(p, tables, timing) for p in programs]
+    items = [_items(p, tables, timing, compiled) for p in programs]
     queue_of, chain_of, dge_of = tables.column("queue"), tables.column("chain"), tables.column("dge")
     node_variant: list[Column] = []
     node_core: list[Column] = []
@@ -149,13 +152,13 @@ def _expand(item: _Items, chain: Column) -> tuple[Column, Column, Column, Column
     return np.array(nodes, np.int64), np.array(owner, np.int64), first, last
 
 
-def _items(program: CoreProgram, tables: ClassTables, timing: Timing) -> _Items:
+def _items(program: CoreProgram, tables: ClassTables, timing: Timing, compiled: bool) -> _Items:
     edges = program.edges
     parts = [edges]
     extra: list[tuple[int, int]] = []  # (position, variant) of spills and reloads
     moved = 0
     for uses in program.uses:
-        parts.append(_space_edges(program, uses, tables))
+        parts.append(space_edges(program, uses, tables, compiled))
         if len(uses.placement.spills):
             added, found, size = _spill_edges(program, uses, tables, timing, len(program.rows) + len(extra))
             extra.extend(added)
@@ -175,50 +178,6 @@ def _items(program: CoreProgram, tables: ClassTables, timing: Timing) -> _Items:
     return _Items(
         order, variant, joined.producer, joined.consumer, joined.kind, len(program.rows) + len(extra), len(extra), moved
     )
-
-
-def _space_edges(program: CoreProgram, uses: Uses, tables: ClassTables) -> Edges:
-    """First writers of a tile wait for the last users, on each queue, of the tiles whose bytes it takes over."""
-    taken = uses.placement.taken_over
-    if len(uses.placement.spills):
-        spilled = np.unique(uses.placement.spills[:, 1])
-        taken = taken[~np.isin(taken[:, 0], spilled) & ~np.isin(taken[:, 1], spilled)]
-    kind = SBUF_SPACE if uses.memory == "sbuf" else PSUM_SPACE
-    if not len(taken):
-        empty = np.zeros(0, np.int64)
-        return Edges(empty, empty, empty)
-    queue = tables.column("queue")[program.variant]
-    used_by = program.order[uses.position]
-    last = np.full((len(uses.storage), QUEUE_COUNT), -1, np.int64)
-    np.maximum.at(last, (uses.local, queue[used_by]), uses.position)
-    writers, writer_start = _first_writers(program, uses)
-    fan = writer_start[taken[:, 0] + 1] - writer_start[taken[:, 0]]
-    pair = np.repeat(np.arange(len(taken)), fan)
-    within = np.arange(len(pair)) - np.repeat(np.cumsum(fan) - fan, fan)
-    consumer = writers[writer_start[taken[pair, 0]] + within]
-    positions = last[taken[pair, 1]]
-    where, column = np.nonzero(positions >= 0)
-    producer = program.order[positions[where, column]]
-    consumer = consumer[where]
-    different = producer != consumer
-    producer, consumer = producer[different], consumer[different]
-    return Edges(producer, consumer, np.full(len(producer), kind, np.int64))
-
-
-def _first_writers(program: CoreProgram, uses: Uses) -> tuple[Column, Column]:
-    """Instructions that write a storage of ``uses`` before anything else touched the same bytes, by local storage."""
-    accesses = program.accesses
-    local = np.full(len(program.trace.storages), -1, np.int64)
-    local[uses.storage] = np.arange(len(uses.storage))
-    chosen = (program.initial == 1) & (local[accesses.storage] >= 0)
-    storage, instruction = local[accesses.storage[chosen]], accesses.instruction[chosen]
-    # A tile that is read before it is written: its first user stands in.
-    lonely = np.setdiff1d(np.arange(len(uses.storage)), storage)
-    first_user = program.order[uses.by_storage[uses.start[lonely]]]
-    storage, instruction = np.concatenate((storage, lonely)), np.concatenate((instruction, first_user))
-    order = np.argsort(storage, kind="stable")
-    start = np.searchsorted(storage[order], np.arange(len(uses.storage) + 1)).astype(np.int64)
-    return instruction[order], start
 
 
 def _spill_edges(
@@ -253,7 +212,8 @@ def _spill_edges(
             edges += [(int(program.order[p]), item, SPILL) for p in positions.tolist() if since <= p < position]
             spilled_by.setdefault(storage, []).append((position, item))
     kind = SBUF_SPACE if uses.memory == "sbuf" else PSUM_SPACE
-    writers, writer_start = _first_writers(program, uses)
+    writers, writer_start = first_writers(program, uses)
+    writers = program.accesses.instruction[writers]
     for storage, holder, position in uses.placement.taken_over.tolist():
         if storage not in spilled_by and holder not in spilled_by:
             continue

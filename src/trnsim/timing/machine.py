@@ -10,7 +10,7 @@ transfers in the order of their triggers.
 The loop always takes the queue whose first instruction can start earliest, so resources are granted in order of time.
 """
 
-# ruff: noqa: PLR0917 -- loops over columns take the columns one by one, as Numba wants them
+
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ outgrow the memory, the one whose next use is furthest away is spilled to HBM an
 vendor's compiler does.
 """
 
-# ruff: noqa: PLR0917 -- loops over columns take the columns one by one, as Numba wants them
+
 
 from __future__ import annotations
 

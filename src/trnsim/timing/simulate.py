@@ -1,6 +1,6 @@
 """Traces in, timeline out: a pure function."""
 
-# ruff: noqa: PLR0917 -- loops over columns take the columns one by one, as Numba wants them
+
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def simulate(
         compiled = use_compiled(sum(len(t) for t in traces))
     tables = ClassTables()
     programs = [compile_core(t, n, core, tables, timing, options, compiled) for n, t in enumerate(traces)]
-    linked = link(programs, tables, core, timing)
+    linked = link(programs, tables, core, timing, compiled)
     runs = _runs(linked, tables, timing, _hbm_stretch(chip, timing, len(traces), options), options, compiled)
     totals = [r.total for r in runs]
     mean = round(sum(totals) / len(totals))

@@ -69,7 +69,6 @@ def test_the_chip_is_the_first_that_is_given(monkeypatch):
     @nki.jit(platform_target="trn3")
     def which(x):
         seen.append(nisa.get_nc_version().value)
-        return None
 
     seen = []
     x = np.zeros((2, 2), np.float32)
@@ -288,7 +287,7 @@ def test_two_cores_exchange():
     np.testing.assert_array_equal(result, np.concatenate((x[4:], x[:4])))
     assert len(call.traces) == 2
     assert {t.core for t in call.timeline.tracks} == {0, 1}
-    timed, again = record(swap_halves[2], x, numeric=False)
+    _, again = record(swap_halves[2], x, numeric=False)
     assert again.timeline.total_ps == call.timeline.total_ps
 
 
@@ -301,7 +300,6 @@ def test_deadlock_names_both_sides():
             nisa.core_barrier(data=x, cores=(0, 1))
         else:
             nisa.sendrecv(src=tile, dst=tile, send_to_rank=0, recv_from_rank=0, pipe_id=3)
-        return None
 
     with pytest.raises(DeadlockError) as caught:
         kernel[2](np.zeros((4, 4), np.float32))
@@ -316,7 +314,6 @@ def test_one_side_finishes():
     def kernel(x):
         if nl.program_id(0) == 0:
             nisa.core_barrier(data=x, cores=(0, 1))
-        return None
 
     with pytest.raises(DeadlockError, match="core 1 has finished"):
         kernel[2](np.zeros((4, 4), np.float32))

@@ -1,6 +1,6 @@
 """Synthetic programs: a trace built by hand, with instructions whose costs are given as numbers."""
 
-# ruff: noqa: PLR0917 -- loops over columns take the columns one by one, as Numba wants them
+
 
 from __future__ import annotations
 

@@ -57,6 +57,7 @@ def apply(op: AluOp, x: Any, y: Any, dtype: Any, function: str) -> NkiTensor:
         return _with_number(op, a, b, result_dtype(dtype, a), reverse=False)
     if isinstance(b, NkiTensor):
         return _with_number(op, b, a, result_dtype(dtype, b), reverse=op.name not in _COMMUTATIVE)
+    machine.current()
     raise CompilerError("at least one of x and y must be a tile", instruction=function, value=(x, y))
 
 
@@ -88,8 +89,10 @@ def _two_tiles(op: AluOp, x: NkiTensor, y: NkiTensor, dtype: DType, function: st
     elif x.storage.memory == y.storage.memory == PSUM:
         y = to_sbuf(y)
     result = new(shape, dtype)
-    words = op.kind != "bitvec" and all(kind in _WORDS for kind in (x.dtype, y.dtype, dtype))
-    runs_on = engine.vector if words and op.name != "power" else engine.unknown
+    runs_on = engine.unknown
+    if dtype.kind != "float" and op.kind != "bitvec" and op.name != "power":
+        words = all(kind in _WORDS for kind in (x.dtype, y.dtype, dtype))
+        runs_on = engine.vector if words else engine.unknown
     vector.tensor_tensor(result, free_broadcast(x, shape), free_broadcast(y, shape), op, runs_on)
     return result
 
