@@ -166,6 +166,9 @@ class SyncTiming(EngineTiming):
 
     barrier_ps: int
     """core_barrier, once both cores have arrived."""
+    register_move_ps: int
+    register_load_ps: int
+    """An element of memory into a register of the sequencer, or back."""
 
 
 @dataclass(frozen=True, kw_only=True)

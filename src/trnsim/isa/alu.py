@@ -180,8 +180,8 @@ def _near(x: Array, table: Array, low: float, high: float, second: float) -> Arr
     cubic -= g
     cubic += f32(1)
     cubic *= d
-    cubic *= table[1].take(index, out=d, mode="wrap")
-    cubic += table[0].take(index, out=d, mode="wrap")
+    cubic *= table[1].take(index, out=d, mode="clip")
+    cubic += table[0].take(index, out=d, mode="clip")
     return cubic
 
 

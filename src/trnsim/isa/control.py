@@ -11,14 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trnsim.errors import CompilerError, HardwareError
+from trnsim.hardware.timing_constants import Timing
 from trnsim.isa.constants import dma_engine as DmaEngine
 from trnsim.isa.constants import engine as Engine
+from trnsim.isa.costs import reads_and_writes
 from trnsim.isa.instruction import Immediate, In, NkiInstruction, Out, instruction, require
+from trnsim.isa.work import Transfer, Work
 from trnsim.machine import core as machine
 from trnsim.machine.core import Core
 from trnsim.machine.form import HBM, SBUF
 from trnsim.machine.registers import Cell, VirtualRegister, wrap32
 from trnsim.machine.tensor import NkiTensor
+from trnsim.machine.trace import InstructionClass
 
 
 def register_alloc(x: Any = None) -> VirtualRegister:
@@ -53,6 +57,11 @@ def _() -> None:
     return None
 
 
+@_move.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    return (Work(engine, "MOVE", t.sync.register_move_ps, t.sync.register_move_ps),)
+
+
 def register_move(dst: VirtualRegister, src: Any) -> NkiInstruction:
     """Move an integer, or another register's value, into ``dst``."""
     register = _register(dst, "dst")
@@ -81,6 +90,11 @@ def _(src: NkiTensor, cell: Cell) -> None:
     cell.value = wrap32(int(value))
 
 
+@_load.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    return (Work(engine, "TENSOR_LOAD", t.sync.register_load_ps, t.sync.register_load_ps, reads=(0,)),)
+
+
 def register_load(dst: VirtualRegister, src: NkiTensor) -> NkiInstruction:
     """Load the one element of ``src`` into register ``dst``."""
     register = _register(dst, "dst")
@@ -106,6 +120,11 @@ def _(dst: NkiTensor, cell: Cell) -> NDArray[Any]:
     if dst.dtype.kind == "uint":
         value %= 2**32
     return np.full(dst.shape, value, np.int64) if dst.dtype.kind in ("int", "uint") else np.full(dst.shape, value, np.float32)
+
+
+@_store.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    return (Work(engine, "TENSOR_STORE", t.sync.register_load_ps, t.sync.register_load_ps, writes=(0,)),)
 
 
 def register_store(dst: NkiTensor, src: VirtualRegister) -> NkiInstruction:
@@ -143,6 +162,17 @@ def _(core: Core, dst: NkiTensor, recv_from_rank: int, key: Any) -> NDArray[Any]
     assert exchange is not None
     values: NDArray[Any] = exchange.received(key, recv_from_rank)
     return values
+
+
+@_exchange.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Transfer, ...]:
+    """A copy from SBUF to SBUF, a run a partition; GpSimdE's own DMA engines take software descriptors."""
+    src = k.operand("src")
+    found = ((src.elements * src.dtype.itemsize, src.partitions),)
+    mode = "swdge" if k.attributes["dma_engine"] == "gpsimd_dma" else "auto"
+    times = tuple(t.dma.packet(size) for size, _ in found)
+    reads, writes = reads_and_writes(k)
+    return (Transfer(src.bytes, found, times, "copy", mode, "", "SENDRECV", reads, writes),)
 
 
 def sendrecv(
@@ -187,6 +217,11 @@ def _barrier(data: In, cores: Any, engine: Any) -> None:
 @_barrier.meaning
 def _() -> None:
     return None
+
+
+@_barrier.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    return (Work(engine, "CORE_BARRIER", t.sync.barrier_ps, t.sync.barrier_ps, reads=(0,)),)
 
 
 def core_barrier(

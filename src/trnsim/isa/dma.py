@@ -12,14 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trnsim.errors import HardwareError
+from trnsim.hardware.timing_constants import Timing
 from trnsim.isa.alu import AluOp
 from trnsim.isa.constants import dge_mode as DgeMode
 from trnsim.isa.constants import engine as Engine
 from trnsim.isa.constants import oob_mode as OobMode
+from trnsim.isa.costs import reads_and_writes
 from trnsim.isa.instruction import In, Ins, Out, instruction, require
+from trnsim.isa.work import Transfer
 from trnsim.machine import core as machine
 from trnsim.machine.form import HBM, PSUM, SBUF, Form
 from trnsim.machine.tensor import NkiTensor
+from trnsim.machine.trace import InstructionClass
 from trnsim.numerics import cast
 
 _MODES = ("unknown", "swdge", "hwdge", "none")
@@ -172,6 +176,39 @@ def _(dst: NkiTensor, src: NkiTensor, oob_mode: Any) -> NDArray[Any] | None:
     return None
 
 
+def _descriptors(t: Timing, dst: Form, src: Form) -> tuple[tuple[int, int], ...]:
+    """``(bytes, count)`` of the runs that are contiguous on both sides; a partition of SBUF is a run at most."""
+    elements = min(src.levels[-1][1] // src.dtype.itemsize, dst.levels[-1][1] // dst.dtype.itemsize)
+    for form in (src, dst):
+        if form.indirect > 0:
+            elements = min(elements, form.size // form.shape[0])
+    elements = max(1, min(elements, *(f.elements for f in (src, dst) if f.memory != HBM), src.size))
+    return t.dma.split(elements * max(src.dtype.itemsize, dst.dtype.itemsize), -(-src.size // elements))
+
+
+def _hbm_bytes(forms: list[Form]) -> int:
+    """What crosses HBM's port; between two places of SBUF, what is moved."""
+    return max((f.bytes for f in forms if f.memory == HBM), default=max(f.bytes for f in forms))
+
+
+_DGE = {"hwdge": "hwdge", "swdge": "swdge", "none": "static", "unknown": "auto"}
+
+
+@dma_copy.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Transfer, ...]:
+    dst, src = k.operand("dst"), k.operand("src")
+    found = _descriptors(t, dst, src)
+    reads, writes = reads_and_writes(k)
+    moved = src.indirect > 0 or dst.indirect > 0
+    mode = _DGE[k.attributes["dge_mode"]]
+    if mode == "auto" and (moved or (dst.dtype != src.dtype and t.dma.default_dge == "hwdge")):
+        mode = "swdge"  # gathers and conversions need the software's descriptors
+    queue = k.attributes["engine"] if k.attributes["engine"] in ("sync", "scalar") else ""
+    kind = "gather" if src.indirect > 0 else "scatter" if dst.indirect > 0 else "copy"
+    times = tuple(t.dma.packet(size) for size, _ in found)
+    return (Transfer(_hbm_bytes([dst, src]), found, times, kind, mode, queue, "DMA", reads, writes),)
+
+
 _AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 1, 2, 0)}
 
 
@@ -259,6 +296,18 @@ def _(dst: NkiTensor, src: NkiTensor, axes: Any, oob_mode: Any) -> NDArray[Any] 
     return None
 
 
+@dma_transpose.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Transfer, ...]:
+    """As a copy of the source's runs at the share of its rate that the guides give."""
+    dst, src = k.operand("dst"), k.operand("src")
+    efficiency = t.dma.transpose_hbm if src.memory == HBM else t.dma.transpose_sbuf
+    found = _descriptors(t, src, src)
+    reads, writes = reads_and_writes(k)
+    mode = "swdge" if src.indirect > 0 else _DGE[k.attributes["dge_mode"]]
+    times = tuple(t.dma.packet(size, efficiency) for size, _ in found)
+    return (Transfer(_hbm_bytes([dst, src]), found, times, "transpose", mode, "", "DMA_TRANSPOSE", reads, writes),)
+
+
 @instruction("nki.isa.dma_compute", engines="dma")
 def dma_compute(
     dst: Out,
@@ -307,6 +356,19 @@ def _(dst: NkiTensor, srcs: list[NkiTensor], oob_mode: Any) -> NDArray[Any] | No
         keep = dst.as_float32().reshape(len(valid), -1)
         total = np.where(valid[:, None], total.reshape(keep.shape), keep).astype(np.float32)
     return total.reshape(dst.shape)
+
+
+@dma_compute.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Transfer, ...]:
+    """Every source is read and the result written: as many packets as the copies of all of them."""
+    dst = k.operand("dst")
+    sources = [o.form for o in k.operands if o.name.startswith("srcs") and not o.name.endswith(".index")]
+    found = tuple(d for s in sources for d in _descriptors(t, dst, s))
+    reads, writes = reads_and_writes(k)
+    mode = "swdge" if any(f.indirect > 0 for f in (dst, *sources)) else "static"
+    total = sum(_hbm_bytes([dst, s]) for s in sources)
+    times = tuple(t.dma.packet(size) for size, _ in found)
+    return (Transfer(total, found, times, "accumulate", mode, "", "DMA_COMPUTE", reads, writes),)
 
 
 def as_float32_dtype() -> Any:

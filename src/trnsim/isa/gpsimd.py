@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trnsim.errors import CompilerError, UndefinedBehaviorError
+from trnsim.hardware.timing_constants import Timing
 from trnsim.isa.alu import ALU, AluOp
+from trnsim.isa.costs import streamed, work
 from trnsim.isa.instruction import (
     Immediate,
     In,
@@ -24,8 +26,10 @@ from trnsim.isa.instruction import (
     require_same_size,
     target,
 )
+from trnsim.isa.work import Work
 from trnsim.machine.form import SBUF, Form
 from trnsim.machine.tensor import NkiTensor
+from trnsim.machine.trace import InstructionClass
 from trnsim.numerics import from_float32
 
 if TYPE_CHECKING:
@@ -84,6 +88,11 @@ def _(dst: NkiTensor, pattern: Any, offset: Any, channel_multiplier: Any) -> NDA
     return values.view(np.uint32) if dst.dtype == "uint32" else values
 
 
+@iota.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    return (work(t, k, engine, streamed(t, k, engine)),)
+
+
 @instruction("nki.isa.affine_select", engines="gpsimd")
 def affine_select(
     dst: Out,
@@ -123,6 +132,11 @@ def _(
     np.copyto(target(dst), fill, where=reject.reshape(dst.shape))
 
 
+@affine_select.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    return (work(t, k, engine, streamed(t, k, engine)),)
+
+
 # -- across partitions, and gathers ------------------------------------------------------------------------------------
 
 
@@ -139,7 +153,9 @@ def tensor_partition_reduce(dst: Out, op: AluOp, data: In) -> None:
     )
     if op.kind == "bitvec":
         for name, form in (("dst", dst), ("data", data)):
-            require(form.dtype.kind in ("int", "uint"), f"{op.name} takes integers", name, form.dtype, "an integer dtype")
+            require(
+                form.dtype.kind in ("int", "uint"), f"{op.name} takes integers", name, form.dtype, "an integer dtype"
+            )
 
 
 @tensor_partition_reduce.meaning
@@ -148,6 +164,12 @@ def _(dst: NkiTensor, op: AluOp, data: NkiTensor) -> NDArray[Any]:
         return np.asarray(op.reduce.reduce(data.array(), axis=0)).astype(dst.dtype.numpy)
     result = np.asarray(op.reduce.reduce(data.as_float32(), axis=0), np.float32)
     return result / np.float32(data.shape[0]) if op.name == "average" else result
+
+
+@tensor_partition_reduce.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    # Each of the eight processors goes through its 16 partitions, then their results are combined: assumed, not published.
+    return (work(t, k, engine, 2 * streamed(t, k, engine)),)
 
 
 @instruction("nki.isa.nc_n_gather", engines="gpsimd")
@@ -169,6 +191,13 @@ def _(dst: NkiTensor, data: NkiTensor, indices: NkiTensor) -> None:
     at = indices.array().reshape(lanes, -1).astype(np.intp)
     _check_indices(at, values.shape[1], "nc_n_gather", "indices")
     dst.store(np.take_along_axis(values, at, axis=1))
+
+
+@nc_n_gather.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    # One instruction for every 512 elements, each with its start.
+    n = k.operand("indices").elements
+    return (work(t, k, engine, n + (-(-n // 512) - 1) * t.gpsimd.start_cycles),)
 
 
 @instruction("nki.isa.local_gather", engines="gpsimd")
@@ -224,6 +253,16 @@ def _(
     at = (at[:, :, None] + np.arange(num_elem_per_idx)).reshape(len(groups), -1)
     _check_indices(at, values.shape[1], "local_gather", "index")
     dst.store(np.take_along_axis(values, np.repeat(at, _CORE_LANES, axis=0), axis=1))
+
+
+@local_gather.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    data = k.operand("src_buffer")
+    each = int(k.attributes["num_elem_per_idx"])
+    index = k.operand("index")
+    count = k.attributes["num_valid_indices"] or index.elements * 16
+    rate = ((28 + 4 * each) / (4 * each)) / min(4 / data.dtype.itemsize, each)
+    return (work(t, k, engine, count * each / rate),)
 
 
 def _check_indices(at: NDArray[np.intp], limit: int, instruction: str, operand: str) -> None:

@@ -6,13 +6,16 @@ register. The function tables of the hardware are not public: results are those 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trnsim.errors import CompilerError
-from trnsim.isa.alu import Activation, AluOp
+from trnsim.hardware.timing_constants import Timing
+from trnsim.isa.alu import ACTIVATIONS, Activation, AluOp
 from trnsim.isa.constants import reduce_cmd as ReduceCmd
+from trnsim.isa.costs import streamed, tensors, work
 from trnsim.isa.instruction import (
     In,
     OptionalOut,
@@ -28,9 +31,11 @@ from trnsim.isa.instruction import (
     write,
 )
 from trnsim.isa.vector import accumulator
+from trnsim.isa.work import Work
 from trnsim.machine import core as machine
 from trnsim.machine.form import Form
 from trnsim.machine.tensor import NkiTensor
+from trnsim.machine.trace import InstructionClass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,7 +84,9 @@ def activation(
         require_numbers(bias=bias)
         require(bias.dtype != "tfloat32", "bias cannot be tfloat32", "bias", bias.dtype, "another dtype")
     elif bias is not None:
-        require(generation != "v2", "bias must be a tensor with one element a partition", "bias", "a number", "a tensor")
+        require(
+            generation != "v2", "bias must be a tensor with one element a partition", "bias", "a number", "a tensor"
+        )
     cmd = _command(reduce_cmd)
     require(cmd in _COMMANDS, "this command is not supported here", "reduce_cmd", cmd, _COMMANDS)
     if reduce_op is not None:
@@ -111,6 +118,22 @@ def _(
         registers += np.add.reduce(result, axis=tuple(range(1, result.ndim)), dtype=np.float32)
     if reduce_res is not None:
         write(reduce_res, registers)
+
+
+@activation.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    n = streamed(t, k, engine)
+    if all(f.dtype.itemsize <= 2 for f in tensors(k)):
+        n /= t.scalar.narrow_mode
+    table = ACTIVATIONS[k.attributes["op"]].table
+    plain = k.attributes["op"] in ("copy", "identity")
+    main = work(t, k, engine, n, opcode="ACTIVATE", extra_ps=0 if plain else t.scalar.activate_ps, table=table)
+    if not k.has("reduce_res"):
+        return (main,)
+    result = tuple(i for i, o in enumerate(k.operands) if o.name == "reduce_res")
+    main = replace(main, writes=tuple(i for i in main.writes if i not in result))
+    read = t.scalar.cycles(t.scalar.accumulate_cycles)
+    return (main, Work(engine, "ACT_READ_ACCUMULATOR", read, t.scalar.duration(t.scalar.accumulate_cycles), (), result))
 
 
 def _activate(dst: NkiTensor, op: Activation, data: NkiTensor, bias: Any, scale: Any) -> NDArray[np.float32]:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trnsim.errors import CompilerError
+from trnsim.hardware.timing_constants import Timing
 from trnsim.isa.constants import engine as Engine
 from trnsim.isa.constants import matmul_perf_mode
+from trnsim.isa.costs import streamed, work
 from trnsim.isa.instruction import (
     In,
     Out,
@@ -23,9 +25,11 @@ from trnsim.isa.instruction import (
     require_on_chip,
     without,
 )
+from trnsim.isa.work import Work
 from trnsim.machine import core as machine
 from trnsim.machine.form import PSUM, SBUF
 from trnsim.machine.tensor import NkiTensor
+from trnsim.machine.trace import InstructionClass
 from trnsim.numerics import mx
 
 if TYPE_CHECKING:
@@ -362,6 +366,50 @@ def _(
     return (dst.as_float32() + product.astype(np.float32).reshape(dst.shape)).astype(np.float32)
 
 
+@_matmul.cost
+@_matmul_add.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    """Each pass is LoadStationary (behind the multiply before it) and MultiplyMoving of max(N, 64) cycles.
+
+    float32 takes two passes of two cycles a row, one if an operand holds ones and zeros only. Tiles of the array work
+    side by side, so an instruction that uses a share of it delays the next by that share.
+    """
+    e = t.tensor
+    stationary, moving = k.operand("stationary"), k.operand("moving")
+    double = str(k.attributes["perf_mode"]).startswith("double_row")
+    columns, rows = (f.elements // (2 if double else 1) for f in (stationary, moving))
+    wide = stationary.dtype == "float32" or moving.dtype == "float32"
+    passes, cycles = (e.float32_passes, e.float32_cycles_per_row) if wide else (1, 1)
+    if wide and (k.attributes["is_stationary_onezero"] or k.attributes["is_moving_onezero"]):
+        passes = max(1, passes // 2)
+    if wide and k.attributes["is_transpose"]:
+        passes = e.float32_transpose_passes
+    share = 1.0
+    if k.attributes["tile_size"]:
+        row_size, column_size = k.attributes["tile_size"]
+        share = row_size * column_size / 128**2
+    flops = 0 if k.attributes["is_transpose"] else 2 * stationary.size * rows
+    return _passes(t, k, passes, columns, rows, cycles, share, flops)
+
+
+def _passes(
+    t: Timing, k: InstructionClass, passes: int, columns: int, rows: int, cycles: int, share: float, flops: int
+) -> tuple[Work, ...]:
+    e = t.tensor
+    load = e.load(columns, cycles_per_row=cycles)
+    multiply = e.multiply(rows, cycles_per_row=cycles)
+    busy = round(multiply * share)
+    left = tuple(i for i, o in enumerate(k.operands) if o.name.startswith("stationary"))
+    right = tuple(i for i, o in enumerate(k.operands) if o.name.startswith("moving"))
+    pieces: list[Work] = []
+    for index in range(passes):
+        pieces += [
+            Work("tensor", "LDWEIGHTS", load, load, left, background=True),
+            Work("tensor", "MATMUL", busy, multiply + e.tail_ps, right, (0,), flops=0 if index else flops),
+        ]
+    return tuple(pieces)
+
+
 @instruction("nki.isa.nc_transpose", engines="tensor vector")
 def nc_transpose(dst: Out, data: In, engine: Any = Engine.unknown) -> tuple[str, ...]:
     """dst[f, p] = data[p, f], the free dimensions of ``data`` flattened; bit for bit from NeuronCore-v3 on.
@@ -410,6 +458,25 @@ def _(dst: NkiTensor, data: NkiTensor) -> NDArray[Any]:
     if dst.dtype != data.dtype:
         return data.as_float32().reshape(data.shape[0], -1).T
     return values
+
+
+@nc_transpose.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    """On TensorE the data are stationary and an identity moves: a row for each partition of ``data``."""
+    data = k.operand("data")
+    if engine == "vector":
+        return (work(t, k, engine, streamed(t, k, engine), opcode="TRANSPOSE"),)
+    e = t.tensor
+    wide = data.dtype.itemsize == 4
+    passes, cycles = (e.float32_transpose_passes, e.float32_cycles_per_row) if wide else (1, 1)
+    load, multiply = e.load(data.elements, cycles_per_row=cycles), e.multiply(data.partitions, cycles_per_row=cycles)
+    pieces: list[Work] = []
+    for _ in range(passes):
+        pieces += [
+            Work("tensor", "LDWEIGHTS", load, load, (1,), background=True),
+            Work("tensor", "MATMUL", multiply, multiply + e.tail_ps, (), (0,)),
+        ]
+    return tuple(pieces)
 
 
 _X4 = ("float8_e5m2_x4", "float8_e4m3fn_x4", "float4_e2m1fn_x4")
@@ -515,3 +582,13 @@ def _(
 ) -> NDArray[Any]:
     product = _mx_product(stationary, moving, stationary_scale, moving_scale)
     return (dst.as_float32().reshape(product.shape) + product).astype(np.float32)
+
+
+@_matmul_mx.cost
+@_matmul_mx_add.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    """One pass at the rate of bfloat16, contracting four packed elements a row of the array."""
+    stationary, moving = k.operand("stationary"), k.operand("moving")
+    share = k.attributes["tile_size"][0] / 128 if k.attributes["tile_size"] else 1.0
+    flops = 2 * 4 * stationary.size * moving.elements
+    return _passes(t, k, 1, stationary.elements, moving.elements, 1, share, flops)

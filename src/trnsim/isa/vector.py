@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trnsim.errors import CompilerError, HardwareError
+from trnsim.hardware.timing_constants import Timing
 from trnsim.isa.alu import ALU, AluOp
 from trnsim.isa.constants import engine as Engine
 from trnsim.isa.constants import reduce_cmd as ReduceCmd
+from trnsim.isa.costs import copy_rate, in_psum, pair_cycles, streamed, tensors, work
 from trnsim.isa.instruction import (
     Immediate,
     In,
@@ -35,10 +37,12 @@ from trnsim.isa.instruction import (
     without,
     write,
 )
+from trnsim.isa.work import Work
 from trnsim.machine import core as machine
 from trnsim.machine.core import check_start_partition
 from trnsim.machine.form import PSUM, SBUF, Form
 from trnsim.machine.tensor import NkiTensor
+from trnsim.machine.trace import InstructionClass
 from trnsim.numerics import as_dtype, from_float32, mx, to_float32
 
 if TYPE_CHECKING:
@@ -72,7 +76,10 @@ def memset(dst: Out, value: Immediate, engine: Any = Engine.unknown) -> tuple[st
     require_on_chip(dst=dst)
     if isinstance(value, (float, np.floating)) and dst.dtype.kind in ("int", "uint"):
         raise CompilerError(
-            "value must have dst's type: an integer tile takes an integer", operand="value", value=value, limit=dst.dtype
+            "value must have dst's type: an integer tile takes an integer",
+            operand="value",
+            value=value,
+            limit=dst.dtype,
         )
     return _vector_gpsimd(dst)
 
@@ -80,6 +87,15 @@ def memset(dst: Out, value: Immediate, engine: Any = Engine.unknown) -> tuple[st
 @memset.meaning
 def _(dst: NkiTensor, value: Any) -> None:
     target(dst)[...] = _number(value, dst.dtype)
+
+
+@memset.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    n = streamed(t, k, engine)
+    form = k.operands[0].form
+    if k.attributes.get("zero") and form.dtype in ("bfloat16", "float16"):
+        n /= 2
+    return (work(t, k, engine, n),)
 
 
 def _number(value: Any, dtype: DType) -> Any:
@@ -99,13 +115,19 @@ def _number(value: Any, dtype: DType) -> Any:
 def tensor_copy(dst: Out, src: In, engine: Any = Engine.unknown, dtype: Any = None) -> tuple[str, ...]:
     """``dst`` = ``src``, bit for bit if the dtypes are equal and through float32 if not.
 
-    ScalarE copies from NeuronCore-v3 on; GpSimdE does not reach PSUM. ``dtype``, which NKI 0.2 had, must be dst's.
+    ScalarE copies from NeuronCore-v3 on; GpSimdE does not reach PSUM. ``dtype``, which NKI 0.2 had, does not
+    override dst's.
     """
     del engine
     require_on_chip(dst=dst, src=src)
     require_same_size(dst, src, names=("src",))
     if dtype is not None and as_dtype(dtype) != dst.dtype:
-        raise CompilerError("dtype must be the dtype of dst", operand="dtype", value=dtype, limit=dst.dtype)
+        core = machine.current()
+        core.launch.add_finding(
+            "ignored-dtype",
+            f"tensor_copy(dtype={dtype}) was NKI 0.2's; the copy has the dtype of dst, {dst.dtype}",
+            core.caller_line(),
+        )
     if dst.dtype != src.dtype:
         require_numbers(dst=dst, src=src)
     engines: tuple[str, ...] = ("vector", "scalar", "gpsimd")
@@ -123,6 +145,14 @@ def _(dst: NkiTensor, src: NkiTensor) -> NDArray[Any] | None:
         to_float32(src.array(), src.dtype, target(dst))
         return None
     return src.as_float32()
+
+
+@tensor_copy.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    n = streamed(t, k, engine)
+    if engine == "vector":
+        n /= copy_rate(t.vector, tensors(k))
+    return (work(t, k, engine, n, opcode="COPY" if k.operands[0].form.dtype == k.operands[1].form.dtype else "CAST"),)
 
 
 @instruction("nki.isa.tensor_copy_predicated", engines="vector")
@@ -157,6 +187,12 @@ def _(dst: NkiTensor, src: Any, predicate: NkiTensor, reverse_pred: bool) -> Non
     np.copyto(target(dst), values, where=mask.reshape(dst.shape))
 
 
+@tensor_copy_predicated.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    n = streamed(t, k, engine)
+    return (work(t, k, engine, n if in_psum(k) else n * t.vector.two_input_streams),)
+
+
 # -- element-wise arithmetic -------------------------------------------------------------------------------------------
 
 
@@ -177,7 +213,11 @@ def tensor_tensor(dst: Out, data1: In, data2: In, op: AluOp, engine: Any = Engin
         return ("vector",)
     if op.name == "power":
         require(
-            "gpsimd" in engines, "power runs on GpSimdE, which does not reach PSUM", "op", "nl.power", "operands in SBUF"
+            "gpsimd" in engines,
+            "power runs on GpSimdE, which does not reach PSUM",
+            "op",
+            "nl.power",
+            "operands in SBUF",
         )
         return ("gpsimd",)
     if "gpsimd" in engines and all(x.dtype in _WORDS for x in (dst, data1, data2)) and _name(engine) != "vector":
@@ -198,6 +238,15 @@ def _(dst: NkiTensor, data1: NkiTensor, data2: NkiTensor, op: AluOp, engine: Any
             return _exact(dst, op, data1.array(), data2.array().reshape(data1.shape))
     x, y = data1.as_float32(), data2.as_float32()
     return _apply(op, x, y if y.shape == x.shape else y.reshape(x.shape), dst)
+
+
+@tensor_tensor.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    n = streamed(t, k, engine)
+    if engine == "gpsimd":
+        return (work(t, k, engine, n * t.vector.two_input_streams),)
+    inputs = [k.operand("data1"), k.operand("data2")]
+    return (work(t, k, engine, pair_cycles(t.vector, inputs, tensors(k), n)),)
 
 
 @instruction("nki.isa.tensor_scalar", engines="vector scalar gpsimd")
@@ -274,6 +323,16 @@ def _(
     return _apply(op1, x, _operand(op1, operand1, data), dst, reverse1)
 
 
+@tensor_scalar.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    n = streamed(t, k, engine)
+    if engine == "vector":
+        return (work(t, k, engine, n / copy_rate(t.vector, tensors(k)), arithmetic=True),)
+    if engine == "gpsimd":
+        return (work(t, k, engine, n * t.gpsimd.special_function_cycles),)
+    return (work(t, k, engine, n, arithmetic=True),)
+
+
 @instruction("nki.isa.scalar_tensor_tensor", engines="vector")
 def scalar_tensor_tensor(
     dst: Out,
@@ -312,6 +371,13 @@ def _(
     return _apply(op1, x, operand1.as_float32().reshape(x.shape), dst, reverse1)
 
 
+@scalar_tensor_tensor.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    n = streamed(t, k, engine)
+    inputs = [k.operand("data"), k.operand("operand1")]
+    return (work(t, k, engine, pair_cycles(t.vector, inputs, tensors(k), n), arithmetic=True),)
+
+
 @instruction("nki.isa.reciprocal", engines="vector")
 def reciprocal(dst: Out, data: In) -> None:
     """dst[p, i] = 1 / data[p, i] in float32."""
@@ -322,6 +388,11 @@ def reciprocal(dst: Out, data: In) -> None:
 @reciprocal.meaning
 def _(dst: NkiTensor, data: NkiTensor) -> NDArray[Any] | None:
     return _apply(_DIVIDE, np.float32(1), data.as_float32(), dst)
+
+
+@reciprocal.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    return (work(t, k, engine, streamed(t, k, engine) * t.vector.reciprocal_cycles),)
 
 
 # -- reductions and scans ----------------------------------------------------------------------------------------------
@@ -335,7 +406,13 @@ def tensor_reduce(dst: Out, op: AluOp, data: In, axis: Any, negate: bool = False
     """
     del keepdims
     require_numbers(dst=dst, data=data)
-    require(op.reduce is not None and op.name != "average", "this operator does not reduce", "op", op, "a reduction operator")
+    require(
+        op.reduce is not None and op.name != "average",
+        "this operator does not reduce",
+        "op",
+        op,
+        "a reduction operator",
+    )
     axes = _axes(axis, len(data.shape))
     kept = math.prod(data.shape[1 : axes[0]])
     require(dst.partitions == data.partitions, "dst and data differ in partitions", "dst", dst.shape, data.shape)
@@ -358,6 +435,15 @@ def _(dst: NkiTensor, op: AluOp, data: NkiTensor, axis: Any, negate: bool) -> ND
         return np.asarray(op.reduce.reduce(data.array(), axis=axes)).astype(dst.dtype.numpy)
     result = _reduce(op, data.as_float32(), axes)
     return np.negative(result) if negate else result
+
+
+@tensor_reduce.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    n = streamed(t, k, engine)
+    narrow = all(o.form.dtype == "bfloat16" for o in k.operands)
+    if narrow and k.attributes["op"] in ("add", "maximum"):
+        n /= 2
+    return (work(t, k, engine, n),)
 
 
 def _axes(axis: Any, rank: int) -> tuple[int, ...]:
@@ -443,6 +529,11 @@ def _(
     return result.T
 
 
+@tensor_tensor_scan.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    return (work(t, k, engine, streamed(t, k, engine) * t.vector.two_input_streams),)
+
+
 def accumulator(core: Core, data: NkiTensor, name: str = "vector_accumulator") -> NDArray[np.float32]:
     """The accumulator registers of the lanes of ``data``: one float32 a partition."""
     registers = core.state.get(name)
@@ -523,6 +614,13 @@ def _(
         write(reduce_res, np.negative(total) if reduce_res_negate else total)
 
 
+@tensor_scalar_reduce.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    # Reading the accumulators out is a second, short instruction.
+    extra = t.vector.cycles(t.vector.minimum_cycles) if k.has("reduce_res") else 0
+    return (work(t, k, engine, streamed(t, k, engine), arithmetic=True, extra_ps=extra),)
+
+
 @instruction("nki.isa.range_select", engines="vector", generations="v3 v4", state="vector_accumulator")
 def range_select(
     dst: Out,
@@ -590,6 +688,12 @@ def _(
         write(reduce_res, total)
 
 
+@range_select.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    extra = t.vector.cycles(t.vector.minimum_cycles) if k.has("reduce_res") else 0
+    return (work(t, k, engine, streamed(t, k, engine), arithmetic=True, extra_ps=extra),)
+
+
 # -- searches ----------------------------------------------------------------------------------------------------------
 
 
@@ -630,6 +734,11 @@ def _(src: NkiTensor) -> NDArray[np.float32]:
     return np.sort(top, axis=1)[:, ::-1]
 
 
+@max8.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    return (work(t, k, engine, streamed(t, k, engine)),)
+
+
 @instruction("nki.isa.nc_find_index8", engines="vector")
 def nc_find_index8(dst: Out, data: In, vals: In) -> None:
     """dst[p, k] = where vals[p, k] first is in data[p, :]; of equal vals the next takes the next place; or all ones."""
@@ -642,6 +751,11 @@ def nc_find_index8(dst: Out, data: In, vals: In) -> None:
 @nc_find_index8.meaning
 def _(dst: NkiTensor, data: NkiTensor, vals: NkiTensor) -> NDArray[Any]:
     return _find(data, vals, range(8))[0].astype(dst.dtype.numpy)
+
+
+@nc_find_index8.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    return (work(t, k, engine, streamed(t, k, engine)),)
 
 
 def _find(data: NkiTensor, vals: NkiTensor, order: range) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
@@ -685,6 +799,11 @@ def _(dst: NkiTensor, data: NkiTensor, vals: NkiTensor, imm: float, dst_idx: Nki
     write(dst, values)
     if dst_idx is not None:
         dst_idx.store(indices.astype(dst_idx.dtype.numpy))
+
+
+@nc_match_replace8.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    return (work(t, k, engine, streamed(t, k, engine)),)
 
 
 # -- across partitions -------------------------------------------------------------------------------------------------
@@ -743,6 +862,12 @@ def _(dst: NkiTensor, src: NkiTensor, shuffle_mask: tuple[int, ...]) -> None:
     target(dst)[pairs[:, 0]] = values.reshape(-1, *dst.shape[1:])
 
 
+@_shuffle.cost
+@_shuffle_some.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    return (work(t, k, engine, streamed(t, k, engine), opcode="STREAM_SHUFFLE"),)
+
+
 @instruction("nki.isa.quantize_mx", engines="vector", generations="v4")
 def quantize_mx(dst: Out, src: In, dst_scale: Out) -> None:
     """Groups of 8 partitions by 4 elements of ``src`` as MXFP8: packed elements to ``dst``, scales to ``dst_scale``.
@@ -782,6 +907,12 @@ def _(dst: NkiTensor, src: NkiTensor, dst_scale: NkiTensor) -> None:
     dst_scale.store(mx.spread_scales(scales, out=tile).view(dst_scale.dtype.numpy))
 
 
+@quantize_mx.cost
+def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    # Four elements a partition and cycle (Trainium3 architecture guide).
+    return (work(t, k, engine, k.operand("src").elements / 4),)
+
+
 # -- shared ------------------------------------------------------------------------------------------------------------
 
 
@@ -814,7 +945,13 @@ def _require_binary(op: AluOp, name: str) -> None:
 
 def _require_operand(op: AluOp, name: str, operand: Vector, label: str) -> None:
     """A binary operator has an operand, a unary one has none (or the number 0)."""
-    require(op.name not in ("average", "bypass"), "this operator is not supported here", name, op, "an operator of two operands or one")
+    require(
+        op.name not in ("average", "bypass"),
+        "this operator is not supported here",
+        name,
+        op,
+        "an operator of two operands or one",
+    )
     if op.unary and isinstance(operand, Form):
         raise CompilerError(f"{op.name} takes no second operand", operand=label, value=str(operand), limit="None or 0")
     if not op.unary and operand is None:

@@ -25,6 +25,7 @@ def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
     return Kernel(fn, **kwargs)
 
 
-from trnsim.nki import collectives, isa, language, typing  # noqa: E402
+from trnsim.nki import collectives, isa, typing  # noqa: E402
+from trnsim.nki import language as language  # noqa: E402, PLC0414
 
 __all__ = ["collectives", "isa", "jit", "language", "simulate", "typing"]

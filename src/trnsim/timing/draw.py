@@ -108,7 +108,8 @@ def draw_waits(
     producer = np.maximum(cause, 0)
     is_dma = tables.column("dge")[nodes.variant[producer]] != NO_DMA
     ready = np.clip(np.where(known, run.ready[on_engine], 0), begin, start)
-    done = np.clip(np.where(known, run.done[producer], 0), begin, ready)
+    # What a DMA takes to signal is part of waiting for its data; between engines the semaphore is told apart.
+    done = np.where(is_dma & known, ready, np.clip(np.where(known, run.done[producer], 0), begin, ready))
     data = np.where(is_dma, tl.DATA_DMA, tl.DATA_TENSOR + kind[producer])
     for edge, reason in _KINDS.items():
         data = np.where(run.cause_kind[on_engine] == edge, reason, data)

@@ -263,7 +263,8 @@ def _needed(edges: Edges, queue: Column, dge: Column) -> Edges:
     """Edges that need a semaphore. One in-order engine needs none to keep order, and TensorE none to accumulate in
     PSUM.
     """
-    same = (queue[edges.producer] == queue[edges.consumer]) & (dge[edges.producer] == NO_DMA)
+    engine_only = (dge[edges.producer] == NO_DMA) & (dge[edges.consumer] == NO_DMA)
+    same = (queue[edges.producer] == queue[edges.consumer]) & engine_only
     tensor = queue[edges.producer] % QUEUE_COUNT == TENSOR
     wanted = (edges.kind != ORDER) & ~(same & ((edges.kind != RAW) | tensor)) & (edges.producer != edges.consumer)
     return Edges(edges.producer[wanted], edges.consumer[wanted], edges.kind[wanted])

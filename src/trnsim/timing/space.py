@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def space_edges(program: CoreProgram, uses: Uses, tables: ClassTables, compiled: bool) -> Edges:
-    """Edges from the last users of bytes to the first writers of the tile that takes them over, but for spilled tiles."""
+    """Edges from the last users of bytes to the first writers of the tile that takes them over (no spilled ones)."""
     taken = uses.placement.taken_over
     if len(uses.placement.spills):
         spilled = np.unique(uses.placement.spills[:, 1])

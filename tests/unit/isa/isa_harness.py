@@ -1,4 +1,4 @@
-"""One core to run instructions on, tensors in every layout, and references that share nothing with the code under test."""
+"""One core to run instructions on, tensors in every layout, and references independent of the code under test."""
 
 from contextlib import contextmanager
 from functools import cache
@@ -197,7 +197,7 @@ generations = st.sampled_from(GENERATIONS)
 
 
 def assert_refused(kind, operand, call):
-    """``call`` raises ``kind`` whose text names instruction and operand and, if hardware forbids it, value and limit."""
+    """``call`` raises ``kind``, whose text names instruction, operand and, of what hardware forbids, value and limit."""
     with pytest.raises(kind) as caught:
         call()
     error = caught.value

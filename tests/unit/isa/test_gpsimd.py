@@ -69,10 +69,17 @@ def test_iota(pattern, partitions, offset, multiplier, layout):
 
 @draws
 @given(
-    st.lists(st.tuples(small, st.integers(1, 5)).map(list), min_size=1, max_size=4), st.sampled_from([1, 16, 100]), small,
-    small, st.sampled_from(["equal", "not_equal", "less", "less_equal", "greater", "greater_equal"]), seeds,
-    st.sampled_from([*FLOATS, "int32"]), st.sampled_from([*FLOATS, "int32"]), layouts, output_layouts,
-)  # fmt: skip
+    st.lists(st.tuples(small, st.integers(1, 5)).map(list), min_size=1, max_size=4),
+    st.sampled_from([1, 16, 100]),
+    small,
+    small,
+    st.sampled_from(["equal", "not_equal", "less", "less_equal", "greater", "greater_equal"]),
+    seeds,
+    st.sampled_from([*FLOATS, "int32"]),
+    st.sampled_from([*FLOATS, "int32"]),
+    layouts,
+    output_layouts,
+)
 def test_affine_select(pattern, partitions, offset, multiplier, name, seed, kind, out, layout1, layout):
     value = affine(pattern, partitions, offset, multiplier)
     x = draw_values(seed, kind, *value.shape)
@@ -136,9 +143,13 @@ def test_n_gather(size, count, seed, kind, layout1, layout):
 
 @draws
 @given(
-    st.sampled_from([16, 48, 128]), st.integers(1, 4), st.sampled_from([1, 2, 4]), st.integers(0, 15), seeds,
+    st.sampled_from([16, 48, 128]),
+    st.integers(1, 4),
+    st.sampled_from([1, 2, 4]),
+    st.integers(0, 15),
+    seeds,
     st.sampled_from(["float32", "bfloat16", "int8"]),
-)  # fmt: skip
+)
 def test_local_gather(partitions, columns, width, spare, seed, kind):
     """As the NumPy equivalent in the NKI reference: 16 partitions share indices, in the order of columns."""
     x = draw_values(seed, kind, partitions, 24)

@@ -103,10 +103,19 @@ def test_sin_outside_its_range_is_the_documented_cubic():
 
 @draws
 @given(
-    st.sampled_from(["v2", "v3", "v4"]), sizes, seeds, st.sampled_from(EXACT), st.sampled_from(["none", "number", "vector"]),
-    st.sampled_from(["number", "vector"]), st.sampled_from([*FLOATS, "int8", "int32"]), st.sampled_from([*FLOATS, "uint8"]),
-    memories, memories, layouts, output_layouts,
-)  # fmt: skip
+    st.sampled_from(["v2", "v3", "v4"]),
+    sizes,
+    seeds,
+    st.sampled_from(EXACT),
+    st.sampled_from(["none", "number", "vector"]),
+    st.sampled_from(["number", "vector"]),
+    st.sampled_from([*FLOATS, "int8", "int32"]),
+    st.sampled_from([*FLOATS, "uint8"]),
+    memories,
+    memories,
+    layouts,
+    output_layouts,
+)
 def test_scale_and_bias(generation, size, seed, name, bias, scale, kind, out, place1, place, layout1, layout):
     """dst = op(data * scale + bias), each step rounded to float32."""
     if generation == "v2" and bias == "number":

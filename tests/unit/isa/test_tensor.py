@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from isa_harness import (
     NUMPY,
     assert_refused,
-    assert_same,
     draw_values,
     draws,
     generations,
@@ -42,9 +41,16 @@ def assert_product(actual, a, b, steps=1, rounding=2.0**-24):
 class TestMatmul:
     @draws
     @given(
-        generations, st.sampled_from([1, 32, 100, 128]), st.sampled_from([1, 12, 128]), st.sampled_from([1, 24, 40]), seeds,
-        st.tuples(narrow, narrow) | st.just(("float32", "float32")), layouts, layouts, output_layouts,
-    )  # fmt: skip
+        generations,
+        st.sampled_from([1, 32, 100, 128]),
+        st.sampled_from([1, 12, 128]),
+        st.sampled_from([1, 24, 40]),
+        seeds,
+        st.tuples(narrow, narrow) | st.just(("float32", "float32")),
+        layouts,
+        layouts,
+        output_layouts,
+    )
     def test_product(self, generation, k, m, n, seed, kinds, layout1, layout2, layout):
         a, b = draw_values(seed, kinds[0], k, m), draw_values(seed + 1, kinds[1], k, n)
         with running(generation) as core:
@@ -125,9 +131,14 @@ class TestMatmul:
 class TestTranspose:
     @draws
     @given(
-        st.sampled_from(["v3", "v4"]), st.sampled_from([1, 32, 100]), st.sampled_from([1, 12, 40]), seeds,
-        st.sampled_from(["float32", "bfloat16", "float8_e5m2", "int32", "uint8"]), layouts, output_layouts,
-    )  # fmt: skip
+        st.sampled_from(["v3", "v4"]),
+        st.sampled_from([1, 32, 100]),
+        st.sampled_from([1, 12, 40]),
+        seeds,
+        st.sampled_from(["float32", "bfloat16", "float8_e5m2", "int32", "uint8"]),
+        layouts,
+        output_layouts,
+    )
     def test_bits(self, generation, p, f, seed, kind, layout1, layout):
         bits = draw_values(seed, f"uint{8 * np.dtype(NUMPY[kind]).itemsize}", p, f)
         with running(generation) as core:

@@ -152,7 +152,9 @@ class TestElementwise:
             dst = tensor(core, kind, *size, "sbuf", layout)
             vector.tensor_tensor(dst, data1, given_tensor(core, y, kind), op(name))
             a, b = (v.view(NUMPY[unsigned]).astype(object) for v in (x, y))
-            reference = np.vectorize(lambda i, j: 0 if "shift" in name and j >= bits else BITS[name](i, j), otypes=[object])
+            reference = np.vectorize(
+                lambda i, j: 0 if "shift" in name and j >= bits else BITS[name](i, j), otypes=[object]
+            )
             expected = wrapped(reference(a, b), kind)
             assert_same(read(dst), expected)
             scalar = int(y[0, 0])
@@ -217,9 +219,20 @@ class TestElementwise:
 
     @draws
     @given(
-        generations, sizes, seeds, operators, operators, st.booleans(), st.booleans(), st.booleans(), dtypes, dtypes,
-        memories, layouts, output_layouts,
-    )  # fmt: skip
+        generations,
+        sizes,
+        seeds,
+        operators,
+        operators,
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
+        dtypes,
+        dtypes,
+        memories,
+        layouts,
+        output_layouts,
+    )
     def test_scalar_tensor_tensor(
         self, generation, size, seed, name0, name1, reverse0, reverse1, column, kind, out, place, layout1, layout
     ):
@@ -302,9 +315,16 @@ class TestCopies:
 
     @draws
     @given(
-        sizes, seeds, st.sampled_from([*FLOATS, *INTEGERS]), st.sampled_from(["uint8", "uint16", "uint32"]), st.booleans(),
-        st.booleans(), memories, layouts, output_layouts,
-    )  # fmt: skip
+        sizes,
+        seeds,
+        st.sampled_from([*FLOATS, *INTEGERS]),
+        st.sampled_from(["uint8", "uint16", "uint32"]),
+        st.booleans(),
+        st.booleans(),
+        memories,
+        layouts,
+        output_layouts,
+    )
     def test_tensor_copy_predicated(self, size, seed, kind, predicate, reverse, number, place, layout1, layout):
         x, old = draw_values(seed, kind, *size), draw_values(seed + 1, kind, *size)
         p = draw_values(seed + 2, "uint8", *size) % 3
@@ -338,10 +358,18 @@ class TestReductions:
 
     @draws
     @given(
-        generations, st.sampled_from([1, 32, 128]), st.sampled_from(SHAPES), seeds,
-        st.sampled_from(["add", "multiply", "maximum", "minimum", "subtract", "logical_and", "logical_or", "logical_xor"]),
-        st.sampled_from(["float32", "bfloat16", "float8_e4m3", "int8"]), float_dtypes, st.booleans(), st.booleans(),
-    )  # fmt: skip
+        generations,
+        st.sampled_from([1, 32, 128]),
+        st.sampled_from(SHAPES),
+        seeds,
+        st.sampled_from(
+            ["add", "multiply", "maximum", "minimum", "subtract", "logical_and", "logical_or", "logical_xor"]
+        ),
+        st.sampled_from(["float32", "bfloat16", "float8_e4m3", "int8"]),
+        float_dtypes,
+        st.booleans(),
+        st.booleans(),
+    )
     def test_tensor_reduce(self, generation, partitions, case, seed, name, kind, out, negate, permuted):
         shape, axis = case
         axes = tuple(a % (len(shape) + 1) for a in ((axis,) if isinstance(axis, int) else axis))
@@ -368,7 +396,9 @@ class TestReductions:
                 with np.errstate(invalid="ignore"):
                     near = np.abs(read(dst).astype(np.float64) - rounded(single(expected), out).astype(np.float64))
                 step = {"float32": 0, "float16": 2**-10, "bfloat16": 2**-7, "float8_e4m3": 2**-3, "float8_e5m2": 2**-2}
-                limit = (np.abs(expected) if size is None else size) * 24 * 2.0**-23 + np.abs(expected) * step[out] + 2e-3
+                limit = (
+                    (np.abs(expected) if size is None else size) * 24 * 2.0**-23 + np.abs(expected) * step[out] + 2e-3
+                )
                 same = read(dst) == rounded(single(expected), out)
                 assert (same | (near <= limit)).all()
 
@@ -395,10 +425,20 @@ class TestReductions:
 
     @draws
     @given(
-        generations, sizes, seeds, st.sampled_from(["add", "multiply", "maximum", "subtract", "greater"]),
-        st.sampled_from(["add", "multiply", "minimum", "subtract"]), st.booleans(), st.booleans(), st.booleans(), dtypes,
-        float_dtypes, memories, layouts, output_layouts,
-    )  # fmt: skip
+        generations,
+        sizes,
+        seeds,
+        st.sampled_from(["add", "multiply", "maximum", "subtract", "greater"]),
+        st.sampled_from(["add", "multiply", "minimum", "subtract"]),
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
+        dtypes,
+        float_dtypes,
+        memories,
+        layouts,
+        output_layouts,
+    )
     def test_scan(
         self, generation, size, seed, name0, name1, reverse0, reverse1, column, kind, out, place, layout1, layout
     ):
@@ -437,21 +477,44 @@ class TestReductions:
                     out, tiles[1], nl.multiply, 2.0, op(name), None, False, reduce_cmd=reduce_cmd.reduce
                 )
                 vector.tensor_scalar_reduce(
-                    out, tiles[2], nl.multiply, 2.0, op(name), result, reduce_cmd=reduce_cmd.reduce, reduce_res_negate=True
+                    out,
+                    tiles[2],
+                    nl.multiply,
+                    2.0,
+                    op(name),
+                    result,
+                    reduce_cmd=reduce_cmd.reduce,
+                    reduce_res_negate=True,
                 )
                 everything = np.concatenate([2 * upcast(p) for p in parts], 1)
                 assert_close(-read(result), reduce(everything, axis=1, keepdims=True), "float32", 600)
                 assert_same(read(out), rounded(2 * parts[2], "bfloat16"))
             vector.tensor_scalar_reduce(
-                out, tiles[0], nl.add, 1.0, nl.add, result, False, reduce_cmd.load_reduce, given_tensor(core, start, "float32")
+                out,
+                tiles[0],
+                nl.add,
+                1.0,
+                nl.add,
+                result,
+                False,
+                reduce_cmd.load_reduce,
+                given_tensor(core, start, "float32"),
             )
             assert_close(read(result), upcast(start) + (upcast(parts[0]) + 1).sum(1, keepdims=True), "float32", 100)
 
     @draws
     @given(
-        st.sampled_from(["v3", "v4"]), sizes, seeds, st.sampled_from(["greater_equal", "greater", "equal"]),
-        st.sampled_from(["less", "less_equal"]), st.integers(0, 50), float_dtypes, float_dtypes, layouts, output_layouts,
-    )  # fmt: skip
+        st.sampled_from(["v3", "v4"]),
+        sizes,
+        seeds,
+        st.sampled_from(["greater_equal", "greater", "equal"]),
+        st.sampled_from(["less", "less_equal"]),
+        st.integers(0, 50),
+        float_dtypes,
+        float_dtypes,
+        layouts,
+        output_layouts,
+    )
     def test_range_select(self, generation, size, seed, name0, name1, start, kind, out, layout1, layout):
         x = draw_values(seed, kind, *size)
         low = draw_values(seed, "uint8", size[0], 1).astype(np.float32) % 60
@@ -527,7 +590,9 @@ class TestSearches:
 
 class TestAcrossPartitions:
     @draws
-    @given(st.sampled_from([1, 31, 32, 64, 128]), st.integers(1, 6), seeds, st.sampled_from([*FLOATS, *INTEGERS]), memories)
+    @given(
+        st.sampled_from([1, 31, 32, 64, 128]), st.integers(1, 6), seeds, st.sampled_from([*FLOATS, *INTEGERS]), memories
+    )
     def test_shuffle(self, partitions, elements, seed, kind, place):
         rng = np.random.default_rng(seed)
         reach = min(partitions, 32)
@@ -554,10 +619,13 @@ class TestAcrossPartitions:
 
     @draws
     @given(
-        st.sampled_from([32, 64, 128]), st.integers(1, 5), seeds, st.sampled_from(["bfloat16", "float16"]),
+        st.sampled_from([32, 64, 128]),
+        st.integers(1, 5),
+        seeds,
+        st.sampled_from(["bfloat16", "float16"]),
         st.sampled_from([("float8_e4m3fn_x4", 8, 448.0), ("float8_e5m2_x4", 15, 57344.0)]),
         st.sampled_from(["uint8", "float8_e8m0fnu"]),
-    )  # fmt: skip
+    )
     def test_quantize_mx(self, partitions, columns, seed, kind, target, scale_kind):
         import ml_dtypes
 
@@ -628,7 +696,12 @@ RULES = [
     ("v3", HardwareError, "engine", lambda t: V.tensor_tensor(t(), t(), t(), nl.add, engine.scalar)),
     ("v3", HardwareError, "engine", lambda t: V.tensor_tensor(t(memory="psum"), t(), t(), nl.add, engine.gpsimd)),
     ("v4", HardwareError, "data1", lambda t: V.tensor_tensor(t(), t("float8_e5m2_x4"), t(), nl.add)),
-    ("v3", HardwareError, "op1", lambda t: V.tensor_scalar(t("int32"), t("int32"), nl.bitwise_and, 1, False, nl.add, 1)),
+    (
+        "v3",
+        HardwareError,
+        "op1",
+        lambda t: V.tensor_scalar(t("int32"), t("int32"), nl.bitwise_and, 1, False, nl.add, 1),
+    ),
     ("v3", HardwareError, "data", lambda t: V.tensor_scalar(t("int32"), t(), nl.bitwise_and, 1)),
     ("v3", HardwareError, "operand0", lambda t: V.tensor_scalar(t("int32"), t("int32"), nl.bitwise_and, 1.5)),
     ("v3", HardwareError, "operand0", lambda t: V.tensor_scalar(t(), t(), nl.add, t("bfloat16", 8, 1))),
@@ -668,7 +741,12 @@ RULES = [
         lambda t: V.tensor_scalar_reduce(t(), t(), nl.add, 1.0, nl.add, reduce_cmd=reduce_cmd.idle),
     ),
     ("v3", HardwareError, "reduce_res", lambda t: V.tensor_scalar_reduce(t(), t(), nl.add, 1.0, nl.add, t())),
-    ("v3", CompilerError, "reduce_init", lambda t: V.tensor_scalar_reduce(t(), t(), nl.add, 1.0, nl.add, reduce_init=1.0)),
+    (
+        "v3",
+        CompilerError,
+        "reduce_init",
+        lambda t: V.tensor_scalar_reduce(t(), t(), nl.add, 1.0, nl.add, reduce_init=1.0),
+    ),
     ("v3", HardwareError, "src", lambda t: V.max8(t(elements=8), t(elements=7))),
     ("v3", HardwareError, "src", lambda t: V.max8(t("float32", 1, 8), t("uint8", 1, 16385))),
     ("v3", HardwareError, "dst", lambda t: V.max8(t(elements=9), t())),
@@ -684,7 +762,12 @@ RULES = [
         "src",
         lambda t: V.nc_stream_shuffle(t(partitions=64), t(partitions=128)[32:64], [0] * 32),
     ),
-    ("v4", HardwareError, "src", lambda t: V.quantize_mx(t("float8_e4m3fn_x4", 32, 4), t("float32", 32), t("uint8", 32, 4))),
+    (
+        "v4",
+        HardwareError,
+        "src",
+        lambda t: V.quantize_mx(t("float8_e4m3fn_x4", 32, 4), t("float32", 32), t("uint8", 32, 4)),
+    ),
     ("v4", HardwareError, "src", lambda t: V.quantize_mx(t("float8_e4m3fn_x4", 8, 4), t("bfloat16"), t("uint8", 8, 4))),
     (
         "v4",

@@ -1,0 +1,240 @@
+"""The commands as a user runs them: output, exit status, and clear errors for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAD = """
+import numpy as np
+import nki, nki.isa as nisa, nki.language as nl
+"""
+KERNEL = (
+    HEAD
+    + """
+@nki.jit
+def double(x):
+    out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+    tile = nl.load(x)
+    nl.store(out, value=nl.multiply(tile, 2.0))
+    return out
+
+if __name__ == "__main__":
+    x = np.ones((128, 64), np.float32)
+    assert (np.asarray(double(x)) == 2).all()
+"""
+)
+
+
+def trnsim(*arguments, cwd):
+    environment = {k: v for k, v in os.environ.items() if k != "NEURON_PLATFORM_TARGET_OVERRIDE"}
+    return subprocess.run(
+        [sys.executable, "-m", "trnsim.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=environment,
+    )
+
+
+@pytest.fixture
+def script(tmp_path):
+    def write(text, name="script.py"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_run_reports_each_call(script, tmp_path):
+    path = script(KERNEL)
+    result = trnsim("run", "--json", "report.json", "--html", "report.html", path, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "double" in result.stdout
+    assert "trn2" in result.stdout
+    assert "\x1b" not in result.stdout + result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    call = report["calls"][0]
+    assert call["kernel"] == "double"
+    assert call["time_us"] > 0
+    for key in ("chip", "support", "bound_by", "engines", "hbm_read_bytes", "hbm_write_bytes", "sbuf_peak_bytes"):
+        assert key in call
+    assert call["hbm_read_bytes"] == 128 * 64 * 4
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
+def test_json_to_standard_output_is_only_json(script, tmp_path):
+    result = trnsim("run", "--json", "-", script(KERNEL), cwd=tmp_path)
+    assert json.loads(result.stdout)["calls"]
+
+
+def test_perfetto(script, tmp_path):
+    pytest.importorskip("perfetto")
+    result = trnsim("run", "--perfetto", "trace.pftrace", script(KERNEL), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "trace.pftrace").stat().st_size > 100
+
+
+def test_time_only_has_the_same_time(script, tmp_path):
+    path = script(KERNEL)
+    times = []
+    for option in ([], ["--time-only"]):
+        result = trnsim("run", *option, "--json", "-", path, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        times.append(json.loads(result.stdout)["calls"][0]["time_us"])
+    assert times[0] == times[1]
+
+
+def test_profile_needs_no_script(script, tmp_path):
+    path = script(KERNEL)
+    result = trnsim("profile", f"{path}:double", "--arg", "f32[128,64]", "--json", "-", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["calls"][0]["numeric"] is False
+    named = trnsim("profile", f"{path}:double", "--arg", "x=bf16[128,64]", cwd=tmp_path)
+    assert named.returncode == 0, named.stderr
+    assert "bfloat16" in named.stdout
+
+
+def test_a_users_chip(script, tmp_path):
+    (tmp_path / "slow.toml").write_text('base = "trn2"\nname = "slow"\n[core.engines.vector]\nclock = "0.1 GHz"\n')
+    path = script(KERNEL)
+    times = [
+        json.loads(trnsim("run", "--chip", c, "--json", "-", path, cwd=tmp_path).stdout)["calls"][0]["time_us"]
+        for c in ("trn2", "slow.toml")
+    ]
+    assert times[1] > times[0]
+
+
+def test_chips(tmp_path):
+    result = trnsim("chips", cwd=tmp_path)
+    assert result.returncode == 0
+    for name in ("trn1", "trn2", "trn3", "inf2", "h100", "gb200"):
+        assert name in result.stdout
+    one = trnsim("chips", "trn2", cwd=tmp_path)
+    assert "trainium2_arch" in one.stdout
+    assert json.loads(trnsim("chips", "--json", "-", cwd=tmp_path).stdout)
+
+
+def test_help_shows_an_example(tmp_path):
+    for command in ("run", "profile", "chips"):
+        assert "Example: trnsim" in trnsim(command, "--help", cwd=tmp_path).stdout
+
+
+def body(lines):
+    return HEAD + "\n@nki.jit\ndef kernel(x):\n" + "".join(f"    {line}\n" for line in lines.split("\n")) + (
+        "\nkernel(np.ones((128, 512), np.float32))\n"
+    )
+
+
+BAD_KERNELS = {
+    "partition size": (
+        "t = nl.ndarray((256, 4), dtype=nl.float32, buffer=nl.sbuf)",
+        r"partition size 256 exceeds 128",
+    ),
+    "psum as a dma source": (
+        "p = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)\n"
+        "out = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.shared_hbm)\n"
+        "nisa.dma_copy(dst=out, src=p)",
+        r"(?s)not PSUM.*dma_copy src.*psum",
+    ),
+    "mismatched shapes": (
+        "a = nl.load(x)\nb = nl.ndarray((128, 256), dtype=nl.float32, buffer=nl.sbuf)\n"
+        "nisa.tensor_tensor(dst=b, data1=a, data2=a, op=nl.add)",
+        r"(?s)tensor_tensor.*512.*256",
+    ),
+    "mismatched dtypes": (
+        "a = nl.load(x)\nb = nl.load(x[:, 0:128], dtype=nl.bfloat16)\n"
+        "p = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)\n"
+        "nisa.nc_matmul(dst=p, stationary=b, moving=a)",
+        r"float32 and tfloat32 multiply only with each other",
+    ),
+    "larger than SBUF": (
+        "t = nl.ndarray((128, 100000), dtype=nl.float32, buffer=nl.sbuf)",
+        r"400000 bytes a partition.*229376",
+    ),
+    "address beyond SBUF": (
+        "t = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf, address=(0, 229000))",
+        r"(?s)runs beyond SBUF.*229376 bytes a partition",
+    ),
+    "instruction of another generation": (
+        "a = nl.load(x, dtype=nl.bfloat16)\n"
+        "q = nl.ndarray((128, 128), dtype=nl.float8_e5m2_x4, buffer=nl.sbuf)\n"
+        "s = nl.ndarray((128, 128), dtype=nl.uint8, buffer=nl.sbuf)\n"
+        "nisa.quantize_mx(dst=q, src=a, dst_scale=s)",
+        r"quantize_mx does not exist on NeuronCore-v3.*v4",
+    ),
+    "index out of range": ("t = x[0:129, 0:4]", r"0:129 is out of range"),
+    "wrong keyword": ("nisa.dma_copy(dst=x, source=x)", r"unexpected keyword argument 'source'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_KERNELS)
+def test_bad_kernels(case, script, tmp_path):
+    lines, message = BAD_KERNELS[case]
+    path = script(body(lines))
+    result = trnsim("run", "--json", "out.json", "--html", "out.html", path, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert re.search(message, result.stderr), result.stderr
+    source_line = 7 + lines.count("\n")
+    assert re.search(rf"{re.escape(str(path))}(:|\", line ){source_line}\b", result.stderr), result.stderr
+    assert "This is a bug in trnsim" not in result.stderr
+    assert not (tmp_path / "out.json").exists()
+    assert not (tmp_path / "out.html").exists()
+
+
+BAD_COMMANDS = {
+    "script raises": (["run", "{raises}"], 2, r"(?s)raised ZeroDivisionError.*raises.py\", line 1"),
+    "no python": (["run", "{no_python}"], 2, r"no_python.py:1 is not valid Python"),
+    "binary": (["run", "{binary}"], 2, r"is not (valid Python|a Python file)"),
+    "missing": (["run", "nothing.py"], 2, r"nothing.py is not a file"),
+    "unknown chip": (["run", "--chip", "trn9", "{good}"], 2, r"trn9"),
+    "unknown chip shown": (["chips", "trn9"], 2, r"trn9"),
+    "unknown schedule": (["run", "--schedule", "best", "{good}"], 2, r"unknown schedule 'best'"),
+    "unknown option": (["chips", "--nothing"], 2, r"(?i)no such option"),
+    "no kernel of that name": (["profile", "{good}:triple"], 2, r"no kernel 'triple'; it has double"),
+    "no kernel named": (["profile", "{good}"], 2, r"FILE.py:KERNEL"),
+    "bad argument": (["profile", "{good}:double", "--arg", "f32[a]"], 2, r"cannot read argument 'f32\[a\]'"),
+    "bad dtype": (["profile", "{good}:double", "--arg", "f99[2,2]"], 2, r"f99"),
+    "missing array": (["profile", "{good}:double", "--arg", "nothing.npy"], 2, r"cannot read nothing.npy"),
+    "bad assumption": (["run", "--assume", "n", "{good}"], 2, r"NAME=INTEGER"),
+    "folder that is not there": (["run", "--json", "no/such/dir.json", "{good}"], 2, r"no/such"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_COMMANDS)
+def test_bad_commands(case, script, tmp_path):
+    arguments, status, message = BAD_COMMANDS[case]
+    (tmp_path / "binary.py").write_bytes(bytes(range(256)))
+    files = {
+        "good": script(KERNEL, "good.py"),
+        "raises": script("1 / 0\n", "raises.py"),
+        "no_python": script("def (\n", "no_python.py"),
+        "binary": tmp_path / "binary.py",
+    }
+    result = trnsim(*[a.format(**files) for a in arguments], cwd=tmp_path)
+    assert result.returncode == status, result.stderr
+    assert re.search(message, result.stderr), result.stderr
+    assert "Traceback (most recent call last)" not in result.stderr
+    left = {p.name for p in tmp_path.iterdir()} - {Path(f).name for f in files.values()} - {"__pycache__"}
+    assert not left
+
+
+def test_findings_give_status_one(script, tmp_path):
+    path = script(
+        body(
+            "t = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)\n"
+            "out = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.shared_hbm)\n"
+            "nisa.dma_copy(dst=out, src=t)\nreturn out"
+        )
+    )
+    result = trnsim("run", path, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "nothing was written" in " ".join(result.stdout.split())
