@@ -104,7 +104,8 @@ def test_profile_needs_no_script(script, tmp_path):
 
 
 def test_a_users_chip(script, tmp_path):
-    (tmp_path / "slow.toml").write_text('base = "trn2"\nname = "slow"\n[core.engines.vector]\nclock = "0.1 GHz"\n')
+    slow = 'base = "trn2"\nname = "slow"\n[core.engines.vector]\nclock = "0.1 GHz"\n[core.engines.scalar]\nclock = "0.1 GHz"\n'
+    (tmp_path / "slow.toml").write_text(slow)
     path = script(KERNEL)
     times = [
         json.loads(trnsim("run", "--chip", c, "--json", "-", path, cwd=tmp_path).stdout)["calls"][0]["time_us"]

@@ -1,7 +1,7 @@
 """Operators of the engines' arithmetic units, and activation functions of ScalarE.
 
-Documented in the NKI reference as ``nki-aluop`` and ``nki-act-func``. Arithmetic is float32; the activation tables of the
-hardware are not public, so these are IEEE float32 results.
+Documented in the NKI reference as ``nki-aluop`` and ``nki-act-func``. Arithmetic is float32; the activation tables of
+the hardware are not public, so these are IEEE float32 results.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class AluOp:
     """An operator of the arithmetic units.
 
     ``kind``: ``arithmetic`` (float32), ``bitvec`` (bits of integers), ``logical`` (0/1 results) or ``compare``.
-    ``reduce`` is the ufunc that reduces with it, or None. ``identity`` starts such a reduction. ``unary`` operators take
-    no second operand.
+    ``reduce`` is the ufunc that reduces with it, or None. ``identity`` starts such a reduction. ``unary`` operators
+    take no second operand.
     """
 
     name: str

@@ -103,7 +103,7 @@ def affine_select(
     cmp_op: AluOp = ALU["equal"],
     offset: Immediate = 0,
 ) -> None:
-    """dst[p, i] = on_true_tile[p, i] where the affine value (see ``iota``) compares true with 0, else on_false_value."""
+    """dst[p, i] = on_true_tile[p, i] where the affine value (``iota``) compares true with 0, else on_false_value."""
     del channel_multiplier, on_false_value, offset
     require_memory(SBUF, dst=dst, on_true_tile=on_true_tile)
     require_numbers(dst=dst, on_true_tile=on_true_tile)
@@ -168,7 +168,7 @@ def _(dst: NkiTensor, op: AluOp, data: NkiTensor) -> NDArray[Any]:
 
 @tensor_partition_reduce.cost
 def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
-    # Each of the eight processors goes through its 16 partitions, then their results are combined: assumed, not published.
+    # Each of the eight processors goes through its 16 partitions, then their results are combined: assumed.
     return (work(t, k, engine, 2 * streamed(t, k, engine)),)
 
 
@@ -206,8 +206,8 @@ def local_gather(
 ) -> None:
     """dst[p, k] = src_buffer[p, n[k] + (0 ... num_elem_per_idx - 1)], by the indices n of p's group of 16 partitions.
 
-    A group's indices are those of all its partitions, taken down the partitions first; the first ``num_valid_indices`` of
-    them are used. They count elements, from the start of the partition.
+    A group's indices are those of all its partitions, taken down the partitions first; the first ``num_valid_indices``
+    of them are used. They count elements, from the start of the partition.
     """
     require_memory(SBUF, dst=dst, src_buffer=src_buffer, index=index)
     require(dst.dtype == src_buffer.dtype, "dst must have the dtype of src_buffer", "dst", dst.dtype, src_buffer.dtype)

@@ -1,7 +1,7 @@
 """ScalarE: activation functions, with a scale and a bias before and a sum after.
 
-Documented in the NKI reference (``nki.isa.activation``, release 0.6). Each partition is a lane with one float32 accumulator
-register. The function tables of the hardware are not public: results are those of IEEE float32.
+Documented in the NKI reference (``nki.isa.activation``, release 0.6). Each partition is a lane with one float32
+accumulator register. The function tables of the hardware are not public: results are those of IEEE float32.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def activation(
     """dst[p, i] = op(data[p, i] * scale[p] + bias[p]) in float32; the sum over i can go to the lane's accumulator.
 
     ``scale`` is a number or one float32 a partition; ``bias`` the same in any dtype but tfloat32, and no number on
-    NeuronCore-v2. ``reduce_cmd`` resets the accumulators, adds to them, or both; ``reduce_res``, one element a partition,
-    receives what they hold then. They keep it between calls.
+    NeuronCore-v2. ``reduce_cmd`` resets the accumulators, adds to them, or both; ``reduce_res``, one element a
+    partition, receives what they hold then. They keep it between calls.
     """
     generation = machine.current().generation
     require_numbers(dst=dst, data=data, reduce_res=reduce_res)

@@ -263,7 +263,7 @@ def tensor_scalar(
 ) -> tuple[str, ...]:
     """dst[p, i] = op1(op0(data[p, i], operand0), operand1), each operand a number or one float32 a partition.
 
-    Both operators are bitvec or both arithmetic. ScalarE (NeuronCore-v3 on) multiplies and adds, GpSimdE has rsqrt only.
+    Both operators are bitvec or both arithmetic. ScalarE (NeuronCore-v3 on) multiplies and adds, GpSimdE does rsqrt.
     Addresses: if data and dst are int32 or uint32, the operands Python integers, and the operators add, subtract or
     multiply, the result is exact and wraps around, as ``tensor_scalar_addr`` of the NKI reference; otherwise float32.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trnsim.errors import HardwareError as NkiValidationError
-from trnsim.isa import constants, control, dma, gpsimd, scalar, tensor, vector
+from trnsim.isa import constants
 from trnsim.isa.constants import (
     dge_mode,
     dma_engine,
@@ -22,8 +22,28 @@ from trnsim.isa.control import (
     sendrecv,
 )
 from trnsim.isa.dma import dma_compute, dma_copy, dma_transpose
+from trnsim.isa.gpsimd import affine_select, iota, local_gather, nc_n_gather, tensor_partition_reduce
 from trnsim.isa.instruction import NkiInstruction
+from trnsim.isa.scalar import activation, activation_reduce
 from trnsim.isa.tensor import nc_matmul, nc_matmul_mx, nc_transpose
+from trnsim.isa.vector import (
+    max8,
+    memset,
+    nc_find_index8,
+    nc_match_replace8,
+    nc_stream_shuffle,
+    quantize_mx,
+    range_select,
+    reciprocal,
+    scalar_tensor_tensor,
+    tensor_copy,
+    tensor_copy_predicated,
+    tensor_reduce,
+    tensor_scalar,
+    tensor_scalar_reduce,
+    tensor_tensor,
+    tensor_tensor_scan,
+)
 from trnsim.machine import core as _machine
 from trnsim.machine.registers import VirtualRegister
 
@@ -34,7 +54,7 @@ gpsimd_engine = engine.gpsimd
 unknown_engine = engine.unknown
 
 _DOCUMENTED_ONLY = {
-    "activate2", "bn_aggr", "bn_stats", "dropout", "exponential", "local_gather", "nonzero_with_count", "rand2",
+    "activate2", "bn_aggr", "bn_stats", "dropout", "exponential", "nonzero_with_count", "rand2",
     "rand_get_state", "rand_set_state", "rng", "select_reduce", "sequence_bounds", "set_rng_seed",
     "tensor_scalar_cumulative", "topk",
 }  # fmt: skip
@@ -61,19 +81,6 @@ def _generation() -> str:
     return core.version
 
 
-def _collect() -> list[str]:
-    names = []
-    for module in (vector, scalar, gpsimd):
-        for name, value in vars(module).items():
-            if (hasattr(value, "instruction") and not name.startswith("_")) or (callable(value) and name in getattr(module, "__all__", ())):
-                globals()[name] = value
-                names.append(name)
-    return names
-
-
-_COLLECTED = _collect()
-
-
 def __getattr__(name: str) -> object:
     if name in _DOCUMENTED_ONLY:
         from trnsim.errors import UnsupportedError
@@ -82,10 +89,13 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module 'nki.isa' has no attribute {name!r}")
 
 
-__all__ = [  # noqa: PLE0604
-    "NkiInstruction", "NkiValidationError", "VirtualRegister", "constants", "control", "core_barrier", "dge_mode",
-    "dma", "dma_compute", "dma_copy", "dma_engine", "dma_transpose", "engine", "get_nc_sub_version", "get_nc_version",
-    "gpsimd_engine", "matmul_perf_mode", "nc_matmul", "nc_matmul_mx", "nc_transpose", "nc_version", "oob_mode",
-    "reduce_cmd", "register_alloc", "register_load", "register_move", "register_store", "scalar_engine", "sendrecv",
-    "tensor", "tensor_engine", "unknown_engine", "vector_engine", *_COLLECTED,
+__all__ = [
+    "NkiInstruction", "NkiValidationError", "VirtualRegister", "activation", "activation_reduce", "affine_select",
+    "constants", "core_barrier", "dge_mode", "dma_compute", "dma_copy", "dma_engine", "dma_transpose", "engine",
+    "get_nc_sub_version", "get_nc_version", "gpsimd_engine", "iota", "local_gather", "matmul_perf_mode", "max8",
+    "memset", "nc_find_index8", "nc_match_replace8", "nc_matmul", "nc_matmul_mx", "nc_n_gather", "nc_stream_shuffle",
+    "nc_transpose", "nc_version", "oob_mode", "quantize_mx", "range_select", "reciprocal", "reduce_cmd",
+    "register_alloc", "register_load", "register_move", "register_store", "scalar_engine", "scalar_tensor_tensor",
+    "sendrecv", "tensor_copy", "tensor_copy_predicated", "tensor_engine", "tensor_partition_reduce", "tensor_reduce",
+    "tensor_scalar", "tensor_scalar_reduce", "tensor_tensor", "tensor_tensor_scan", "unknown_engine", "vector_engine",
 ]  # fmt: skip

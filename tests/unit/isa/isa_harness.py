@@ -32,7 +32,7 @@ LAYOUTS = ("plain", "step", "cube", "swapped", "low", "placed", "broadcast")
 
 nl = SimpleNamespace(**ALU)
 act = SimpleNamespace(**ACTIVATIONS)
-draws = settings(max_examples=25, deadline=None, derandomize=True)
+draws = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 @cache
@@ -197,7 +197,7 @@ generations = st.sampled_from(GENERATIONS)
 
 
 def assert_refused(kind, operand, call):
-    """``call`` raises ``kind``, whose text names instruction, operand and, of what hardware forbids, value and limit."""
+    """``call`` raises ``kind``, whose text names instruction, operand and, if hardware forbids it, value and limit."""
     with pytest.raises(kind) as caught:
         call()
     error = caught.value
