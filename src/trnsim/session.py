@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trnsim.errors import CompilerError, InputError, TrnsimError
+from trnsim.errors import CompilerError, InputError, TrnsimError, UnsupportedError
 from trnsim.hardware import load_chip
 from trnsim.machine import core as machine
 from trnsim.machine.launch import Program
@@ -133,6 +133,7 @@ def run_kernel(
     options = options or (session.options if session else SimulationOptions(timed=False))
     chip = choose_chip(options, platform_target)
     lnc = grid if grid is not None else (options.lnc or 1)
+    _check_environment(name, lnc)
     if lnc not in (1, 2):
         raise CompilerError(f"{name}[{lnc}]: a logical core has 1 or 2 cores", operand="lnc", value=lnc, limit=(1, 2))
     if lnc == 2 and chip.core is not None and chip.core.version == "v2":
@@ -155,6 +156,23 @@ def run_kernel(
         call = make_call(program, options, name, binder.arguments, time.perf_counter() - started)
         session.calls.append(call)
     return outputs
+
+
+def _check_environment(name: str, lnc: int) -> None:
+    """What the documented environment variables ask for, where it differs from what will happen.
+
+    ``NKI_SIMULATOR`` needs nothing: every kernel is simulated.
+    """
+    wanted = os.environ.get("NEURON_LOGICAL_NC_CONFIG")
+    if wanted and wanted != str(lnc):
+        raise InputError(
+            f"NEURON_LOGICAL_NC_CONFIG={wanted}, but {name or 'the kernel'} is launched on {lnc} cores: "
+            f"launch it as kernel[{wanted}], or change the variable"
+        )
+    if os.environ.get("NKI_PRECISE_FP", "1") == "0":
+        raise UnsupportedError(
+            "NKI_PRECISE_FP=0 (low-precision tensors kept in float32) is not supported; trnsim always rounds"
+        )
 
 
 def add_schedule(core: Any, edges: Any) -> None:

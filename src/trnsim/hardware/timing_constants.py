@@ -247,8 +247,9 @@ class Timing:
 
     @property
     def support(self) -> str:
-        """``calibrated`` if any constant is; ``assumed`` if all are carried over from another generation."""
-        return "calibrated" if any(c.support == "calibrated" for c in self.constants) else "assumed"
+        """``calibrated`` if the rates of TensorE and the DMA engines were fitted to this generation, else ``assumed``."""
+        known = {c.name: c.support for c in self.constants}
+        return "calibrated" if known["tensor.issue"] == known["dma.packet"] == "calibrated" else "assumed"
 
 
 def load_timing(chip: Chip) -> Timing:

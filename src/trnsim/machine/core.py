@@ -178,9 +178,10 @@ class Core:
         if region is MemoryRegion.shared_hbm and launch.lnc > 1:
             return self._shared(sizes, kind, region, name, template)
         number = len(launch.storages)
-        storage = Storage(number, name or f"t{number}", memory, region, kind, sizes, rows, row_bytes)
-        storage.core = self.index
         line = self.caller_line()
+        label = name or launch.lines.variable(line) or f"t{number}"
+        storage = Storage(number, label, memory, region, kind, sizes, rows, row_bytes)
+        storage.core = self.index
         if address is not None:
             self._place(storage, address)
             form = None
@@ -291,7 +292,8 @@ class Core:
         self.shared_count += 1
         if index == len(launch.shared):
             number = len(launch.storages)
-            storage = Storage(number, name or f"shared{index}", HBM, region, kind, sizes, template[4], template[5])
+            label = name or launch.lines.variable(self.caller_line()) or f"shared{index}"
+            storage = Storage(number, label, HBM, region, kind, sizes, template[4], template[5])
             launch.add_storage(storage, shared=True, row=len(self.trace), line=self.caller_line())
             launch.shared.append(storage)
         storage = launch.shared[index]

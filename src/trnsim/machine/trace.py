@@ -7,7 +7,9 @@ another chip of the same generation.
 
 from __future__ import annotations
 
+import linecache
 import os
+import re
 import tempfile
 from array import array
 from dataclasses import dataclass, field
@@ -77,6 +79,8 @@ class InstructionClass:
         return any(item.name == name for item in self.operands)
 
 
+_ASSIGNMENT = re.compile(r"\s*([A-Za-z_]\w*)\s*(?::[^=]+)?=[^=]")
+
 CLASSES: list[InstructionClass] = []
 INSTRUCTIONS: dict[str, Any] = {}  # by name; isa/ enters each instruction here
 
@@ -104,7 +108,17 @@ class LineTable:
 
     def __init__(self) -> None:
         self._index: dict[tuple[CodeType, int], int] = {}
+        self._variables: dict[int, str] = {}
         self.locations: list[Location] = [Location("<unknown>", 0)]
+
+    def variable(self, index: int) -> str:
+        """The variable that line ``index`` assigns to, if it is a plain assignment; else an empty string."""
+        name = self._variables.get(index)
+        if name is None:
+            location = self.locations[index]
+            match = _ASSIGNMENT.match(linecache.getline(location.file, location.line))
+            name = self._variables[index] = match[1] if match else ""
+        return name
 
     def of(self, code: CodeType, line: int) -> int:
         key = (code, line)
