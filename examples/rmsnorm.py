@@ -26,9 +26,7 @@ def rmsnorm(x, weight, epsilon=1e-6):
         nisa.activation_reduce(dst=squares, op=nl.square, data=tile, reduce_op=nl.add, reduce_res=total)
 
         mean = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_scalar(
-            dst=mean, data=total, op0=nl.multiply, operand0=1.0 / d, op1=nl.add, operand1=epsilon
-        )
+        nisa.tensor_scalar(dst=mean, data=total, op0=nl.multiply, operand0=1.0 / d, op1=nl.add, operand1=epsilon)
         inverse = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
         nisa.activation(dst=inverse, op=nl.rsqrt, data=mean)
 

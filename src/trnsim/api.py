@@ -86,8 +86,8 @@ def profile(
 ) -> KernelCall:
     """Predict the time of ``kernel``; returns the record that reports are made of.
 
-    Arguments may be arrays, or shapes as text such as ``"f32[2048,2048]"``: then nothing is computed unless control flow
-    needs it.
+    Arguments may be arrays, or shapes as text such as ``"f32[2048,2048]"``: then nothing is computed unless control
+    flow needs it.
 
     Raises:
         NeedsDataError: a value decides control flow and there is no data for it.

@@ -284,7 +284,8 @@ def _bug(error: BaseException) -> int:
 
     sys.stderr.write("".join(traceback.format_exception(error)))
     sys.stderr.write(
-        f"\nThis is a bug in trnsim {__version__}. Please report it with the text above and the kernel that caused it.\n"
+        f"\nThis is a bug in trnsim {__version__}. Please report it with the text above and the kernel that\n"
+        "caused it.\n"
     )
     return 3
 

@@ -92,9 +92,7 @@ def script_error(error: Exception, file: str) -> Exception:
     if frames and frames[-1].filename.startswith(_HERE) and not _is_users(error):
         return error
     text = "".join(traceback.format_list(shown))
-    return ScriptError(
-        f"{file} raised {type(error).__name__}: {error}\n{text}".rstrip()
-    )
+    return ScriptError(f"{file} raised {type(error).__name__}: {error}\n{text}".rstrip())
 
 
 def _is_users(error: Exception) -> bool:

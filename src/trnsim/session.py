@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from trnsim.report.call import KernelCall
 
 DEFAULT_CHIP = "trn2"
-_TARGETS = {"trn1": "trn1", "inf2": "inf2", "gen2": "trn1", "trn2": "trn2", "gen3": "trn2", "trn3": "trn3", "gen4": "trn3"}
+_TARGETS = {
+    "trn1": "trn1",
+    "inf2": "inf2",
+    "gen2": "trn1",
+    "trn2": "trn2",
+    "gen3": "trn2",
+    "trn3": "trn3",
+    "gen4": "trn3",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +147,7 @@ def run_kernel(
     if lnc == 2 and chip.core is not None and chip.core.version == "v2":
         raise CompilerError(f"{name}[2]: NeuronCore-v2 has no logical cores", operand="lnc", value=lnc, limit=1)
     started = time.perf_counter()
-    program = Program(
-        chip, kernel=name, lnc=lnc, numeric=options.numeric, seed=options.seed, assume=options.assume
-    )
+    program = Program(chip, kernel=name, lnc=lnc, numeric=options.numeric, seed=options.seed, assume=options.assume)
     program.grid = grid
     if session is not None and session.progress is not None:
         report = session.progress
@@ -210,9 +216,7 @@ class Binder:
             names = list(inspect.signature(function).parameters)
         except (TypeError, ValueError):
             names = []
-        bound = tuple(
-            self._bind(value, names[i] if i < len(names) else f"arg{i}") for i, value in enumerate(args)
-        )
+        bound = tuple(self._bind(value, names[i] if i < len(names) else f"arg{i}") for i, value in enumerate(args))
         return bound, {key: self._bind(value, key) for key, value in kwargs.items()}
 
     def _bind(self, value: Any, name: str) -> Any:
@@ -282,9 +286,10 @@ class Binder:
             program.infos[storage.id].kind = "output"
             if storage.buffer is not None and storage.buffer.value == "private_hbm":
                 program.add_finding(
-                    "output-memory", f"the kernel returns {value.name!r} in private_hbm; since NKI 0.3 outputs must be in "
-                    "shared_hbm", 0,
-                )  # fmt: skip
+                    "output-memory",
+                    f"the kernel returns {value.name!r} in private_hbm; since NKI 0.3 outputs must be in shared_hbm",
+                    0,
+                )
         if not storage.full and storage.coverage.exact:
             missing = storage.coverage.missing(0, storage.rows, np.array([[0, storage.row_bytes]], np.int64))
             if missing:

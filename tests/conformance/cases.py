@@ -115,10 +115,7 @@ def _mx_operand(rng: np.random.Generator, k: int, n: int, dtype: str) -> tuple[A
     """Random elements ``(k, 4 n)`` as packed bytes ``(k, n)``, and scales ``(k / 8, n)``."""
     values = (rng.uniform(-1, 1, (k, 4 * n)) * _LARGEST[dtype]).astype(_ELEMENTS[dtype])
     codes = values.view(np.uint8)
-    if dtype.startswith("float4"):
-        packed = (codes[:, 0::2] & 15) | (codes[:, 1::2] << 4)
-    else:
-        packed = codes.view(np.uint32)
+    packed = (codes[:, 0::2] & 15) | (codes[:, 1::2] << 4) if dtype.startswith("float4") else codes.view(np.uint32)
     scales = rng.integers(120, 128, (k // 8, n)).astype(np.uint8)
     return np.ascontiguousarray(packed), scales
 

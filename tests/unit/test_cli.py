@@ -104,7 +104,8 @@ def test_profile_needs_no_script(script, tmp_path):
 
 
 def test_a_users_chip(script, tmp_path):
-    slow = 'base = "trn2"\nname = "slow"\n[core.engines.vector]\nclock = "0.1 GHz"\n[core.engines.scalar]\nclock = "0.1 GHz"\n'
+    slow = 'base = "trn2"\nname = "slow"\n'
+    slow += "".join(f'[core.engines.{e}]\nclock = "0.1 GHz"\n' for e in ("vector", "scalar"))
     (tmp_path / "slow.toml").write_text(slow)
     path = script(KERNEL)
     times = [
@@ -130,8 +131,11 @@ def test_help_shows_an_example(tmp_path):
 
 
 def body(lines):
-    return HEAD + "\n@nki.jit\ndef kernel(x):\n" + "".join(f"    {line}\n" for line in lines.split("\n")) + (
-        "\nkernel(np.ones((128, 512), np.float32))\n"
+    return (
+        HEAD
+        + "\n@nki.jit\ndef kernel(x):\n"
+        + "".join(f"    {line}\n" for line in lines.split("\n"))
+        + ("\nkernel(np.ones((128, 512), np.float32))\n")
     )
 
 

@@ -4,4 +4,16 @@ from .load import chip_names, load_chip, load_system, system_names
 from .model import Chip, Core, Fact, Price, System
 from .timing_constants import Timing, load_timing
 
-__all__ = ["Chip", "Core", "Fact", "Price", "System", "Timing", "chip_names", "load_chip", "load_system", "load_timing", "system_names"]
+__all__ = [
+    "Chip",
+    "Core",
+    "Fact",
+    "Price",
+    "System",
+    "Timing",
+    "chip_names",
+    "load_chip",
+    "load_system",
+    "load_timing",
+    "system_names",
+]

@@ -247,7 +247,7 @@ class Timing:
 
     @property
     def support(self) -> str:
-        """``calibrated`` if the rates of TensorE and the DMA engines were fitted to this generation, else ``assumed``."""
+        """``calibrated`` if the rates of TensorE and of DMA were fitted to this generation, else ``assumed``."""
         known = {c.name: c.support for c in self.constants}
         return "calibrated" if known["tensor.issue"] == known["dma.packet"] == "calibrated" else "assumed"
 

@@ -119,7 +119,11 @@ def _(dst: NkiTensor, cell: Cell) -> NDArray[Any]:
     value = cell.read()
     if dst.dtype.kind == "uint":
         value %= 2**32
-    return np.full(dst.shape, value, np.int64) if dst.dtype.kind in ("int", "uint") else np.full(dst.shape, value, np.float32)
+    return (
+        np.full(dst.shape, value, np.int64)
+        if dst.dtype.kind in ("int", "uint")
+        else np.full(dst.shape, value, np.float32)
+    )
 
 
 @_store.cost

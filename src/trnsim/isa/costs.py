@@ -1,7 +1,7 @@
 """What cost functions share: how an instruction's forms become cycles of an engine.
 
-The forms of the formulas are those of the NKI reference of SDK 2.21 to 2.26 (its last with instruction costs) and of the
-architecture guides; the constants come from ``hardware/timing``. N is the elements a partition.
+The forms of the formulas are those of the NKI reference of SDK 2.21 to 2.26 (its last with instruction costs) and of
+the architecture guides; the constants come from ``hardware/timing``. N is the elements a partition.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def tensors(k: InstructionClass) -> list[Form]:
 
 
 def streamed(t: Timing, k: InstructionClass, engine: str) -> float:
-    """Elements a partition of the longest operand; one with a wide step counts twice, as its port reads at half rate."""
+    """Elements a partition of the longest operand; one with a wide step counts twice: its port reads at half rate."""
     e = t.engine(engine)
     assert isinstance(e, StreamTiming)
     return max(e.strided(f.elements, f.step_bytes) for f in tensors(k))

@@ -76,9 +76,7 @@ def dma_copy(
     generation = machine.current().generation
     if mode == "hwdge":
         require(generation != "v2", "hardware descriptor generation needs NeuronCore-v3", "dge_mode", mode)
-        require(
-            dst.dtype == src.dtype, "hwdge moves raw bytes: dtypes must match", "dst", dst.dtype, src.dtype
-        )
+        require(dst.dtype == src.dtype, "hwdge moves raw bytes: dtypes must match", "dst", dst.dtype, src.dtype)
         require(_name(engine) in ("unknown", "sync", "scalar"), "hwdge is issued by sync or scalar", "engine", engine)
         require(not (src.indirect > 0 or dst.indirect > 0), "vector_offset needs swdge", "dge_mode", mode)
     else:
@@ -246,7 +244,9 @@ def dma_transpose(
         require(src.shape[-1] <= 128, "the last dimension is at most 128", "src", src.shape, 128)
         require(src.shape[0] % 16 == 0, "the first dimension must be a multiple of 16", "src", src.shape)
         if rank == 4:
-            require(1 in (src.shape[1], src.shape[2]), "a 4-D indirect transpose needs a middle size of 1", "src", src.shape)
+            require(
+                1 in (src.shape[1], src.shape[2]), "a 4-D indirect transpose needs a middle size of 1", "src", src.shape
+            )
         require(dst.size == src.size, "dst must have the elements of src", "dst", dst.shape, src.shape)
         return
     require(mode in ("unknown", "hwdge"), "a direct transpose uses hwdge or leaves the choice", "dge_mode", mode)
@@ -322,7 +322,10 @@ def dma_compute(
     require(reduce_op.name == "add", "the DMA engines only add", "reduce_op", reduce_op.name, "add")
     require(1 <= len(srcs) <= 16, "1 to 16 sources", "srcs", len(srcs), 16)
     require(
-        scales is None or (len(scales) == len(srcs) and all(s == 1.0 for s in scales)), "scales must be 1.0", "scales", scales
+        scales is None or (len(scales) == len(srcs) and all(s == 1.0 for s in scales)),
+        "scales must be 1.0",
+        "scales",
+        scales,
     )
     for index, form in enumerate(srcs):
         require(form.size == dst.size, "sources and dst differ in elements", f"srcs[{index}]", form.shape, dst.shape)

@@ -13,7 +13,8 @@
     def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]: ...
 
 The decorator compiles the signature into a function that looks the call's class up by the forms of its operands and its
-attributes, and appends integers to the trace. Rules run once a class; they see forms (shape, dtype, memory), never data.
+attributes, and appends integers to the trace. Rules run once a class; they see forms (shape, dtype, memory), never
+data.
 """
 
 from __future__ import annotations
@@ -340,9 +341,9 @@ def instruction(
 ) -> Callable[[Callable[..., Any]], InstructionFunction]:
     """Define an instruction; see the module's text.
 
-    ``engines`` are its candidates, preferred first; ``generations`` the NeuronCores that have it; ``state`` engine state
-    that it reads and writes (names, or a function of what the rules see if not every call does). The decorated function checks rules and may return the engines that a particular call can
-    run on.
+    ``engines`` are its candidates, preferred first; ``generations`` the NeuronCores that have it; ``state`` engine
+    state that it reads and writes (names, or a function of what the rules see if not every call does). The decorated
+    function checks rules and may return the engines that a particular call can run on.
     """
 
     def decorate(rules: Callable[..., Any]) -> InstructionFunction:
@@ -406,7 +407,9 @@ def _compile(definition: Instruction) -> Any:
         for p in definition.parameters:
             kind, value = definition.kinds[p.name], values[p.name]
             if kind == "Ins":
-                parts.append(tuple(getattr(x, "form", None) for x in value) if isinstance(value, (list, tuple)) else None)
+                parts.append(
+                    tuple(getattr(x, "form", None) for x in value) if isinstance(value, (list, tuple)) else None
+                )
             elif kind in _ROLES:
                 parts.append(value.form if isinstance(value, NkiTensor) else value.__class__)
             elif kind == "Immediate":
@@ -479,7 +482,9 @@ def require_vector(form: Vector, data: Form, name: str, dtypes: Sequence[str] = 
         (data.partitions, 1),
     )
     if dtypes:
-        require(form.dtype in dtypes, f"{name} has a dtype that the engine does not take", name, form.dtype, tuple(dtypes))
+        require(
+            form.dtype in dtypes, f"{name} has a dtype that the engine does not take", name, form.dtype, tuple(dtypes)
+        )
 
 
 def require_on_chip(**forms: Form | None) -> None:

@@ -1,7 +1,7 @@
 """TensorE: a systolic array of 128 x 128 processing elements.
 
-Documented in the Trainium architecture guides and the NKI reference. One ``nc_matmul`` loads the stationary operand into
-the array and streams the moving operand through it into PSUM, with float32 products and sums.
+Documented in the Trainium architecture guides and the NKI reference. One ``nc_matmul`` loads the stationary operand
+into the array and streams the moving operand through it into PSUM, with float32 products and sums.
 """
 
 from __future__ import annotations
@@ -95,9 +95,7 @@ def _matmul_rules(
     allowed = _MATMUL_DTYPES + (("float8_e4m3fn",) if generation == "v4" else ())
     for operand, form in (("stationary", stationary), ("moving", moving)):
         transposes = is_transpose and form.dtype.kind in ("int", "uint")
-        require(
-            form.dtype in allowed or transposes, "TensorE does not take this dtype", operand, form.dtype, allowed
-        )
+        require(form.dtype in allowed or transposes, "TensorE does not take this dtype", operand, form.dtype, allowed)
     pair = (stationary.dtype, moving.dtype)
     require(
         (stationary.dtype in _WIDE) == (moving.dtype in _WIDE),
@@ -107,7 +105,11 @@ def _matmul_rules(
         "both or neither",
     )
     require(
-        not ({"float8_e4m3", "float8_e4m3fn"} <= set(pair)), "float8_e4m3 and float8_e4m3fn cannot mix", "moving", pair, "one"
+        not ({"float8_e4m3", "float8_e4m3fn"} <= set(pair)),
+        "float8_e4m3 and float8_e4m3fn cannot mix",
+        "moving",
+        pair,
+        "one",
     )
     if is_transpose and generation != "v2":
         require(
@@ -150,7 +152,9 @@ def _matmul_rules(
                 at,
                 size,
             )
-        require(not (double_row and column_limit != 128), "double_row excludes column tiling", "tile_size", tile_size, 128)
+        require(
+            not (double_row and column_limit != 128), "double_row excludes column tiling", "tile_size", tile_size, 128
+        )
     require(rows <= row_limit, f"partition size {rows} exceeds {row_limit}", "stationary", rows, row_limit)
     require(columns <= column_limit, f"free size {columns} exceeds {column_limit}", "stationary", columns, column_limit)
     require(
@@ -172,7 +176,11 @@ def _matmul_rules(
     bank = 2048
     if generation != "v4":
         require(
-            dst.phase + dst.span <= bank, "the result must lie in one PSUM bank", "dst", f"{dst.phase + dst.span} bytes", bank
+            dst.phase + dst.span <= bank,
+            "the result must lie in one PSUM bank",
+            "dst",
+            f"{dst.phase + dst.span} bytes",
+            bank,
         )
 
 
@@ -428,7 +436,11 @@ def nc_transpose(dst: Out, data: In, engine: Any = Engine.unknown) -> tuple[str,
     )
     p, f = data.partitions, data.elements
     require(
-        dst.partitions == f and dst.elements == p, "dst must be (free size, partitions) of data", "dst", dst.shape, (f, p)
+        dst.partitions == f and dst.elements == p,
+        "dst must be (free size, partitions) of data",
+        "dst",
+        dst.shape,
+        (f, p),
     )
     require(p <= 128 and f <= 128, "TensorE transposes at most 128 x 128", "data", data.shape, (128, 128))
     engines: tuple[str, ...] = ("tensor", "vector")
@@ -498,12 +510,12 @@ def nc_matmul_mx(
     core = machine.current()
     adds = dst.__class__ is NkiTensor and dst.memory == PSUM and core.accumulates(dst, accumulate)
     function = _matmul_mx_add if adds else _matmul_mx
-    return function(
-        dst, stationary, moving, stationary_scale, moving_scale, tile_position or (), tile_size or (), name
-    )
+    return function(dst, stationary, moving, stationary_scale, moving_scale, tile_position or (), tile_size or (), name)
 
 
-def _mx_rules(dst: Out, stationary: In, moving: In, stationary_scale: In, moving_scale: In, tile_position: Any, tile_size: Any) -> None:
+def _mx_rules(
+    dst: Out, stationary: In, moving: In, stationary_scale: In, moving_scale: In, tile_position: Any, tile_size: Any
+) -> None:
     require_memory(
         SBUF, stationary=stationary, moving=moving, stationary_scale=stationary_scale, moving_scale=moving_scale
     )
@@ -512,12 +524,20 @@ def _mx_rules(dst: Out, stationary: In, moving: In, stationary_scale: In, moving
         require(form.dtype in _X4, "operands are packed x4 formats", name, form.dtype, _X4)
     for name, form in (("stationary_scale", stationary_scale), ("moving_scale", moving_scale)):
         require(form.dtype in _SCALES, "scales are float8_e8m0fnu or uint8", name, form.dtype, _SCALES)
-    require(dst.dtype in ("float32", "bfloat16"), "dst is float32 or bfloat16", "dst", dst.dtype, ("float32", "bfloat16"))
+    require(
+        dst.dtype in ("float32", "bfloat16"), "dst is float32 or bfloat16", "dst", dst.dtype, ("float32", "bfloat16")
+    )
     rows = stationary.partitions
     limit = 128
     if tile_size:
         limit = int(tile_size[0])
-        require(int(tile_size[1]) == 128 and int(tile_position[1]) == 0, "MX has row tiling only", "tile_size", tile_size, 128)
+        require(
+            int(tile_size[1]) == 128 and int(tile_position[1]) == 0,
+            "MX has row tiling only",
+            "tile_size",
+            tile_size,
+            128,
+        )
         require(limit in (32, 64, 128), "row tile size", "tile_size", tile_size, (32, 64, 128))
         require(int(tile_position[0]) % limit == 0, "start row", "tile_position", tile_position, limit)
     require(rows % 32 == 0 and rows <= limit, "partitions must be a multiple of 32", "stationary", rows, limit)
@@ -542,13 +562,17 @@ def _mx_rules(dst: Out, stationary: In, moving: In, stationary_scale: In, moving
 
 
 @instruction("nki.isa.nc_matmul_mx", engines="tensor", generations="v4")
-def _matmul_mx(dst: Out, stationary: In, moving: In, stationary_scale: In, moving_scale: In, tile_position: Any, tile_size: Any) -> None:
+def _matmul_mx(
+    dst: Out, stationary: In, moving: In, stationary_scale: In, moving_scale: In, tile_position: Any, tile_size: Any
+) -> None:
     """Overwriting form of ``nc_matmul_mx``."""
     _mx_rules(dst, stationary, moving, stationary_scale, moving_scale, tile_position, tile_size)
 
 
 @instruction("nki.isa.nc_matmul_mx.accumulate", engines="tensor", generations="v4")
-def _matmul_mx_add(dst: Update, stationary: In, moving: In, stationary_scale: In, moving_scale: In, tile_position: Any, tile_size: Any) -> None:
+def _matmul_mx_add(
+    dst: Update, stationary: In, moving: In, stationary_scale: In, moving_scale: In, tile_position: Any, tile_size: Any
+) -> None:
     """As ``nc_matmul_mx``, adding to what ``dst`` holds."""
     _mx_rules(dst, stationary, moving, stationary_scale, moving_scale, tile_position, tile_size)
 
@@ -564,7 +588,9 @@ def _dequantized(data: NkiTensor, scale: NkiTensor) -> NDArray[np.float32]:
     return values.reshape(p, -1, 4).transpose(0, 2, 1).reshape(4 * p, -1)
 
 
-def _mx_product(stationary: NkiTensor, moving: NkiTensor, stationary_scale: NkiTensor, moving_scale: NkiTensor) -> NDArray[np.float32]:
+def _mx_product(
+    stationary: NkiTensor, moving: NkiTensor, stationary_scale: NkiTensor, moving_scale: NkiTensor
+) -> NDArray[np.float32]:
     product: NDArray[np.float32] = np.matmul(
         _dequantized(stationary, stationary_scale).T, _dequantized(moving, moving_scale)
     )

@@ -1,7 +1,7 @@
 """One core while a kernel runs on it: it makes storages, records instructions, and computes their results.
 
-Recording an instruction appends integers to the core's trace. With numbers (the default) the result is computed at once;
-in a time-only run nothing is, until control flow, an address or the caller needs a value (``lazy.py``).
+Recording an instruction appends integers to the core's trace. With numbers (the default) the result is computed at
+once; in a time-only run nothing is, until control flow, an address or the caller needs a value (``lazy.py``).
 """
 
 from __future__ import annotations

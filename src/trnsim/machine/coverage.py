@@ -96,9 +96,7 @@ class Coverage:
             self.exact = False
             self.bands.clear()
 
-    def missing(
-        self, row: int, row_end: int, wanted: NDArray[np.int64]
-    ) -> list[tuple[int, int, NDArray[np.int64]]]:
+    def missing(self, row: int, row_end: int, wanted: NDArray[np.int64]) -> list[tuple[int, int, NDArray[np.int64]]]:
         """The part of rows ``row:row_end`` x ``wanted`` intervals that is not written, as bands."""
         if self.full or not self.exact:
             return []

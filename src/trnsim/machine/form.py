@@ -1,7 +1,7 @@
 """The form of an access: everything about a view but where it lies.
 
-Two views of equal form cost the same and obey the same rules, so checks and costs are worked out once for each form (and
-each combination of forms an instruction is called with) and looked up afterwards.
+Two views of equal form cost the same and obey the same rules, so checks and costs are worked out once for each form
+(and each combination of forms an instruction is called with) and looked up afterwards.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Form:
     """Shape, strides (elements), dtype and memory of a view, interned: equal forms are the same object.
 
     For SBUF and PSUM the first dimension is the partitions, with its stride counted in partitions; ``start`` is the
-    first partition and ``phase`` the byte within a PSUM bank. For HBM all dimensions are addresses in one line of bytes.
-    ``indirect`` is nonzero for a view whose rows are chosen at run time: one more than the form of its index tensor (its
-    extent is then the whole storage), or -1 for a run-time index that lies outside.
+    first partition and ``phase`` the byte within a PSUM bank. For HBM all dimensions are addresses in one line of
+    bytes. ``indirect`` is nonzero for a view whose rows are chosen at run time: one more than the form of its index
+    tensor (its extent is then the whole storage), or -1 for a run-time index that lies outside.
     """
 
     __slots__ = ("__dict__", "byte_strides", "dtype", "id", "indirect", "memory", "phase", "shape", "start", "strides")

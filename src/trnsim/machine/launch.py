@@ -1,7 +1,7 @@
 """Running a kernel function on the cores of one logical core, as coroutines in one thread.
 
-Each core runs until it must wait for the other in ``sendrecv`` or ``core_barrier``; then the next in rank order runs. If
-none can, that is a deadlock, and the error names what each waits for.
+Each core runs until it must wait for the other in ``sendrecv`` or ``core_barrier``; then the next in rank order runs.
+If none can, that is a deadlock, and the error names what each waits for.
 """
 
 from __future__ import annotations

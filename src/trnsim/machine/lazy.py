@@ -1,7 +1,7 @@
 """Time-only runs are lazy, not blind: a needed value's backward slice is executed, and no more.
 
-The slice of a row holds every earlier row, not executed yet, that writes what it reads, or that must come before because
-it reads or writes bytes that the slice overwrites.
+The slice of a row holds every earlier row, not executed yet, that writes what it reads, or that must come before
+because it reads or writes bytes that the slice overwrites.
 """
 
 from __future__ import annotations

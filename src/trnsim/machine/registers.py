@@ -1,7 +1,7 @@
 """Scalar registers of the engines' sequencers.
 
-Each write to a register makes a new ``Cell``, so that a time-only run can compute a value later, when control flow or an
-address needs it, whatever was written to the register since.
+Each write to a register makes a new ``Cell``, so that a time-only run can compute a value later, when control flow or
+an address needs it, whatever was written to the register since.
 """
 
 from __future__ import annotations

@@ -42,13 +42,13 @@ class Storage:
 
     __slots__ = (
         "__weakref__",
+        "_coverage",
         "address",
         "arena",
         "base",
         "buffer",
         "chain",
         "core",
-        "_coverage",
         "declared",
         "dtype",
         "full",

@@ -344,7 +344,9 @@ class NkiTensor:
         merged = self.shape[first : last + 1]
         stride = _merged_stride(merged, self.strides[first : last + 1])
         if stride is None:
-            raise CompilerError("these dimensions are not contiguous in memory", operand="flatten_dims", value=repr(self))
+            raise CompilerError(
+                "these dimensions are not contiguous in memory", operand="flatten_dims", value=repr(self)
+            )
         return self._view(
             (*self.shape[:first], int(np.prod(merged)), *self.shape[last + 1 :]),
             (*self.strides[:first], stride, *self.strides[last + 1 :]),
@@ -458,7 +460,9 @@ class NkiTensor:
         if scalar_offset is not None and vector_offset is not None:
             raise CompilerError("scalar_offset and vector_offset exclude each other", instruction="ap")
         if not pattern or len(pattern) > 5:
-            raise HardwareError("an access pattern has 1 to 5 dimensions", instruction="ap", value=len(pattern), limit=5)
+            raise HardwareError(
+                "an access pattern has 1 to 5 dimensions", instruction="ap", value=len(pattern), limit=5
+            )
         strides = tuple(_integer(p[0]) for p in pattern)
         shape = tuple(_integer(p[1]) for p in pattern)
         ratio = self.dtype.itemsize / kind.itemsize
@@ -485,7 +489,9 @@ class NkiTensor:
             if scalar_offset is not None:
                 value = _scalar_value(scalar_offset, self)
                 if not 0 <= value < limit:
-                    return NkiTensor(shape, kind, self.storage, strides, at, None, Indirect("outside", None, value, limit))
+                    return NkiTensor(
+                        shape, kind, self.storage, strides, at, None, Indirect("outside", None, value, limit)
+                    )
                 at += value * stride
             else:
                 assert vector_offset is not None

@@ -323,5 +323,3 @@ def _rows(columns: dict[str, NDArray[np.int64]], names: Iterable[str]) -> array[
 def _columns(rows: array[int], names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     table = np.array(np.frombuffer(rows, np.int64).reshape(-1, len(names)).T, order="C") if len(rows) else None
     return {n: np.zeros(0, np.int64) if table is None else table[i] for i, n in enumerate(names)}
-
-

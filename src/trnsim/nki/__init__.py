@@ -26,6 +26,6 @@ def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
 
 
 from trnsim.nki import collectives, isa, typing  # noqa: E402
-from trnsim.nki import language as language  # noqa: E402, PLC0414
+from trnsim.nki import language as language  # noqa: E402
 
 __all__ = ["collectives", "isa", "jit", "language", "simulate", "typing"]

@@ -10,7 +10,8 @@ from trnsim.errors import CompilerError
 from trnsim.machine import core as machine
 from trnsim.session import SimulationOptions, current_session, run_kernel
 
-# Options of ``nki.jit`` that public kernels pass. ``mode`` is ignored since NKI 0.3; ``platform_target`` names the chip.
+# Options of ``nki.jit`` that public kernels pass. ``mode`` is ignored since NKI 0.3; ``platform_target`` names the
+# chip.
 _OPTIONS = {
     "mode", "platform_target", "kernel_return", "show_compiler_tb", "experimental_flags", "debug_kernel",
     "enable_out_of_bound_check", "additional_compile_opt",

@@ -4,8 +4,6 @@ It sees estimated costs and never waits. Its freedoms are the passes of ``Timing
 queue keeps program order.
 """
 
-
-
 from __future__ import annotations
 
 from dataclasses import dataclass, field

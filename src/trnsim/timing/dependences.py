@@ -5,8 +5,6 @@ overwritten and reads since. A write that covers an access takes it off its list
 read whole, costs one comparison an access.
 """
 
-
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """From a run of the machine to the timeline: events, waits with their reasons, memory over time."""
 
-
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -154,16 +152,12 @@ def draw_memory(programs: Sequence[CoreProgram], linked: Linked, run: Run, core:
             capacity = core.psum.bytes_per_partition if memory == "psum" else core.sbuf.usable_bytes_per_partition
             sizes = np.array([infos[m].row_bytes for m in members], np.int64)
             times, live, peak, holders = _live(starts, ends, sizes)
-            named = [
-                (infos[members[h]].name, int(sizes[h]), _line(program, infos[members[h]].line)) for h in holders
-            ]
+            named = [(infos[members[h]].name, int(sizes[h]), _line(program, infos[members[h]].line)) for h in holders]
             found.append(MemoryUse(program.core, memory, times, live, capacity, peak, named))
     return found
 
 
-def _members(
-    program: CoreProgram, memory: str, begin: Column, finish: Column
-) -> tuple[list[int], Column, Column]:
+def _members(program: CoreProgram, memory: str, begin: Column, finish: Column) -> tuple[list[int], Column, Column]:
     """Used storages of a memory, from when to when they live; those of one explicit address and size count as one."""
     members: list[int] = []
     shared: dict[tuple[tuple[int, int], int], int] = {}

@@ -72,9 +72,7 @@ class _Items:
     spill_bytes: int
 
 
-def link(
-    programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timing: Timing, compiled: bool
-) -> Linked:
+def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timing: Timing, compiled: bool) -> Linked:
     """Join the programs of all cores."""
     items = [_items(p, tables, timing, compiled) for p in programs]
     queue_of, chain_of, dge_of = tables.column("queue"), tables.column("chain"), tables.column("dge")

@@ -10,8 +10,6 @@ transfers in the order of their triggers.
 The loop always takes the queue whose first instruction can start earliest, so resources are granted in order of time.
 """
 
-
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ outgrow the memory, the one whose next use is furthest away is spilled to HBM an
 vendor's compiler does.
 """
 
-
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ looks no further than a window from the oldest instruction that it has not place
 SBUF or PSUM where program order would not.
 """
 
-
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any

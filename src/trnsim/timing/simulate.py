@@ -1,7 +1,5 @@
 """Traces in, timeline out: a pure function."""
 
-
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -3,8 +3,6 @@
 So a large tile that is loaded piece by piece moves in piece by piece behind the last reads of the one before it.
 """
 
-
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from trnsim.machine.coverage import Coverage
 
 ROWS, BYTES = 6, 24
-boxes = st.tuples(
-    st.integers(0, ROWS - 1), st.integers(1, ROWS), st.integers(0, BYTES - 1), st.integers(1, BYTES)
-).map(lambda b: (b[0], min(ROWS, b[0] + b[1]), b[2], min(BYTES, b[2] + b[3])))
+boxes = st.tuples(st.integers(0, ROWS - 1), st.integers(1, ROWS), st.integers(0, BYTES - 1), st.integers(1, BYTES)).map(
+    lambda b: (b[0], min(ROWS, b[0] + b[1]), b[2], min(BYTES, b[2] + b[3]))
+)
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)

@@ -128,7 +128,10 @@ def test_access_patterns(core):
     same(tensor.ap([[24, 4], [6, 4], [1, 6]]), values.reshape(4, 4, 6))
     same(tensor.ap([[24, 2], [2, 5]], offset=24 + 3), values[1:3, 3:12:2])
     same(tensor.ap([[24, 4], [0, 3], [1, 2]]), np.broadcast_to(values[:, None, :2], (4, 3, 2)))
-    same(tensor.ap([[48, 4], [1, 4]], dtype="bfloat16"), values.view(np.uint16)[:, :4].view(tensor.view("bfloat16").dtype.numpy))
+    same(
+        tensor.ap([[48, 4], [1, 4]], dtype="bfloat16"),
+        values.view(np.uint16)[:, :4].view(tensor.view("bfloat16").dtype.numpy),
+    )
     same(tensor[:, 4:].ap([[24, 4], [1, 2]]), values[:, 4:6])
     with pytest.raises(HardwareError, match="leaves"):
         tensor.ap([[24, 5], [1, 24]])

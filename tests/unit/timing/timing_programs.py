@@ -1,7 +1,5 @@
 """Synthetic programs: a trace built by hand, with instructions whose costs are given as numbers."""
 
-
-
 from __future__ import annotations
 
 from functools import cache
