@@ -77,6 +77,10 @@ class CompilerError(TrnsimError):
     kind = "compiler"
 
 
+class IndexRangeError(CompilerError, IndexError):
+    """An index or slice outside a tensor. NKI does not clip slices as Python does."""
+
+
 class UndefinedBehaviorError(TrnsimError):
     """The documentation calls the result undefined."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trnsim.errors import CompilerError, HardwareError, UnsupportedError
+from trnsim.errors import CompilerError, HardwareError, IndexRangeError, UnsupportedError
 from trnsim.machine.form import HBM, PSUM, Form
 from trnsim.numerics import as_dtype, from_float32, to_float32
 
@@ -188,7 +188,7 @@ class NkiTensor:
             at = keys.index(Ellipsis)
             keys = keys[:at] + (slice(None),) * (rank - len(keys) + 1) + keys[at + 1 :]
         if len(keys) > rank:
-            raise IndexError(f"{len(keys)} indices for {self!r} with {rank} dimensions")
+            raise IndexRangeError(f"{len(keys)} indices for {self!r} with {rank} dimensions")
         on_chip = self.storage.memory != HBM
         offset = self.offset
         new_shape: list[int] = []
@@ -248,11 +248,23 @@ class NkiTensor:
         if first is not Ellipsis and not _is_full(first):
             raise CompilerError("the indirect dimension of a view cannot be sliced or selected again", value=repr(self))
 
-    def _range_error(self, dim: int, what: str) -> IndexError:
-        return IndexError(
-            f"index {what} is out of range for dimension {dim} of {self.name!r}: "
-            f"{self.dtype} {self.shape} in {self.storage.memory}; valid is 0 <= start < end <= {self.shape[dim]}"
+    def _range_error(self, dim: int, what: str) -> IndexRangeError:
+        return IndexRangeError(
+            f"index {what} is out of range for dimension {dim} of {self!r}",
+            operand=self.name,
+            value=what,
+            limit=f"0 <= start < end <= {self.shape[dim]}",
         )
+
+    def _no_operator(self, *_: Any) -> Any:
+        raise CompilerError(
+            "tensors have no Python operators since NKI 0.2: use nl.add and the like, or nisa.tensor_tensor",
+            value=repr(self),
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _no_operator
+    __matmul__ = __rmatmul__ = __pow__ = __neg__ = __and__ = __or__ = __xor__ = __invert__ = _no_operator
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __lt__ = __le__ = __gt__ = __ge__ = _no_operator
 
     def __setitem__(self, key: Any, value: Any) -> None:
         assert assign is not None
@@ -281,7 +293,7 @@ class NkiTensor:
         rank = self.ndim + extra
         index = dim + rank if dim < 0 else dim
         if not 0 <= index < rank:
-            raise IndexError(f"{what} {dim} is out of range for {self!r} with {self.ndim} dimensions")
+            raise IndexRangeError(f"{what} {dim} is out of range for {self!r} with {self.ndim} dimensions")
         if free and index == 0 and (self.on_chip or self.indirection is not None):
             raise HardwareError("the partition dimension cannot be changed by this view", operand=what, value=dim)
         return index
