@@ -30,7 +30,7 @@ from trnsim.isa.instruction import (
     target,
     write,
 )
-from trnsim.isa.vector import accumulator
+from trnsim.isa.reductions import accumulator
 from trnsim.isa.work import Work
 from trnsim.machine import core as machine
 from trnsim.machine.form import Form

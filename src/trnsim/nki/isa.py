@@ -24,25 +24,31 @@ from trnsim.isa.control import (
 from trnsim.isa.dma import dma_compute, dma_copy, dma_transpose
 from trnsim.isa.gpsimd import affine_select, iota, local_gather, nc_n_gather, tensor_partition_reduce
 from trnsim.isa.instruction import NkiInstruction
+from trnsim.isa.randomness import dropout, rand2, rand_get_state, rand_set_state, rng, set_rng_seed
+from trnsim.isa.reductions import (
+    range_select,
+    tensor_reduce,
+    tensor_scalar_reduce,
+    tensor_tensor_scan,
+)
 from trnsim.isa.scalar import activation, activation_reduce
+from trnsim.isa.statistics import bn_aggr, bn_stats, exponential, select_reduce, tensor_scalar_cumulative
 from trnsim.isa.tensor import nc_matmul, nc_matmul_mx, nc_transpose
 from trnsim.isa.vector import (
-    max8,
     memset,
-    nc_find_index8,
-    nc_match_replace8,
-    nc_stream_shuffle,
-    quantize_mx,
-    range_select,
     reciprocal,
     scalar_tensor_tensor,
     tensor_copy,
     tensor_copy_predicated,
-    tensor_reduce,
     tensor_scalar,
-    tensor_scalar_reduce,
     tensor_tensor,
-    tensor_tensor_scan,
+)
+from trnsim.isa.vector_search import (
+    max8,
+    nc_find_index8,
+    nc_match_replace8,
+    nc_stream_shuffle,
+    quantize_mx,
 )
 from trnsim.machine import core as _machine
 from trnsim.machine.registers import VirtualRegister
@@ -54,9 +60,7 @@ gpsimd_engine = engine.gpsimd
 unknown_engine = engine.unknown
 
 _DOCUMENTED_ONLY = {
-    "activate2", "bn_aggr", "bn_stats", "dropout", "exponential", "nonzero_with_count", "rand2",
-    "rand_get_state", "rand_set_state", "rng", "select_reduce", "sequence_bounds", "set_rng_seed",
-    "tensor_scalar_cumulative", "topk",
+    "activate2", "nonzero_with_count", "sequence_bounds", "topk",
 }  # fmt: skip
 
 
@@ -91,11 +95,13 @@ def __getattr__(name: str) -> object:
 
 __all__ = [
     "NkiInstruction", "NkiValidationError", "VirtualRegister", "activation", "activation_reduce", "affine_select",
-    "constants", "core_barrier", "dge_mode", "dma_compute", "dma_copy", "dma_engine", "dma_transpose", "engine",
-    "get_nc_sub_version", "get_nc_version", "gpsimd_engine", "iota", "local_gather", "matmul_perf_mode", "max8",
-    "memset", "nc_find_index8", "nc_match_replace8", "nc_matmul", "nc_matmul_mx", "nc_n_gather", "nc_stream_shuffle",
-    "nc_transpose", "nc_version", "oob_mode", "quantize_mx", "range_select", "reciprocal", "reduce_cmd",
-    "register_alloc", "register_load", "register_move", "register_store", "scalar_engine", "scalar_tensor_tensor",
-    "sendrecv", "tensor_copy", "tensor_copy_predicated", "tensor_engine", "tensor_partition_reduce", "tensor_reduce",
-    "tensor_scalar", "tensor_scalar_reduce", "tensor_tensor", "tensor_tensor_scan", "unknown_engine", "vector_engine",
+    "bn_aggr", "bn_stats", "constants", "core_barrier", "dge_mode", "dma_compute", "dma_copy", "dma_engine",
+    "dma_transpose", "dropout", "engine", "exponential", "get_nc_sub_version", "get_nc_version", "gpsimd_engine",
+    "iota", "local_gather", "matmul_perf_mode", "max8", "memset", "nc_find_index8", "nc_match_replace8", "nc_matmul",
+    "nc_matmul_mx", "nc_n_gather", "nc_stream_shuffle", "nc_transpose", "nc_version", "oob_mode", "quantize_mx",
+    "rand2", "rand_get_state", "rand_set_state", "range_select", "reciprocal", "reduce_cmd", "register_alloc",
+    "register_load", "register_move", "register_store", "rng", "scalar_engine", "scalar_tensor_tensor", "select_reduce",
+    "sendrecv", "set_rng_seed", "tensor_copy", "tensor_copy_predicated", "tensor_engine", "tensor_partition_reduce",
+    "tensor_reduce", "tensor_scalar", "tensor_scalar_cumulative", "tensor_scalar_reduce", "tensor_tensor",
+    "tensor_tensor_scan", "unknown_engine", "vector_engine",
 ]  # fmt: skip

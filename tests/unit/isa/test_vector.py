@@ -35,7 +35,7 @@ from isa_harness import (
 )
 
 from trnsim.errors import CompilerError, HardwareError
-from trnsim.isa import vector
+from trnsim.isa import reductions, vector, vector_search
 from trnsim.isa.constants import engine, reduce_cmd
 
 dtypes = st.sampled_from([*FLOATS, "int8", "uint8", "int32", "uint32"])
@@ -391,7 +391,7 @@ class TestReductions:
             else:
                 data = given_tensor(core, x.reshape(partitions, -1), kind).reshape(partitions, *shape)
             dst = tensor(core, out, partitions, kept)
-            vector.tensor_reduce(dst, op(name), data, axis, negate, keepdims=negate)
+            reductions.tensor_reduce(dst, op(name), data, axis, negate, keepdims=negate)
             rows = upcast(x).reshape(partitions, kept, -1)
             size = np.abs(rows).sum(-1) if name in ("add", "subtract") else None
             expected = rows[..., 0] != 0 if name.startswith("logical") else rows[..., 0]
@@ -414,7 +414,7 @@ class TestReductions:
         x = draw_values(5, "float32", 128, 1000)
         with running() as core:
             dst = tensor(core, "float32", 128, 1)
-            vector.tensor_reduce(dst, nl.add, given_tensor(core, x, "float32"), 1)
+            reductions.tensor_reduce(dst, nl.add, given_tensor(core, x, "float32"), 1)
             error = np.abs(read(dst)[:, 0] - upcast(x).sum(1))
             assert (error <= np.abs(upcast(x)).sum(1) * 10 * 2.0**-24).all()
             assert (error > 0).any()
@@ -425,7 +425,7 @@ class TestReductions:
         x = draw_values(seed, kind, *size)
         with running() as core:
             dst = tensor(core, kind, size[0], 1)
-            vector.tensor_reduce(dst, op(name), given_tensor(core, x, kind), 1)
+            reductions.tensor_reduce(dst, op(name), given_tensor(core, x, kind), 1)
             expected = x[:, :1].copy()
             for i in range(1, size[1]):
                 expected[:, 0] = BITS[name](expected[:, 0], x[:, i])
@@ -455,7 +455,7 @@ class TestReductions:
         with running(generation) as core:
             dst = tensor(core, out, *size, "sbuf", layout)
             initial = given_tensor(core, c, "float32") if column else float(c[0, 0])
-            vector.tensor_tensor_scan(
+            reductions.tensor_tensor_scan(
                 dst,
                 given_tensor(core, x, kind, place, layout1),
                 given_tensor(core, y, "bfloat16"),
@@ -480,11 +480,11 @@ class TestReductions:
             tiles = [given_tensor(core, p, "float32") for p in parts]
             for name in ("add", "maximum", "minimum", "multiply"):
                 reduce = {"add": np.sum, "maximum": np.max, "minimum": np.min, "multiply": np.prod}[name]
-                vector.tensor_scalar_reduce(out, tiles[0], nl.multiply, 2.0, op(name))
-                vector.tensor_scalar_reduce(
+                reductions.tensor_scalar_reduce(out, tiles[0], nl.multiply, 2.0, op(name))
+                reductions.tensor_scalar_reduce(
                     out, tiles[1], nl.multiply, 2.0, op(name), None, False, reduce_cmd=reduce_cmd.reduce
                 )
-                vector.tensor_scalar_reduce(
+                reductions.tensor_scalar_reduce(
                     out,
                     tiles[2],
                     nl.multiply,
@@ -497,7 +497,7 @@ class TestReductions:
                 everything = np.concatenate([2 * upcast(p) for p in parts], 1)
                 assert_close(-read(result), reduce(everything, axis=1, keepdims=True), "float32", 600)
                 assert_same(read(out), rounded(2 * parts[2], "bfloat16"))
-            vector.tensor_scalar_reduce(
+            reductions.tensor_scalar_reduce(
                 out,
                 tiles[0],
                 nl.add,
@@ -529,7 +529,7 @@ class TestReductions:
         high = low + draw_values(seed + 1, "uint8", size[0], 1).astype(np.float32) % 30
         with running(generation) as core:
             dst, total = tensor(core, out, *size, "sbuf", layout), tensor(core, "float32", size[0], 1)
-            vector.range_select(
+            reductions.range_select(
                 dst,
                 on_true_tile=given_tensor(core, x, kind, "sbuf", layout1),
                 comp_op0=op(name0),
@@ -554,7 +554,7 @@ class TestSearches:
         x = draw_values(seed, kind, partitions, elements)
         with running() as core:
             dst = tensor(core, out, partitions, 8)
-            vector.max8(dst, given_tensor(core, x, kind, "psum", layout))
+            vector_search.max8(dst, given_tensor(core, x, kind, "psum", layout))
             expected = [sorted(row.tolist(), reverse=True)[:8] for row in x.astype(np.float32)]
             assert_same(read(dst), rounded(np.array(expected, np.float32), out))
 
@@ -569,8 +569,8 @@ class TestSearches:
             x = read(data)
             found, places = tensor(core, kind, partitions, 8), tensor(core, kind, partitions, 8)
             replaced = tensor(core, "bfloat16", partitions, elements)
-            vector.nc_find_index8(found, data, vals)
-            vector.nc_match_replace8(replaced, data, vals, -5.0, places)
+            vector_search.nc_find_index8(found, data, vals)
+            vector_search.nc_match_replace8(replaced, data, vals, -5.0, places)
             none = np.iinfo(NUMPY[kind]).max
             for p in range(partitions):
                 for result, order in ((read(found)[p], range(8)), (read(places)[p], range(7, -1, -1))):
@@ -588,11 +588,11 @@ class TestSearches:
         with running() as core:
             places, out = tensor(core, "uint32", 1, 8), tensor(core, "float32", 1, 11)
             data, vals = given_tensor(core, x, "float32"), given_tensor(core, v, "float32")
-            vector.nc_match_replace8(out, data, vals, 0.0, places)
+            vector_search.nc_match_replace8(out, data, vals, 0.0, places)
             assert read(places).tolist() == [[2, 10, 9, 8, 7, 6, 5, 4]]
-            vector.nc_find_index8(places, data, vals)
+            vector_search.nc_find_index8(places, data, vals)
             assert read(places).tolist() == [[2, 4, 5, 6, 7, 8, 9, 10]]
-            vector.nc_match_replace8(data, data, vals, 0.0)
+            vector_search.nc_match_replace8(data, data, vals, 0.0)
             assert read(data).tolist() == [[1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0]]
 
 
@@ -612,16 +612,16 @@ class TestAcrossPartitions:
             for i in range(partitions):
                 if mask[i % 32] != 255:
                     expected[i] = x[i // 32 * 32 + mask[i % 32]]
-            vector.nc_stream_shuffle(dst, src, mask)
+            vector_search.nc_stream_shuffle(dst, src, mask)
             assert_same(read(dst), expected)
-            vector.nc_stream_shuffle(src, src, [m if m != 255 else 0 for m in mask])
+            vector_search.nc_stream_shuffle(src, src, [m if m != 255 else 0 for m in mask])
             assert_same(read(src), x[[i // 32 * 32 + mask[i % 32] * (mask[i % 32] != 255) for i in range(partitions)]])
 
     def test_one_partition_is_broadcast(self):
         x = draw_values(1, "bfloat16", 64, 5)
         with running() as core:
             src, dst = given_tensor(core, x, "bfloat16"), tensor(core, "bfloat16", 32, 5)
-            vector.nc_stream_shuffle(dst=dst, src=src[32:33], shuffle_mask=[0] * 32)
+            vector_search.nc_stream_shuffle(dst=dst, src=src[32:33], shuffle_mask=[0] * 32)
             assert_same(read(dst), np.repeat(x[32:33], 32, 0))
             assert not core.launch.findings
 
@@ -643,7 +643,7 @@ class TestAcrossPartitions:
         with running("v4") as core:
             dst, scale = tensor(core, packed, partitions, columns), tensor(core, scale_kind, partitions, columns)
             with only_writes(dst, scale):
-                vector.quantize_mx(dst, given_tensor(core, x, kind), scale)
+                vector_search.quantize_mx(dst, given_tensor(core, x, kind), scale)
             scales = read(scale).view(np.uint8)
             element = ml_dtypes.float8_e4m3fn if largest_exponent == 8 else ml_dtypes.float8_e5m2
             codes = read(dst).view(np.uint8).view(element).astype(np.float64)
@@ -727,60 +727,75 @@ RULES = [
         lambda t: V.scalar_tensor_tensor(t(), t(memory="psum"), nl.add, 1.0, nl.add, t(memory="psum")),
     ),
     ("v3", HardwareError, "op1", lambda t: V.scalar_tensor_tensor(t(), t(), nl.add, 1.0, nl.bitwise_or, t())),
-    ("v3", HardwareError, "axis", lambda t: V.tensor_reduce(t(elements=1), nl.add, t(), 0)),
-    ("v3", HardwareError, "axis", lambda t: V.tensor_reduce(t(elements=4), nl.add, t().reshape(8, 4, 4), 1)),
-    ("v3", HardwareError, "dst", lambda t: V.tensor_reduce(t(elements=4), nl.add, t(), 1)),
-    ("v3", HardwareError, "dst", lambda t: V.tensor_reduce(t(partitions=4, elements=1), nl.add, t(), 1)),
-    ("v3", HardwareError, "op", lambda t: V.tensor_reduce(t(elements=1), nl.greater, t(), 1)),
-    ("v3", HardwareError, "negate", lambda t: V.tensor_reduce(t("int8", 8, 1), nl.bitwise_or, t("int8"), 1, True)),
+    ("v3", HardwareError, "axis", lambda t: reductions.tensor_reduce(t(elements=1), nl.add, t(), 0)),
+    ("v3", HardwareError, "axis", lambda t: reductions.tensor_reduce(t(elements=4), nl.add, t().reshape(8, 4, 4), 1)),
+    ("v3", HardwareError, "dst", lambda t: reductions.tensor_reduce(t(elements=4), nl.add, t(), 1)),
+    ("v3", HardwareError, "dst", lambda t: reductions.tensor_reduce(t(partitions=4, elements=1), nl.add, t(), 1)),
+    ("v3", HardwareError, "op", lambda t: reductions.tensor_reduce(t(elements=1), nl.greater, t(), 1)),
+    (
+        "v3",
+        HardwareError,
+        "negate",
+        lambda t: reductions.tensor_reduce(t("int8", 8, 1), nl.bitwise_or, t("int8"), 1, True),
+    ),
     (
         "v3",
         HardwareError,
         "data1",
-        lambda t: V.tensor_tensor_scan(t(), t(memory="psum"), t(memory="psum"), 0.0, nl.add, nl.add),
+        lambda t: reductions.tensor_tensor_scan(t(), t(memory="psum"), t(memory="psum"), 0.0, nl.add, nl.add),
     ),
-    ("v3", HardwareError, "initial", lambda t: V.tensor_tensor_scan(t(), t(), t(), t(), nl.add, nl.add)),
-    ("v3", HardwareError, "reduce_op", lambda t: V.tensor_scalar_reduce(t(), t(), nl.add, 1.0, nl.subtract)),
+    ("v3", HardwareError, "initial", lambda t: reductions.tensor_tensor_scan(t(), t(), t(), t(), nl.add, nl.add)),
+    ("v3", HardwareError, "reduce_op", lambda t: reductions.tensor_scalar_reduce(t(), t(), nl.add, 1.0, nl.subtract)),
     (
         "v3",
         HardwareError,
         "reduce_cmd",
-        lambda t: V.tensor_scalar_reduce(t(), t(), nl.add, 1.0, nl.add, reduce_cmd=reduce_cmd.idle),
+        lambda t: reductions.tensor_scalar_reduce(t(), t(), nl.add, 1.0, nl.add, reduce_cmd=reduce_cmd.idle),
     ),
-    ("v3", HardwareError, "reduce_res", lambda t: V.tensor_scalar_reduce(t(), t(), nl.add, 1.0, nl.add, t())),
+    ("v3", HardwareError, "reduce_res", lambda t: reductions.tensor_scalar_reduce(t(), t(), nl.add, 1.0, nl.add, t())),
     (
         "v3",
         CompilerError,
         "reduce_init",
-        lambda t: V.tensor_scalar_reduce(t(), t(), nl.add, 1.0, nl.add, reduce_init=1.0),
+        lambda t: reductions.tensor_scalar_reduce(t(), t(), nl.add, 1.0, nl.add, reduce_init=1.0),
     ),
-    ("v3", HardwareError, "src", lambda t: V.max8(t(elements=8), t(elements=7))),
-    ("v3", HardwareError, "src", lambda t: V.max8(t("float32", 1, 8), t("uint8", 1, 16385))),
-    ("v3", HardwareError, "dst", lambda t: V.max8(t(elements=9), t())),
-    ("v3", HardwareError, "dst", lambda t: V.nc_find_index8(t("int32", 8, 8), t(), t(elements=8))),
-    ("v3", HardwareError, "vals", lambda t: V.nc_find_index8(t("uint32", 8, 8), t(), t(elements=4))),
-    ("v3", HardwareError, "dst_idx", lambda t: V.nc_match_replace8(t(), t(), t(elements=8), 0.0, t("float32", 8, 8))),
-    ("v3", HardwareError, "shuffle_mask", lambda t: V.nc_stream_shuffle(t(), t(), [0] * 31)),
-    ("v3", HardwareError, "shuffle_mask", lambda t: V.nc_stream_shuffle(t(), t(), [9] * 32)),
-    ("v3", HardwareError, "dst", lambda t: V.nc_stream_shuffle(t("bfloat16"), t(), [0] * 32)),
+    ("v3", HardwareError, "src", lambda t: vector_search.max8(t(elements=8), t(elements=7))),
+    ("v3", HardwareError, "src", lambda t: vector_search.max8(t("float32", 1, 8), t("uint8", 1, 16385))),
+    ("v3", HardwareError, "dst", lambda t: vector_search.max8(t(elements=9), t())),
+    ("v3", HardwareError, "dst", lambda t: vector_search.nc_find_index8(t("int32", 8, 8), t(), t(elements=8))),
+    ("v3", HardwareError, "vals", lambda t: vector_search.nc_find_index8(t("uint32", 8, 8), t(), t(elements=4))),
+    (
+        "v3",
+        HardwareError,
+        "dst_idx",
+        lambda t: vector_search.nc_match_replace8(t(), t(), t(elements=8), 0.0, t("float32", 8, 8)),
+    ),
+    ("v3", HardwareError, "shuffle_mask", lambda t: vector_search.nc_stream_shuffle(t(), t(), [0] * 31)),
+    ("v3", HardwareError, "shuffle_mask", lambda t: vector_search.nc_stream_shuffle(t(), t(), [9] * 32)),
+    ("v3", HardwareError, "dst", lambda t: vector_search.nc_stream_shuffle(t("bfloat16"), t(), [0] * 32)),
     (
         "v3",
         HardwareError,
         "src",
-        lambda t: V.nc_stream_shuffle(t(partitions=64), t(partitions=128)[32:64], [0] * 32),
+        lambda t: vector_search.nc_stream_shuffle(t(partitions=64), t(partitions=128)[32:64], [0] * 32),
     ),
     (
         "v4",
         HardwareError,
         "src",
-        lambda t: V.quantize_mx(t("float8_e4m3fn_x4", 32, 4), t("float32", 32), t("uint8", 32, 4)),
+        lambda t: vector_search.quantize_mx(t("float8_e4m3fn_x4", 32, 4), t("float32", 32), t("uint8", 32, 4)),
     ),
-    ("v4", HardwareError, "src", lambda t: V.quantize_mx(t("float8_e4m3fn_x4", 8, 4), t("bfloat16"), t("uint8", 8, 4))),
+    (
+        "v4",
+        HardwareError,
+        "src",
+        lambda t: vector_search.quantize_mx(t("float8_e4m3fn_x4", 8, 4), t("bfloat16"), t("uint8", 8, 4)),
+    ),
     (
         "v4",
         HardwareError,
         "dst_scale",
-        lambda t: V.quantize_mx(t("float8_e4m3fn_x4", 64, 4), t("bfloat16", 64), t("uint8", 32, 4)),
+        lambda t: vector_search.quantize_mx(t("float8_e4m3fn_x4", 64, 4), t("bfloat16", 64), t("uint8", 32, 4)),
     ),
 ]
 
@@ -802,7 +817,7 @@ def range_select(t, **changes):
         "bound0": t("float32", 8, 1),
         "bound1": t("float32", 8, 1),
     }
-    vector.range_select(**(arguments | changes))
+    reductions.range_select(**(arguments | changes))
 
 
 @pytest.mark.parametrize(
@@ -831,7 +846,7 @@ def test_generations():
         with running(generation) as core:
             get = tiles(core)
             with pytest.raises(HardwareError, match=f"quantize_mx does not exist on NeuronCore-{generation}"):
-                vector.quantize_mx(get("float8_e4m3fn_x4", 32, 4), get("bfloat16", 32), get("uint8", 32, 4))
+                vector_search.quantize_mx(get("float8_e4m3fn_x4", 32, 4), get("bfloat16", 32), get("uint8", 32, 4))
 
 
 def test_time_only_runs_compute_what_is_needed():
@@ -841,9 +856,9 @@ def test_time_only_runs_compute_what_is_needed():
         with running(numeric=numeric) as core:
             x, out, total = (core.ndarray(s, "float32") for s in ((4, 8), (4, 8), (4, 1)))
             vector.memset(x, 2.0)
-            vector.tensor_scalar_reduce(out, x, nl.add, 1.0, nl.add)
+            reductions.tensor_scalar_reduce(out, x, nl.add, 1.0, nl.add)
             vector.tensor_tensor(x, x, out, nl.multiply)
-            vector.tensor_scalar_reduce(out, x, nl.add, 1.0, nl.add, total, reduce_cmd=reduce_cmd.reduce)
+            reductions.tensor_scalar_reduce(out, x, nl.add, 1.0, nl.add, total, reduce_cmd=reduce_cmd.reduce)
             core.force(total)
             results.append(read(total))
             traces.append([core.trace.instructions["klass"].tolist(), core.trace.operands["offset"].tolist()])

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from trnsim.errors import CompilerError, HardwareError, UnsupportedError
+from trnsim.errors import CompilerError, HardwareError
 from trnsim.isa.alu import as_activation, as_alu_op
 from trnsim.nki import isa
 from trnsim.nki import language as nl
@@ -457,14 +457,6 @@ def test_nothing_works_outside_a_kernel(name):
         getattr(nl, name)(*arguments)
 
 
-def _has(name):
-    try:
-        return bool(getattr(isa, name))
-    except UnsupportedError:
-        return False
-
-
-@pytest.mark.skipif(not _has("dropout"), reason="nisa.dropout is not there yet")
 def test_dropout():
     ones = np.ones((128, 512), np.float32)
     kept = run(lambda t: nl.dropout(t, 0.25), ones).values

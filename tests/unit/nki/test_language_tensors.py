@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from trnsim.errors import CompilerError, HardwareError, InputError, UnsupportedError
-from trnsim.nki import isa
 from trnsim.nki import language as nl
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -112,14 +111,6 @@ def test_shared_identity_matrix(dtype):
     np.testing.assert_array_equal(run(into).values.astype(np.float32), np.eye(16))
 
 
-def _random():
-    try:
-        return bool(isa.rng)
-    except UnsupportedError:
-        return False
-
-
-@pytest.mark.skipif(not _random(), reason="nisa.rng is not there yet")
 @pytest.mark.parametrize("buffer", [nl.sbuf, nl.psum, nl.shared_hbm])
 def test_rand(buffer):
     got = run(lambda: nl.rand((128, 256), nl.float32, buffer))
@@ -132,7 +123,6 @@ def test_rand(buffer):
         run(lambda: nl.rand((4, 4), nl.int32))
 
 
-@pytest.mark.skipif(not _random(), reason="nisa.rng is not there yet")
 def test_equal_seeds_give_equal_numbers():
     def function(seed):
         nl.random_seed(seed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trnsim.errors import CompilerError, HardwareError
-from trnsim.isa import scalar, tensor, vector
+from trnsim.isa import scalar, tensor, vector, vector_search
 from trnsim.isa.alu import ACTIVATIONS
 from trnsim.machine import core as machine
 from trnsim.machine.form import HBM, PSUM
@@ -213,7 +213,7 @@ def broadcast_partition(x: NkiTensor, partitions: int) -> NkiTensor:
     if x.dtype not in _FLOATS and not (x.dtype == "float8_e4m3fn" and core.generation == "v4"):
         for start in range(0, partitions, 32):
             rows = result[start : min(start + 32, partitions)]
-            vector.nc_stream_shuffle(rows, x, _TO_FIRST)
+            vector_search.nc_stream_shuffle(rows, x, _TO_FIRST)
         return result
     key = f"ones {x.dtype}"
     ones = core.state.get(key)

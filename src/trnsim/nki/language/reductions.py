@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trnsim.errors import HardwareError
+from trnsim.isa import reductions as vector_reductions
 from trnsim.isa import scalar, vector
 from trnsim.isa.alu import ACTIVATIONS, ALU
 from trnsim.isa.constants import reduce_cmd
@@ -56,7 +57,7 @@ def _reduce(function: str, op: str, x: Any, axis: Any, *, dtype: Any, keepdims: 
     source = tile(x, function)
     axes = _axes(axis, source, function)
     result = new(_reduced_shape(source, axes, keepdims), result_dtype(dtype, source))
-    vector.tensor_reduce(result, ALU[op], source, axes)
+    vector_reductions.tensor_reduce(result, ALU[op], source, axes)
     return result
 
 
@@ -144,7 +145,7 @@ def _sum_of_squares(x: NkiTensor, axes: tuple[int, ...], bias: NkiTensor | None 
         moved = squares
         vector.tensor_tensor(moved, x, free_broadcast(bias, x.shape), ALU["add"])
     scalar.activation(squares, ACTIVATIONS["square"], moved)
-    vector.tensor_reduce(total, ALU["add"], squares, axes)
+    vector_reductions.tensor_reduce(total, ALU["add"], squares, axes)
     return total
 
 
@@ -166,7 +167,7 @@ def softmax(x: NkiTensor, axis: Any = -1, dtype: Any = None) -> NkiTensor:
     top, total = new(_reduced_shape(source, axes, True)), new(_reduced_shape(source, axes, True))
     powers = new(source.shape)
     result = new(source.shape, result_dtype(dtype, source))
-    vector.tensor_reduce(top, ALU["maximum"], source, axes, True)
+    vector_reductions.tensor_reduce(top, ALU["maximum"], source, axes, True)
     if axes[0] == 1:
         scalar.activation(
             powers, ACTIVATIONS["exp"], source, top, 1.0, ALU["add"], total, reduce_cmd.reset_reduce
@@ -176,7 +177,7 @@ def softmax(x: NkiTensor, axis: Any = -1, dtype: Any = None) -> NkiTensor:
         return result
     vector.tensor_tensor(powers, source, free_broadcast(top, source.shape), ALU["add"])
     scalar.activation(powers, ACTIVATIONS["exp"], powers)
-    vector.tensor_reduce(total, ALU["add"], powers, axes)
+    vector_reductions.tensor_reduce(total, ALU["add"], powers, axes)
     vector.reciprocal(total, total)
     vector.tensor_tensor(result, powers, free_broadcast(total, source.shape), ALU["multiply"])
     return result
