@@ -36,6 +36,7 @@ Json = Annotated[str | None, typer.Option("--json", help="Write the report as JS
 Perfetto = Annotated[Path | None, typer.Option("--perfetto", help="Write a trace for ui.perfetto.dev.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write the report as one self-contained HTML file.")]
 Schedule = Annotated[str, typer.Option("--schedule", help="nki (the compiler's freedoms) or program (as written).")]
+Clock = Annotated[str, typer.Option("--clock", help="kernel (first instruction to last DMA) or span (profiler total).")]
 Strict = Annotated[bool, typer.Option("--strict-capacity", help="Live bytes over a memory's capacity are an error.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the random generators.")]
 Assume = Annotated[
@@ -56,6 +57,7 @@ def run(
     perfetto: Perfetto = None,
     html: Html = None,
     schedule: Schedule = "nki",
+    clock: Clock = "kernel",
     strict_capacity: Strict = False,
     seed: Seed = 0,
     assume: Assume = None,
@@ -67,7 +69,7 @@ def run(
     """
     from trnsim.script import run_script
 
-    session = _session(chip, time_only, schedule, strict_capacity, seed, assume, lnc)
+    session = _session(chip, time_only, schedule, clock, strict_capacity, seed, assume, lnc)
     try:
         with _progress(session), session.active():
             code = run_script(script, list(context.args))
@@ -93,6 +95,7 @@ def profile(
     perfetto: Perfetto = None,
     html: Html = None,
     schedule: Schedule = "nki",
+    clock: Clock = "kernel",
     strict_capacity: Strict = False,
     seed: Seed = 0,
     assume: Assume = None,
@@ -104,7 +107,7 @@ def profile(
     """
     from trnsim.script import profile_kernel
 
-    session = _session(chip, not numeric, schedule, strict_capacity, seed, assume, lnc)
+    session = _session(chip, not numeric, schedule, clock, strict_capacity, seed, assume, lnc)
     with _progress(session), session.active():
         profile_kernel(target, arg or [], session)
     _report(session.calls, json, perfetto, html)
@@ -138,6 +141,7 @@ def _session(
     chip: str | None,
     time_only: bool,
     schedule: str,
+    clock: str,
     strict_capacity: bool,
     seed: int,
     assume: Sequence[str] | None,
@@ -155,12 +159,15 @@ def _session(
             raise InputError(f"--assume {item!r}: write NAME=INTEGER") from None
     if schedule not in ("nki", "program"):
         raise InputError(f"unknown schedule {schedule!r}: nki or program", operand="--schedule", value=schedule)
+    if clock not in ("kernel", "span"):
+        raise InputError(f"unknown clock {clock!r}: kernel or span", operand="--clock", value=clock)
     if chip is not None:
         load_chip(chip)
     options: SimulationOptions = SimulationOptions(
         chip=chip,
         numeric=not time_only,
         schedule=schedule,
+        clock=clock,
         strict_capacity=strict_capacity,
         seed=seed,
         assume=values,

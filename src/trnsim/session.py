@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trnsim.errors import CompilerError, InputError, TrnsimError, UnsupportedError
-from trnsim.hardware import load_chip
+from trnsim.hardware import load_chip, load_timing
 from trnsim.machine import core as machine
 from trnsim.machine.launch import Program
 from trnsim.machine.tensor import NkiTensor
@@ -26,7 +26,9 @@ from trnsim.numerics import DType, as_dtype
 
 if TYPE_CHECKING:
     from trnsim.hardware import Chip
+    from trnsim.machine.ranks import World
     from trnsim.report.call import KernelCall
+    from trnsim.timing import Timeline
 
 DEFAULT_CHIP = "trn2"
 _TARGETS = {
@@ -51,6 +53,8 @@ class SimulationOptions:
         timed: predict the time of each call.
         schedule: ``nki`` or ``program``; see ``trnsim.timing``.
         passes: freedoms of the compiler stage to keep; None: all that the schedule has.
+        clock: ``kernel`` counts from the first instruction to the last DMA, ``span`` adds the fixed parts of a
+        profiler's     total time.
         strict_capacity: live bytes over capacity are an error instead of a finding.
         seed: of every random generator; printed in reports.
         arguments: data for arguments that a time-only run has no data for, by name.
@@ -63,6 +67,7 @@ class SimulationOptions:
     timed: bool = True
     schedule: str = "nki"
     passes: frozenset[str] | None = None
+    clock: str = "kernel"
     strict_capacity: bool = False
     seed: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -131,8 +136,12 @@ def run_kernel(
     schedule_edges: Any = (),
     platform_target: str | None = None,
     options: SimulationOptions | None = None,
+    rank: int = 0,
+    world: World | None = None,
 ) -> Any:
     """Run a kernel function on simulated cores and return what it returns, as the caller's kind of array.
+
+    ``rank`` and ``world``: the kernel is one of several that communicate; see ``machine/ranks.py``.
 
     Raises:
         TrnsimError: what the kernel did wrong, or what trnsim cannot do.
@@ -149,6 +158,7 @@ def run_kernel(
     started = time.perf_counter()
     program = Program(chip, kernel=name, lnc=lnc, numeric=options.numeric, seed=options.seed, assume=options.assume)
     program.grid = grid
+    program.rank, program.world = rank, world
     if session is not None and session.progress is not None:
         report = session.progress
         program.progress = lambda core, row: report(name, f"core {core}", row)
@@ -420,10 +430,14 @@ def make_call(
 
     chip = program.chip
     timing_options = TimingOptions(
-        schedule=options.schedule, passes=options.passes, strict_capacity=options.strict_capacity
+        schedule=options.schedule,
+        passes=options.passes,
+        clock=options.clock,
+        strict_capacity=options.strict_capacity,
     )
     traces = tuple(core.trace for core in program.cores)
     timeline = simulate(traces, chip, timing_options)
+    support, reason, error = _support(timeline, load_timing(chip).error_percent)
     return KernelCall(
         kernel=name,
         chip=chip.name,
@@ -436,8 +450,9 @@ def make_call(
         wait_reasons=WAIT_REASONS,
         traces=traces,
         findings=(*program.findings.values(), *timeline.findings),
-        support=timeline.support,
-        support_reason=timeline.support_reason,
+        support=support,
+        support_reason=reason,
+        error_percent=error,
         numeric=options.numeric,
         wall_seconds=seconds,
         seed=options.seed,
@@ -446,6 +461,21 @@ def make_call(
         hbm_bytes_per_second=float(chip.hbm.bytes_per_second) * program.lnc / max(1, chip.core_count),
         memory_partitions=program.spec.sbuf.partitions,
     )
+
+
+def _support(timeline: Timeline, measured_error: float | None) -> tuple[str, str, float | None]:
+    """How well a time is known: with an error only where kernels like this one were compared with measurements.
+
+    The published kernels are matrix multiplications that keep TensorE busy for most of their time; of others the
+    constants are measured but the whole is not.
+    """
+    support, reason = timeline.support, timeline.support_reason
+    if support != "calibrated" or measured_error is None:
+        return support, reason, None
+    tensor = [s.busy_ps for s in timeline.engine_summary() if s.name == "tensor"]
+    if timeline.totals.flops and min(tensor) >= 0.6 * timeline.drawn_ps:
+        return support, f"{reason}; the error is that of published matrix multiplications", measured_error
+    return "interpolated", f"{reason}; no kernel like this one has been compared with a measurement", None
 
 
 def _peak_flops(program: Program) -> float:

@@ -237,6 +237,8 @@ class Timing:
     clock_offset_ps: int
     """Before the first instruction and after the last DMA in a profiler's total time."""
     clock_tail_ps: int
+    error_percent: float | None
+    """Mean absolute error on published measurements; None where there are none for this generation."""
     constants: tuple[Constant, ...]
 
     def engine(self, name: str) -> EngineTiming:
@@ -297,6 +299,7 @@ def _load(version: str, clocks: tuple[tuple[str, int], ...], dma_engines: int) -
         bank_conflicts=bool(machine["bank_conflicts"]),
         clock_offset_ps=machine["clock_offset"],
         clock_tail_ps=machine["clock_tail"],
+        error_percent=machine.get("error"),
         constants=tuple(constants),
     )
 

@@ -82,4 +82,4 @@ def _narrow(array: Array, dtype: DType, words: Words) -> Array:
         steps += words * 2.0**-32
         np.floor(steps, out=steps)
         steps *= step
-        return np.copysign(steps, array).astype(np.float32)
+        return np.asarray(np.copysign(steps, array), np.float32)

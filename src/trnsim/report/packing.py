@@ -54,7 +54,7 @@ def unpack(manifest: list[dict[str, Any]], text: str) -> dict[str, Any]:
         width, length = column["width"], column["length"]
         raw = np.zeros((length, 8), np.uint8)
         raw[:, :width] = np.frombuffer(data, np.uint8, width * length, at).reshape(width, length).T
-        values = raw.view("<i8").ravel().astype(np.int64)
+        values: Any = raw.view("<i8").ravel().astype(np.int64)
         if column["delta"]:
             values = np.cumsum(values)
             values = values if width == 8 else values & ((1 << 8 * width) - 1)

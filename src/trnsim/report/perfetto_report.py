@@ -194,7 +194,7 @@ class _CallWriter:
         """Slices of one engine or ring; where they overlap (transfers of a ring), on several tracks of one name."""
         columns = self.view.events
         lane = lanes(columns.start[events], columns.end[events])
-        for number in range(int(lane.max()) + 1):
+        for number in range(int(np.max(lane)) + 1):
             uuid = self.writer.track(name, process, order=order)
             mine = events[lane == number].tolist()
             slices = [(int(columns.start[e]), e, -1) for e in mine]

@@ -7,6 +7,7 @@ explains them.
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -141,8 +142,18 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": SCHEMA,
-        **msgspec.json.schema(Report),
+        **_unindented(msgspec.json.schema(Report)),
     }
+
+
+def _unindented(value: Any) -> Any:
+    """Descriptions without their docstrings' indentation, which Python removes itself from 3.13 on."""
+    if isinstance(value, dict):
+        return {
+            k: inspect.cleandoc(v) if k == "description" and isinstance(v, str) else _unindented(v)
+            for k, v in value.items()
+        }
+    return [_unindented(v) for v in value] if isinstance(value, list) else value
 
 
 def schema_text() -> str:

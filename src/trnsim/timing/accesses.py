@@ -110,7 +110,7 @@ def _keys(storages: list[StorageInfo]) -> tuple[Column, Column, Column, int]:
 def _boxes(trace: Trace, storage: Column, form: Column) -> Column:
     """For each operand: rows, bytes, step, run, and for HBM the bytes of a row (0 on chip)."""
     width = np.array([s.row_bytes if s.memory == "hbm" else 0 for s in trace.storages] or [0], np.int64)[storage]
-    size = int(width.max(initial=0)) + 1
+    size = int(np.max(width, initial=0)) + 1
     pairs, inverse = np.unique(form * size + width, return_inverse=True)
     rows = np.zeros((max(1, len(pairs)), 5), np.int64)
     for i, pair in enumerate(pairs.tolist()):

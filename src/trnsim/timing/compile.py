@@ -84,7 +84,7 @@ def compile_core(
     klass = numbers[inverse] if len(used) else klass_rows
     accesses = find_accesses(trace, klass, tables)
     _check_sizes(trace, core)
-    removed = np.zeros(0, np.int64)
+    removed: NDArray[np.int64] = np.zeros(0, np.int64)
     if REMOVE_REPEATED_LOADS in passes and len(klass):
         accesses, removed = _without_repeated_loads(trace, accesses, klass, tables)
     keep = np.ones(len(klass), bool)
@@ -96,7 +96,7 @@ def compile_core(
     data, initial = find_dependences(accesses, compiled)
     edges = Edges.join([data, *_explicit_edges(trace, keep, renumber, rows), *_state_edges(trace, rows)])
     variant = choose_variants(klass, tables, BALANCE_ENGINES in passes, compiled)
-    order = np.arange(len(rows), dtype=np.int64)
+    order: NDArray[np.int64] = np.arange(len(rows), dtype=np.int64)
     if REORDER in passes:
         order = _reorder(trace, core, accesses, variant, edges, tables, timing, compiled)
     elif (edges.producer > edges.consumer).any():
@@ -131,7 +131,7 @@ def _without_repeated_loads(
 def _explicit_edges(trace: Trace, keep: NDArray[np.bool_], renumber: Column, rows: Column) -> list[Edges]:
     """Edges of ``depends_on`` and ``with_schedule``, and the order within ``no_reorder`` regions."""
     found = []
-    pairs = np.array(trace.edges, np.int64).reshape(-1, 2)
+    pairs: NDArray[np.int64] = np.array(trace.edges, np.int64).reshape(-1, 2)
     pairs = pairs[keep[pairs[:, 0]] & keep[pairs[:, 1]]] if len(pairs) else pairs
     if len(pairs):
         consumer, producer = renumber[pairs[:, 0]], renumber[pairs[:, 1]]

@@ -112,7 +112,7 @@ def draw_waits(
     for edge, reason in _KINDS.items():
         data = np.where(run.cause_kind[on_engine] == edge, reason, data)
     source = np.where(known, np.where(is_dma, transfer_event[producer], engine_event[producer]), -1)
-    resource = np.full(len(on_engine), tl.STARTUP)
+    resource: NDArray[np.int64] = np.full(len(on_engine), tl.STARTUP)
     for why, reason in _RESOURCES.items():
         resource = np.where(run.reason[on_engine] == why, reason, resource)
     holder = run.by[on_engine]
@@ -185,7 +185,7 @@ def _live(starts: Column, ends: Column, sizes: Column) -> tuple[Column, Column, 
     times, total = times[final], total[final]
     if not len(total):
         return times, total, 0, []
-    at = int(total.argmax())
+    at = int(np.argmax(total))
     live = np.flatnonzero((starts <= times[at]) & (ends > times[at]))
     return times, total, int(total[at]), live[np.argsort(-sizes[live], kind="stable")].tolist()
 

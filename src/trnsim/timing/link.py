@@ -100,7 +100,8 @@ def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timin
         consumers.append(chained + 1 + base)
         kinds.append(np.full(len(chained), RAW, np.int64))
         base += len(variants)
-    variant, cores = np.concatenate(node_variant), np.concatenate(node_core)
+    variant: NDArray[np.int64] = np.concatenate(node_variant)
+    cores: NDArray[np.int64] = np.concatenate(node_core)
     rows = np.concatenate(node_row)
     queue = cores * QUEUE_COUNT + queue_of[variant]
     edges = Edges(np.concatenate(producers), np.concatenate(consumers), np.concatenate(kinds))

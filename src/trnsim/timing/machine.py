@@ -109,7 +109,8 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
         tables.column("busy"), tables.column("latency"), tables.column("load"), tables.column("table"),
         tables.column("dge"), *lanes, tables.column("lanes_high"), tables.column("descriptors"),
         tables.column("ports"), constants, throttle, nodes.queue_first[:-1].copy(), np.zeros(queues, np.int64),
-        np.full(queues, NEVER, np.int64), np.zeros(queues, np.int64), np.full(queues, -1, np.int64), np.full(queues,
+        np.full(queues, NEVER, np.int64), np.zeros(queues, np.int64), np.zeros(queues, np.int64), np.full(queues, -1,
+        np.int64), np.full(queues,
         -1, np.int64), np.zeros(queues, np.int64), np.full(count, -1, np.int64), np.full(queues, -1, np.int64),
         np.zeros(nodes.cores * dma.engines, np.int64), np.zeros(nodes.cores * 3, np.int64), np.zeros(nodes.cores * 2,
         np.int64), np.full(nodes.cores * 2, -1, np.int64), np.zeros(nodes.cores * BANKS, np.int64),
@@ -118,7 +119,7 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
     )  # fmt: skip
     if finished < count:
         raise DeadlockError(f"{count - finished} of {count} instructions wait for each other for ever")
-    total = int(max(done.max(), end.max())) if count else 0
+    total = int(max(np.max(done), np.max(end))) if count else 0
     return Run(start, end, done, idle, ready, cause, kind, reason, by, table_start, transfer, total)
 
 
@@ -190,7 +191,7 @@ def _execute(
     busy: Any, latency: Any, load: Any, table: Any, dge: Any, lane_low: Any, lane_high: Any, lanes_high: Any,
     descriptors: Any, ports: Any,
     constants: Any, throttle: Any,
-    head: Any, free: Any, candidate: Any, previous_start: Any, ring_oldest: Any, ring_newest: Any,
+    head: Any, free: Any, candidate: Any, previous_start: Any, visible: Any, ring_oldest: Any, ring_newest: Any,
     ring_used: Any, ring_next: Any, registered: Any,
     lane_free: Any, core_state: Any, port_free: Any, port_owner: Any, bank_free: Any, bank_owner: Any,
     start: Any, end: Any, done: Any, idle_from: Any, ready: Any, cause: Any, cause_kind: Any, reason: Any, by: Any,
@@ -293,6 +294,10 @@ def _execute(
         else:
             end[i] = time + length
         done[i] = end[i] + latency[v] - length
+        if dge[v] == 0:
+            # An engine's pipeline is in order: results do not overtake those of the instruction before.
+            done[i] = max(done[i], visible[q])
+            visible[q] = done[i]
         if dge[v] > 0:
             arrival = time + constants[dge[v]]
             if dge[v] == 2:

@@ -285,7 +285,7 @@ class Timeline:
         line = np.asarray(self.line_of[summary.core])[rows[rows >= 0][same]]
         total = np.zeros(int(line.max()) + 1, np.int64)
         np.add.at(total, line, length[same])
-        location = self.lines[summary.core][int(total.argmax())]
+        location = self.lines[summary.core][int(np.argmax(total))]
         return f" ({location.file.rsplit('/', 1)[-1]}:{location.line})"
 
 
