@@ -1,0 +1,1 @@
+"""Older generations of NKI, as views of the one implementation."""
