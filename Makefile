@@ -33,8 +33,13 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -q tests/unit
 
-conformance: $(STAMP)  ## public kernels from local checkouts: make conformance SDK=... SAMPLES=...
+conformance: $(STAMP)  ## public kernels from local checkouts: make conformance SDK=... SAMPLES=..., or SUITE=nki-library DIR=...
+ifeq ($(SUITE),nki-library)
+	$(BIN)/python -m pip install --quiet -r tests/conformance/nki_library_requirements.txt
+	$(BIN)/python tests/conformance/run_nki_library.py --checkout "$(DIR)" --chip $(or $(CHIP),trn2) --json $(or $(JSON),out/nki-library-$(or $(CHIP),trn2).json)
+else
 	TRNSIM_SDK="$(SDK)" TRNSIM_SAMPLES="$(SAMPLES)" $(BIN)/python -m pytest -q tests/conformance -rs
+endif
 
 bench: $(STAMP)  ## speed against peers, in one run
 	$(BIN)/python bench/run.py

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from trnsim.api import profile, simulate
+    from trnsim.api import profile, simulate, simulate_ranks
     from trnsim.errors import TrnsimError
     from trnsim.hardware import load_chip
     from trnsim.installation import install
@@ -21,9 +21,19 @@ _HOME = {
     "load_chip": "trnsim.hardware",
     "profile": "trnsim.api",
     "simulate": "trnsim.api",
+    "simulate_ranks": "trnsim.api",
 }
 
-__all__ = ["Session", "SimulationOptions", "TrnsimError", "install", "load_chip", "profile", "simulate"]
+__all__ = [
+    "Session",
+    "SimulationOptions",
+    "TrnsimError",
+    "install",
+    "load_chip",
+    "profile",
+    "simulate",
+    "simulate_ranks",
+]
 
 
 def __getattr__(name: str) -> Any:

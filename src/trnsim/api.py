@@ -1,9 +1,9 @@
-"""The same as the commands, from Python: ``trnsim.simulate`` and ``trnsim.profile``."""
+"""The same as the commands, from Python: ``simulate``, ``simulate_ranks`` and ``profile``."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trnsim.errors import InputError
@@ -73,6 +73,60 @@ def simulate(
     chosen = options or SimulationOptions(chip=chip, timed=False)
     wrapped = kernel if isinstance(kernel, Kernel) else Kernel(kernel)
     return wrapped.launch(args, kwargs, chosen)
+
+
+def simulate_ranks(
+    kernel: Any,
+    args: Sequence[Sequence[Any]],
+    *,
+    chip: str | None = None,
+    lnc: int | None = None,
+    options: SimulationOptions | None = None,
+    **kwargs: Any,
+) -> list[Any]:
+    """Run ``kernel`` once a rank, all in this process, so that ``nki.collectives`` work; returns each rank's results.
+
+    Args:
+        kernel: a ``nki.jit`` kernel, ``kernel[lnc]`` or a plain function.
+        args: the arguments of each rank, in rank order: arrays and plain values.
+        chip: as for ``simulate``; every rank is one logical core of it.
+        lnc: cores of a rank, 1 or 2; default: those of ``kernel[lnc]``.
+        kwargs: keyword arguments for all ranks.
+
+    An array that several ranks are given is copied for all but the first: each rank has its own memory.
+
+    Raises:
+        DeadlockError: ranks wait for each other in collectives that do not match.
+        TrnsimError: what the kernel did wrong, or what trnsim cannot do.
+    """
+    from trnsim.machine.ranks import World
+    from trnsim.nki.kernel import Kernel
+
+    if not args:
+        raise InputError("simulate_ranks needs the arguments of at least one rank", operand="args")
+    wrapped = kernel if isinstance(kernel, Kernel) else Kernel(kernel)
+    if lnc is not None:
+        wrapped = wrapped[lnc]
+    chosen = options or SimulationOptions(chip=chip, timed=False)
+    world = World(len(args))
+    seen: set[int] = set()
+
+    def own(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value)(own(v) for v in value)
+        if hasattr(value, "__array__") and hasattr(value, "copy") and id(value) in seen:
+            return value.copy()
+        seen.add(id(value))
+        return value
+
+    given = [tuple(own(value) for value in rank) for rank in args]
+    named = [{key: own(value) for key, value in kwargs.items()} for _ in args]
+    return world.run(
+        [
+            lambda r=rank: wrapped.launch(given[r], named[r], chosen, rank=r, world=world)  # type: ignore[misc]
+            for rank in range(world.size)
+        ]
+    )
 
 
 def profile(

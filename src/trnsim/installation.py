@@ -12,7 +12,7 @@ _installed = False
 
 
 def install(*, shadow: bool = False) -> None:
-    """Put trnsim's modules in place as ``nki``, ``nki.isa``, ``nki.language`` and so on.
+    """Put trnsim's modules in place as ``nki``, ``nki.isa``, ``nki.language`` and so on, and as ``neuronxcc.nki``.
 
     A real ``nki`` installation is never shadowed unless ``shadow`` asks for it.
 
@@ -37,4 +37,7 @@ def install(*, shadow: bool = False) -> None:
         "nki.typing": typing,
     }
     sys.modules.update(modules)
+    from trnsim.nki.versions import finder
+
+    finder.provide(shadow=shadow)
     _installed = True

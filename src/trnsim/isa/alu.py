@@ -182,7 +182,7 @@ def _near(x: Array, table: Array, low: float, high: float, second: float) -> Arr
     cubic *= d
     cubic *= table[1].take(index, out=d, mode="clip")
     cubic += table[0].take(index, out=d, mode="clip")
-    return cubic
+    return np.asarray(cubic)
 
 
 @cache
@@ -216,7 +216,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def _gelu_dx(x: Array) -> Array:
-    return _normal_cdf(x) + x * _INV_SQRT_2PI * np.exp(f32(-0.5) * x * x)
+    return np.asarray(_normal_cdf(x) + x * _INV_SQRT_2PI * np.exp(f32(-0.5) * x * x))
 
 
 def _gelu_tanh(x: Array) -> Array:
@@ -235,11 +235,11 @@ def _silu_dx(x: Array) -> Array:
 
 
 def _softplus(x: Array) -> Array:
-    return np.maximum(x, f32(0)) + np.log1p(np.exp(-np.abs(x)))
+    return np.asarray(np.maximum(x, f32(0)) + np.log1p(np.exp(-np.abs(x))))
 
 
 def _mish(x: Array) -> Array:
-    return x * np.tanh(_softplus(x))
+    return np.asarray(x * np.tanh(_softplus(x)))
 
 
 def _sin(x: Array) -> Array:

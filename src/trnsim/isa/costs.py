@@ -16,7 +16,7 @@ _NARROW = ("bfloat16", "float16")
 
 def tensors(k: InstructionClass) -> list[Form]:
     """Forms of the operands that are streamed: more than one element a partition, or all if none is."""
-    forms = [o.form for o in k.operands]
+    forms = [o.form for o in k.operands if not o.name.endswith(".index")]
     return [f for f in forms if f.elements > 1] or forms
 
 

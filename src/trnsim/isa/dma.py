@@ -123,9 +123,9 @@ def _row_offsets(view: NkiTensor, skip: bool) -> tuple[NDArray[np.int64], NDArra
         rest = (rest[:, None] + np.arange(n, dtype=np.int64) * s).ravel()
     offsets = view.offset + np.where(valid, index, 0)[:, None] * moved.stride + rest[None, :]
     limit = view.storage.rows * view.storage.row_bytes // view.dtype.itemsize
-    if offsets.size and (int(offsets.max()) >= limit):
+    if offsets.size and (int(np.max(offsets)) >= limit):
         raise HardwareError(
-            f"an indirect access leaves {view.name!r}", operand="vector_offset", value=int(offsets.max()), limit=limit
+            f"an indirect access leaves {view.name!r}", operand="vector_offset", value=int(np.max(offsets)), limit=limit
         )
     return offsets, valid
 
@@ -249,7 +249,7 @@ def dma_transpose(
             )
         require(dst.size == src.size, "dst must have the elements of src", "dst", dst.shape, src.shape)
         return
-    require(mode in ("unknown", "hwdge"), "a direct transpose uses hwdge or leaves the choice", "dge_mode", mode)
+    require(mode != "swdge", "swdge transposes need a vector_offset", "dge_mode", mode)
     if mode == "hwdge":
         require(generation != "v2", "hardware descriptor generation needs NeuronCore-v3", "dge_mode", mode)
         require(two, "a hwdge transpose needs a 2-byte dtype", "src", src.dtype)

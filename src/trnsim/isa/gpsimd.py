@@ -266,11 +266,11 @@ def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
 
 
 def _check_indices(at: NDArray[np.intp], limit: int, instruction: str, operand: str) -> None:
-    if at.size and int(at.max()) >= limit:
+    if at.size and int(np.max(at)) >= limit:
         raise UndefinedBehaviorError(
             "an index lies outside the gathered partition",
             instruction=instruction,
             operand=operand,
-            value=int(at.max()),
+            value=int(np.max(at)),
             limit=limit,
         )

@@ -21,14 +21,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import numpy as np
 
 from trnsim.errors import CompilerError, HardwareError, InternalError, TrnsimError
 from trnsim.isa.alu import Activation, AluOp, as_activation, as_alu_op
+from trnsim.isa.constants import dge_mode as _DgeMode
 from trnsim.isa.constants import engine as Engine
 from trnsim.machine import core as machine
+from trnsim.machine import indirection
 from trnsim.machine.core import Core, check_start_partition
 from trnsim.machine.form import HBM, PSUM, Form
 from trnsim.machine.tensor import NkiTensor
@@ -47,6 +50,8 @@ Ins = tuple[Form, ...]
 Immediate = Any  # a number that changes neither rules nor cost
 
 State = Callable[[dict[str, Any]], str]  # the engine state that a call touches, from what its rules see
+
+_DGE_BY_NUMBER = {mode.value: mode for mode in _DgeMode}
 
 
 class NkiInstruction:
@@ -91,14 +96,17 @@ class Instruction:
         engines: tuple[str, ...],
         generations: tuple[str, ...],
         state: tuple[str, ...] | State,
+        indirect: tuple[str, ...] = (),
     ) -> None:
         self.name, self.rules = name, rules
         self.short = name.removesuffix(".accumulate").rsplit(".", 1)[-1]
         self.engines, self.generations, self.state = engines, generations, state
+        self.indirect = indirect
         self.parameters = list(inspect.signature(rules).parameters.values())
         self.kinds = {p.name: str(p.annotation) for p in self.parameters}
         self.is_matmul = self.short in ("nc_matmul", "nc_matmul_mx")
         self.caches: dict[str, dict[Any, InstructionClass]] = {g: {} for g in ("v2", "v3", "v4")}
+        self._legalized = False
         self._meaning: Callable[..., Any] | None = None
         self._meaning_names: tuple[str, ...] = ()
         self._cost: Callable[..., Any] | None = None
@@ -124,6 +132,9 @@ class Instruction:
         """Check a call against all rules and make its class."""
         if core is None:
             core = machine.current()
+        known = core.legalized.get((self.name, key)) if core.legalized else None
+        if known is not None:
+            return known
         try:
             return self._classify(core, values, key)
         except TrnsimError as error:
@@ -174,6 +185,8 @@ class Instruction:
                         )
                     form = tensor.form
                     self._check_operand(core, label, form)
+                    if form.reach:
+                        self._check_indirect(label, tensor)
                     sources[label] = (0, len(operands))
                     role = READ if kind == "Ins" else _ROLES[kind]
                     operands.append(OperandClass(label, role, form))
@@ -200,6 +213,8 @@ class Instruction:
                 value = as_activation(value, name)
                 attributes[name] = value.name
             else:
+                if name == "dge_mode" and value in _DGE_BY_NUMBER:  # numbers were accepted up to NKI 0.3
+                    value = _DGE_BY_NUMBER[value]
                 attributes[name] = value if _is_plain(value) else str(getattr(value, "name", value))
             seen[name] = value
             sources[name] = (1, value)
@@ -217,9 +232,14 @@ class Instruction:
             plan,
             tuple(o.role for o in operands),
             self.is_matmul,
+            any(o.form.reach for o in operands),
         )
         CLASSES.append(klass)
-        self.caches[core.generation][key] = klass
+        if self._legalized:
+            self._legalized = False
+            core.legalized[self.name, key] = klass
+        else:
+            self.caches[core.generation][key] = klass
         return klass
 
     def _engines(self, seen: dict[str, Any], attributes: dict[str, Any]) -> tuple[str, ...]:
@@ -228,6 +248,10 @@ class Instruction:
         generation = machine.current().generation
         allowed = self.rules(**seen)
         engines = tuple(allowed) if allowed is not None else self.engines
+        dst = seen.get("dst")
+        if isinstance(dst, Form) and dst.reach and dst.memory == PSUM and "scalar" in engines:
+            engines = without(engines, "scalar")
+            require(bool(engines), "ScalarE cannot scatter into PSUM", "dst", PSUM, "sbuf")
         if not engines:
             raise HardwareError("no engine can run this combination of operands", value=attributes)
         if wanted == "unknown":
@@ -247,7 +271,27 @@ class Instruction:
             raise HardwareError(
                 f"partition size {form.partitions} exceeds {limit}", operand=name, value=form.partitions, limit=limit
             )
-        check_start_partition(form.start, form.partition_span, self.short, name, core.generation)
+        if self.engines == ("dma",):
+            return  # descriptors address any partition; the quadrant rule is that of the engines' ports
+        try:
+            check_start_partition(form.start, form.partition_span, self.short, name, core.generation)
+        except HardwareError:
+            if not core.legalizes:
+                raise
+            self._legalized = True
+
+    def _check_indirect(self, name: str, tensor: NkiTensor) -> None:
+        """An operand with tensor indirection, which only some take."""
+        if name not in self.indirect:
+            raise HardwareError(
+                f"{name} does not support tensor indirection", operand=name, value=repr(tensor),
+                limit=self.indirect or "no operand",
+            )  # fmt: skip
+        indirection.check_capacity(tensor, self._group, name)
+
+    @property
+    def _group(self) -> int:
+        return indirection.TENSOR_GROUP if self.is_matmul else indirection.GROUP
 
     # -- execution -------------------------------------------------------------------------------------------------
 
@@ -256,6 +300,9 @@ class Instruction:
     ) -> None:
         """Compute the results and write them."""
         assert self._meaning is not None, self.name
+        if klass.indirect:
+            self._execute_indirect(core, klass, operands, immediate)
+            return
         arguments: list[Any] = []
         for kind, value in klass.plan:
             if kind == 0:
@@ -272,6 +319,17 @@ class Instruction:
             result = self._meaning(*arguments)
             if result is not None:
                 write(operands[0], result)
+
+    def _execute_indirect(
+        self, core: Core, klass: InstructionClass, operands: tuple[NkiTensor, ...], immediate: tuple[Any, ...]
+    ) -> None:
+        """Execute on plain stand-ins for the operands that an index moves, and scatter what was written to them."""
+        group = self._group
+        plain = tuple(indirection.stand_in(t, group) if t.form.reach else t for t in operands)
+        self.execute(core, replace(klass, indirect=False), plain, immediate)
+        for role, tensor, filled in zip(klass.roles, operands, plain, strict=True):
+            if role != READ and filled is not tensor:
+                indirection.scatter(tensor, filled.array(), group)
 
 
 def write(dst: NkiTensor, result: Any) -> None:
@@ -331,6 +389,12 @@ def {short}({signature}):
     return _Handle(_core_, _core_.emit(_klass_, {operands}, {immediate}, name))
 """
 
+# Where operands may have tensor indirection.
+_INDIRECT = """
+    if _klass_.indirect:
+        return _Handle(_core_, _core_.emit(_klass_, _indirect(_klass_, {operands}), {immediate}, name))
+    return"""
+
 
 def instruction(
     name: str,
@@ -338,17 +402,21 @@ def instruction(
     engines: str,
     generations: str = "v2 v3 v4",
     state: str | State = "",
+    indirect: str = "",
 ) -> Callable[[Callable[..., Any]], InstructionFunction]:
     """Define an instruction; see the module's text.
 
     ``engines`` are its candidates, preferred first; ``generations`` the NeuronCores that have it; ``state`` engine
-    state that it reads and writes (names, or a function of what the rules see if not every call does). The decorated
-    function checks rules and may return the engines that a particular call can run on.
+    state that it reads and writes (names, or a function of what the rules see if not every call does); ``indirect`` the
+    operands that tensor indirection can move: ``dst``, then the main input, then others. The decorated function checks
+    rules and may return the engines that a particular call can run on.
     """
 
     def decorate(rules: Callable[..., Any]) -> InstructionFunction:
         touched = tuple(state.split()) if isinstance(state, str) else state
-        definition = Instruction(name, rules, tuple(engines.split()), tuple(generations.split()), touched)
+        definition = Instruction(
+            name, rules, tuple(engines.split()), tuple(generations.split()), touched, tuple(indirect.split())
+        )
         INSTRUCTIONS[name] = definition
         function = _compile(definition)
         function.__doc__ = rules.__doc__
@@ -369,6 +437,7 @@ def _compile(definition: Instruction) -> Any:
         "_Handle": NkiInstruction,
         "_T": NkiTensor,
         "_expand": _expand,
+        "_indirect": indirection.expand,
     }
     signature: list[str] = []
     key: list[str] = []
@@ -419,7 +488,8 @@ def _compile(definition: Instruction) -> Any:
         return tuple(parts)
 
     scope["_key"] = key_of_values
-    source = _TEMPLATE.format(
+    template = _TEMPLATE.replace("\n    return", _INDIRECT) if definition.indirect else _TEMPLATE
+    source = template.format(
         short=definition.short,
         signature=", ".join([*signature, "name=None"]),
         key=", ".join(key) + ("," if key else ""),

@@ -56,7 +56,7 @@ from trnsim.isa.operators import (
 # -- reductions and scans ----------------------------------------------------------------------------------------------
 
 
-@instruction("nki.isa.tensor_reduce", engines="vector")
+@instruction("nki.isa.tensor_reduce", engines="vector", indirect="dst data")
 def tensor_reduce(dst: Out, op: AluOp, data: In, axis: Any, negate: bool = False, keepdims: bool = False) -> None:
     """The last free dimensions of ``data``, those in ``axis``, reduced with ``op``; ``negate`` changes the sign.
 
@@ -216,7 +216,7 @@ def _accumulate(
     return registers
 
 
-@instruction("nki.isa.tensor_scalar_reduce", engines="vector", state="vector_accumulator")
+@instruction("nki.isa.tensor_scalar_reduce", engines="vector", state="vector_accumulator", indirect="dst data")
 def tensor_scalar_reduce(
     dst: Out,
     data: In,

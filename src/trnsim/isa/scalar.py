@@ -56,7 +56,7 @@ def _touched(seen: dict[str, Any]) -> str:
     return "" if _command(seen["reduce_cmd"]) == "idle" and seen["reduce_res"] is None else _STATE
 
 
-@instruction("nki.isa.activation", engines="scalar", state=_touched)
+@instruction("nki.isa.activation", engines="scalar", state=_touched, indirect="dst data")
 def activation(
     dst: Out,
     op: Activation,
@@ -115,7 +115,7 @@ def _(
     if cmd.startswith("reset"):
         registers[:] = 0
     if cmd.endswith("reduce"):
-        registers += np.add.reduce(result, axis=tuple(range(1, result.ndim)), dtype=np.float32)
+        registers += np.sum(result, axis=tuple(range(1, result.ndim)), dtype=np.float32)
     if reduce_res is not None:
         write(reduce_res, registers)
 
@@ -146,7 +146,8 @@ def _activate(dst: NkiTensor, op: Activation, data: NkiTensor, bias: Any, scale:
     elif bias.__class__ is NkiTensor or bias:
         x = x + column(bias, data)
     function = op.function
-    if dst.dtype == "float32" and dst.shape == x.shape:
+    # With a stride of zero dst keeps one value only, and the sum needs all of them.
+    if dst.dtype == "float32" and dst.shape == x.shape and 0 not in dst.strides:
         out = target(dst)
         if function.__class__ is np.ufunc:
             function(x, out=out)

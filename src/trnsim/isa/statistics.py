@@ -86,9 +86,9 @@ def _moments(values: NDArray[np.float32]) -> NDArray[np.float32]:
     count = values.shape[1]
     if count:
         result[:, 0] = count
-        result[:, 1] = np.add.reduce(values, axis=1) / np.float32(count)
+        result[:, 1] = np.sum(values, axis=1) / np.float32(count)
         deviations = values - result[:, 1:2]
-        result[:, 2] = np.add.reduce(deviations * deviations, axis=1)
+        result[:, 2] = np.sum(deviations * deviations, axis=1)
     return result
 
 
@@ -115,10 +115,10 @@ def bn_aggr(dst: Out, data: In) -> None:
 def _(data: NkiTensor) -> NDArray[np.float32]:
     triples = data.as_float32().reshape(data.shape[0], -1, 3)
     count, mean, squares = triples[:, :, 0], triples[:, :, 1], triples[:, :, 2]
-    total = np.add.reduce(count, axis=1)
-    common = np.add.reduce(count * mean, axis=1) / total
+    total = np.sum(count, axis=1)
+    common = np.sum(count * mean, axis=1) / total
     deviations = mean - common[:, None]
-    variance = np.add.reduce(squares + count * deviations * deviations, axis=1) / total
+    variance = np.sum(squares + count * deviations * deviations, axis=1) / total
     return np.stack([common, variance], axis=1)
 
 
@@ -250,7 +250,7 @@ def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
     return (work(t, k, engine, n, arithmetic=True, extra_ps=_read_ps(t, k)),)
 
 
-@instruction("nki.isa.tensor_scalar_cumulative", engines="vector", state=_STATE)
+@instruction("nki.isa.tensor_scalar_cumulative", engines="vector", state=_STATE, indirect="dst src")
 def tensor_scalar_cumulative(
     dst: Out,
     src: In,
@@ -334,7 +334,7 @@ def exponential(
     return _exponential(dst, src, max_value, reduce_res, reduce_cmd, reduce_init if loads else None, name)
 
 
-@instruction("nki.isa.exponential", engines="vector", generations="v4", state=_STATE)
+@instruction("nki.isa.exponential", engines="vector", generations="v4", state=_STATE, indirect="dst src")
 def _exponential(
     dst: Out, src: In, max_value: Vector, reduce_res: OptionalOut, reduce_cmd: Any, reduce_init: Vector
 ) -> None:

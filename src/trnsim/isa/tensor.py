@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trnsim.errors import CompilerError
+from trnsim.errors import CompilerError, HardwareError
 from trnsim.hardware.timing_constants import Timing
 from trnsim.isa.constants import engine as Engine
 from trnsim.isa.constants import matmul_perf_mode
@@ -27,7 +27,7 @@ from trnsim.isa.instruction import (
 )
 from trnsim.isa.work import Work
 from trnsim.machine import core as machine
-from trnsim.machine.form import PSUM, SBUF
+from trnsim.machine.form import PSUM, SBUF, Form
 from trnsim.machine.tensor import NkiTensor
 from trnsim.machine.trace import InstructionClass
 from trnsim.numerics import mx
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _MATMUL_DTYPES = ("float8_e4m3", "float8_e5m2", "float8_e3m4", "bfloat16", "float16", "tfloat32", "float32")
 _WIDE = ("tfloat32", "float32")
+_INDIRECT_DTYPES = ("float16", "bfloat16", "float8_e4m3", "float8_e5m2", "float8_e4m3fn")
 _FP8 = ("float8_e4m3", "float8_e5m2", "float8_e3m4")
 
 
@@ -137,6 +138,13 @@ def _matmul_rules(
                 form.shape,
             )
         columns, n = columns // 2, n // 2
+    for operand, form in (("stationary", stationary), ("moving", moving)):
+        if form.reach:
+            allowed = _INDIRECT_DTYPES
+            require(form.dtype in allowed, "no tensor indirection with this dtype", operand, form.dtype, allowed)
+    if is_transpose:
+        require(not moving.reach, "a transpose cannot gather moving", "moving", "tensor indirection", "a plain tensor")
+    _forbid_tiling(tile_position, dst, stationary, moving)
     row_limit, column_limit = 128, 128
     if bool(tile_position) != bool(tile_size):
         raise CompilerError("tile_position and tile_size go together", operand="tile_size", value=tile_size)
@@ -184,7 +192,15 @@ def _matmul_rules(
         )
 
 
-@instruction("nki.isa.nc_matmul", engines="tensor")
+def _forbid_tiling(tile_position: Any, *forms: Form) -> None:
+    """Tensor indirection works on the whole array only."""
+    if any(form.reach for form in forms) and tile_position:
+        require(
+            tuple(tile_position) == (0, 0), "tensor indirection excludes tiling", "tile_position", tile_position, (0, 0)
+        )
+
+
+@instruction("nki.isa.nc_matmul", engines="tensor", indirect="dst stationary moving")
 def _matmul(
     dst: Out,
     stationary: In,
@@ -203,7 +219,7 @@ def _matmul(
     )  # fmt: skip
 
 
-@instruction("nki.isa.nc_matmul.accumulate", engines="tensor")
+@instruction("nki.isa.nc_matmul.accumulate", engines="tensor", indirect="dst stationary moving")
 def _matmul_add(
     dst: Update,
     stationary: In,
@@ -510,7 +526,30 @@ def nc_matmul_mx(
     core = machine.current()
     adds = dst.__class__ is NkiTensor and dst.memory == PSUM and core.accumulates(dst, accumulate)
     function = _matmul_mx_add if adds else _matmul_mx
+    _check_pair("stationary", stationary, stationary_scale)
+    _check_pair("moving", moving, moving_scale)
     return function(dst, stationary, moving, stationary_scale, moving_scale, tile_position or (), tile_size or (), name)
+
+
+def _check_pair(name: str, data: Any, scale: Any) -> None:
+    """MX data and their scales are gathered by the same index, or neither is."""
+    moved = [
+        None if not isinstance(x, NkiTensor) or x.indirection is None else x.indirection.index for x in (data, scale)
+    ]
+    first, last = moved
+    if first is None or last is None:
+        same = first is last
+    else:
+        same = first.storage is last.storage and first.offset == last.offset and first.form is last.form
+    if not same:
+        raise HardwareError(
+            f"{name} and {name}_scale must use the same index, or none",
+            instruction="nc_matmul_mx",
+            operand=f"{name}_scale",
+            value="no index" if last is None else repr(last),
+            limit="no index" if first is None else repr(first),
+            generation=machine.current().generation,
+        )
 
 
 def _mx_rules(
@@ -529,6 +568,7 @@ def _mx_rules(
     )
     rows = stationary.partitions
     limit = 128
+    _forbid_tiling(tile_position, dst, stationary, moving)
     if tile_size:
         limit = int(tile_size[0])
         require(
@@ -561,7 +601,12 @@ def _mx_rules(
         )
 
 
-@instruction("nki.isa.nc_matmul_mx", engines="tensor", generations="v4")
+@instruction(
+    "nki.isa.nc_matmul_mx",
+    engines="tensor",
+    generations="v4",
+    indirect="dst stationary moving stationary_scale moving_scale",
+)
 def _matmul_mx(
     dst: Out, stationary: In, moving: In, stationary_scale: In, moving_scale: In, tile_position: Any, tile_size: Any
 ) -> None:
@@ -569,7 +614,12 @@ def _matmul_mx(
     _mx_rules(dst, stationary, moving, stationary_scale, moving_scale, tile_position, tile_size)
 
 
-@instruction("nki.isa.nc_matmul_mx.accumulate", engines="tensor", generations="v4")
+@instruction(
+    "nki.isa.nc_matmul_mx.accumulate",
+    engines="tensor",
+    generations="v4",
+    indirect="dst stationary moving stationary_scale moving_scale",
+)
 def _matmul_mx_add(
     dst: Update, stationary: In, moving: In, stationary_scale: In, moving_scale: In, tile_position: Any, tile_size: Any
 ) -> None:

@@ -70,13 +70,7 @@ def memset(dst: Out, value: Immediate, engine: Any = Engine.unknown) -> tuple[st
     """dst[p, i] = value, a number of dst's kind; packed formats take 0 only."""
     del engine
     require_on_chip(dst=dst)
-    if isinstance(value, (float, np.floating)) and dst.dtype.kind in ("int", "uint"):
-        raise CompilerError(
-            "value must have dst's type: an integer tile takes an integer",
-            operand="value",
-            value=value,
-            limit=dst.dtype,
-        )
+    _require_number(value, dst.dtype)
     return vector_gpsimd(dst)
 
 
@@ -94,8 +88,22 @@ def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
     return (work(t, k, engine, n),)
 
 
+def _require_number(value: Any, dtype: DType) -> None:
+    """An integer tile takes an integer. Since NKI 0.3 the type must match; public kernels for it pass 0.0 all the same.
+
+    Asked by the rule, once a class of calls, and for each value.
+    """
+    if isinstance(value, (float, np.floating)) and dtype.kind in ("int", "uint") and not float(value).is_integer():
+        raise CompilerError(
+            "value must have dst's type: an integer tile takes an integer", operand="value", value=value, limit=dtype
+        )
+
+
 def _number(value: Any, dtype: DType) -> Any:
     """A number in ``dtype``: integers saturate, floats are rounded."""
+    if dtype.kind in ("int", "uint"):
+        _require_number(value, dtype)
+        value = int(value)
     if dtype.kind == "packed":
         if value != 0:
             raise HardwareError(
@@ -107,7 +115,7 @@ def _number(value: Any, dtype: DType) -> Any:
     return from_float32(np.array([value], np.float32), dtype)[0]
 
 
-@instruction("nki.isa.tensor_copy", engines="vector scalar gpsimd")
+@instruction("nki.isa.tensor_copy", engines="vector scalar gpsimd", indirect="dst src")
 def tensor_copy(dst: Out, src: In, engine: Any = Engine.unknown, dtype: Any = None) -> tuple[str, ...]:
     """``dst`` = ``src``, bit for bit if the dtypes are equal and through float32 if not.
 
@@ -129,7 +137,8 @@ def tensor_copy(dst: Out, src: In, engine: Any = Engine.unknown, dtype: Any = No
     engines: tuple[str, ...] = ("vector", "scalar", "gpsimd")
     if machine.current().generation == "v2":
         engines = without(engines, "scalar")
-    return without(engines, "gpsimd") if PSUM in (dst.memory, src.memory) else engines
+    away = PSUM in (dst.memory, src.memory) or dst.reach or src.reach  # GpSimdE copies without indirection
+    return without(engines, "gpsimd") if away else engines
 
 
 @tensor_copy.meaning
@@ -151,7 +160,7 @@ def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
     return (work(t, k, engine, n, opcode="COPY" if k.operands[0].form.dtype == k.operands[1].form.dtype else "CAST"),)
 
 
-@instruction("nki.isa.tensor_copy_predicated", engines="vector")
+@instruction("nki.isa.tensor_copy_predicated", engines="vector", indirect="dst predicate")
 def tensor_copy_predicated(dst: Update, src: Vector, predicate: In, reverse_pred: bool = False) -> None:
     """dst[p, i] = src[p, i], or the number src, where predicate[p, i] is not 0 (``reverse_pred``: is 0)."""
     del reverse_pred
@@ -192,7 +201,7 @@ def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
 # -- element-wise arithmetic -------------------------------------------------------------------------------------------
 
 
-@instruction("nki.isa.tensor_tensor", engines="vector gpsimd")
+@instruction("nki.isa.tensor_tensor", engines="vector gpsimd", indirect="dst data1")
 def tensor_tensor(dst: Out, data1: In, data2: In, op: AluOp, engine: Any = Engine.unknown) -> tuple[str, ...]:
     """dst[p, i] = op(data1[p, i], data2[p, i]).
 
@@ -245,7 +254,7 @@ def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
     return (work(t, k, engine, pair_cycles(t.vector, inputs, tensors(k), n)),)
 
 
-@instruction("nki.isa.tensor_scalar", engines="vector scalar gpsimd")
+@instruction("nki.isa.tensor_scalar", engines="vector scalar gpsimd", indirect="dst data")
 def tensor_scalar(
     dst: Out,
     data: In,
@@ -283,6 +292,9 @@ def tensor_scalar(
     if bits[0]:
         require_bits(op0, dst=dst, data=data)
         return ("vector",)
+    addresses = data.dtype in WORDS and dst.dtype in WORDS and all(o is int for _, _, o, _ in operators)
+    if addresses and (dst.reach or data.reach):
+        require(False, "arithmetic on addresses has no tensor indirection", "data", data.dtype, "other dtypes")
     names = tuple(op.name for op, *_ in operators)
     if "rsqrt" in names:
         memories = {x.memory for x in (dst, data, operand0, operand1) if isinstance(x, Form)}

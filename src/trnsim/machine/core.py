@@ -22,6 +22,7 @@ from trnsim.errors import (
     NeedsDataError,
     TrnsimError,
     UndefinedBehaviorError,
+    UnsupportedError,
 )
 from trnsim.machine.coverage import Coverage
 from trnsim.machine.form import HBM, PSUM, SBUF, Form
@@ -149,6 +150,11 @@ class Core:
         self.pipes: dict[Any, int] = {}
         self.pending_rendezvous: Any = None
         self.clears: dict[int, Any] = {}
+        # NKI 0.1 records a call after the line that made it, and its compiler splits accesses that may not start where
+        # they do.
+        self.pinned_line = 0
+        self.legalizes = False
+        self.legalized: dict[Any, InstructionClass] = {}
 
     # -- storages --------------------------------------------------------------------------------------------------
 
@@ -349,6 +355,8 @@ class Core:
 
     def caller_line(self) -> int:
         """The line of the kernel's source that is being executed."""
+        if self.pinned_line:
+            return self.pinned_line
         frame = sys._getframe(2)
         known = self.places
         while True:
@@ -429,8 +437,16 @@ class Core:
         self, tensor: NkiTensor, form: Form, start: int, offset: int, line: int, instruction: str
     ) -> None:
         storage = tensor.storage
-        if form.indirect > 0:
-            touched: Any = (0, storage.rows, np.array([[0, storage.row_bytes]], np.int64))
+        if form.reach:
+            if not self.numeric or not storage.coverage.exact:
+                return
+            from trnsim.machine.indirection import GROUP, TENSOR_GROUP
+            from trnsim.machine.indirection import touched as gathered
+
+            group = TENSOR_GROUP if instruction.startswith("nki.isa.nc_matmul") else GROUP
+            touched: Any = (start, start + form.partition_span, gathered(self, tensor, group, line))
+        elif form.indirect > 0:
+            touched = (0, storage.rows, np.array([[0, storage.row_bytes]], np.int64))
             if storage.coverage.bands or not storage.coverage.exact:
                 return
         else:
@@ -505,6 +521,10 @@ class Core:
         form = dst.form
         start, offset = dst.place()
         key = (start, offset, form.id)
+        if form.reach:
+            from trnsim.machine.indirection import region_key
+
+            key = region_key(dst)
         regions = storage.pe_regions
         if regions is None:
             if accumulate and not storage.full and not storage.coverage.bands:
@@ -532,6 +552,12 @@ class Core:
         """True if an earlier matmul wrote part of this region; the rest of it is then cleared."""
         written = Coverage(storage.rows, storage.row_bytes)
         assert storage.pe_regions is not None
+        if form.indirect or any(f.indirect for f in storage.pe_regions.values()):
+            raise UnsupportedError(
+                f"matmuls write {storage.name!r} through different indices: say accumulate=True or accumulate=False",
+                instruction="nc_matmul",
+                operand="accumulate",
+            )
         for (p, b, _), other in storage.pe_regions.items():
             written.add_runs(p, p + other.partition_span, other.interval_offsets + b, other.levels[-1][1])
         wanted = box(storage, form, start, offset)

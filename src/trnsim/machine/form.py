@@ -25,10 +25,13 @@ class Form:
     For SBUF and PSUM the first dimension is the partitions, with its stride counted in partitions; ``start`` is the
     first partition and ``phase`` the byte within a PSUM bank. For HBM all dimensions are addresses in one line of
     bytes. ``indirect`` is nonzero for a view whose rows are chosen at run time: one more than the form of its index
-    tensor (its extent is then the whole storage), or -1 for a run-time index that lies outside.
+    tensor (its extent is then the whole storage), or -1 for a run-time index that lies outside. ``reach`` is nonzero
+    for tensor indirection: the free elements among which the index chooses.
     """
 
-    __slots__ = ("__dict__", "byte_strides", "dtype", "id", "indirect", "memory", "phase", "shape", "start", "strides")
+    __slots__ = (
+        "__dict__", "byte_strides", "dtype", "id", "indirect", "memory", "phase", "reach", "shape", "start", "strides"
+    )  # fmt: skip
 
     _interned: ClassVar[dict[tuple[object, ...], Form]] = {}
     table: ClassVar[list[Form]] = []
@@ -40,6 +43,7 @@ class Form:
     start: int
     phase: int
     indirect: int
+    reach: int
     byte_strides: tuple[int, ...]
     id: int
 
@@ -53,14 +57,15 @@ class Form:
         start: int = 0,
         phase: int = 0,
         indirect: int = 0,
+        reach: int = 0,
     ) -> Form:
         """The interned form; its ``id`` indexes ``Form.table`` in this process."""
-        key = (memory, dtype, shape, strides, start, phase, indirect)
+        key = (memory, dtype, shape, strides, start, phase, indirect, reach)
         form = cls._interned.get(key)
         if form is None:
             form = cls()
             form.memory, form.dtype, form.shape, form.strides = memory, dtype, shape, strides
-            form.start, form.phase, form.indirect = start, phase, indirect
+            form.start, form.phase, form.indirect, form.reach = start, phase, indirect, reach
             size = dtype.itemsize
             free = strides if memory == HBM else strides[1:]
             form.byte_strides = tuple(s * size for s in free)
@@ -109,7 +114,7 @@ class Form:
     def span(self) -> int:
         """Bytes from the first to the last byte touched, within a partition (SBUF, PSUM) or the storage (HBM)."""
         last = sum((n - 1) * s for n, s in zip(self.free_shape, self.free_strides, strict=True))
-        return (last + 1) * self.dtype.itemsize
+        return (self.reach or last + 1) * self.dtype.itemsize
 
     @cached_property
     def levels(self) -> tuple[tuple[int, int], ...]:

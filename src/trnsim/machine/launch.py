@@ -13,12 +13,14 @@ import numpy as np
 from trnsim.errors import DeadlockError, TrnsimError
 from trnsim.machine import core as machine
 from trnsim.machine.core import Core, Launch
+from trnsim.machine.ranks import Meeting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+    from trnsim.machine.ranks import World
     from trnsim.machine.tensor import NkiTensor
 
 
@@ -32,6 +34,8 @@ class Program(Launch):
         self.arrived: dict[Any, set[int]] = {}
         self.mail: dict[Any, NDArray[Any]] = {}
         self._hub: Any = None
+        self.rank = 0
+        self.world: World | None = None
 
     def run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """Call ``function`` once a core; returns each core's result.
@@ -74,11 +78,11 @@ class Program(Launch):
                 progressed = True
             if all(task.dead for task in tasks):
                 return results
-            if not progressed:
+            if not progressed and not (self.world is not None and self.world.rest(self)):
                 raise self._deadlock(tasks)
 
     def _complete(self, key: Any) -> bool:
-        return len(self.arrived.get(key, ())) == self.lnc
+        return key.done if isinstance(key, Meeting) else len(self.arrived.get(key, ())) == self.lnc
 
     def _deadlock(self, tasks: list[Any]) -> DeadlockError:
         sides = []
@@ -100,6 +104,17 @@ class Program(Launch):
     def received(self, key: Any, rank: int) -> NDArray[Any]:
         """What core ``rank`` posted under ``key``."""
         return self.mail[key, rank]
+
+    def meet(self, core: Core, meeting: Meeting) -> None:
+        """Wait until the other ranks have come to ``meeting``."""
+        assert self.world is not None
+        if self.lnc > 1:
+            self.waiting[core.index] = (meeting, f"{meeting.call} of rank {self.rank}", core.caller_line())
+            self._hub.switch()
+            return
+        while not meeting.done:
+            self.world.hub.switch()
+        machine.set_current(core)
 
     def rendezvous(self, core: Core, key: Any, what: str) -> None:
         """Wait until every core has come to ``key``."""

@@ -110,6 +110,8 @@ def views(core: Core, row: int) -> tuple[NkiTensor, ...]:
     for operand, tensor in zip(klass.operands, result, strict=True):
         if operand.form.indirect < 0:
             tensor.indirection = Indirect("outside", None, 0, 0)
+        elif operand.form.reach:
+            tensor.indirection = Indirect("snake", named[operand.name + ".index"], 0, operand.form.reach)
         elif operand.form.indirect:
             shape = tensor.storage.shape
             stride = int(np.prod(shape[1:], dtype=np.int64))

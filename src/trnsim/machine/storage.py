@@ -231,7 +231,7 @@ def box(storage: Storage, form: Form, start: int, offset: int) -> tuple[int, int
     starts = np.zeros(1, np.int64)
     for stride, count in inner:
         starts = (starts[:, None] + np.arange(count, dtype=np.int64) * stride).ravel()
-    if column + int(starts.max()) + run > row_bytes or starts.min() < 0:
+    if column + int(np.max(starts)) + run > row_bytes or np.min(starts) < 0:
         return None
     starts.sort()
     span = 1

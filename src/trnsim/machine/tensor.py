@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trnsim.errors import CompilerError, HardwareError, IndexRangeError, UnsupportedError
+from trnsim.errors import CompilerError, HardwareError, IndexRangeError, InternalError, UnsupportedError
 from trnsim.machine.form import HBM, PSUM, Form
 from trnsim.numerics import as_dtype, from_float32, to_float32
 
@@ -34,6 +34,7 @@ class Indirect:
     """How an index tensor moves a view.
 
     ``vector``: row ``i`` of the view starts ``index[i] * stride`` elements on; ``limit`` is the size of the dimension.
+    ``snake``: the columns of an on-chip view are the free offsets in ``index``; ``limit`` is the free size.
     ``outside``: a run-time scalar index, ``stride``, that is not below ``limit``; the instruction decides whether that
     is an error or skips the access.
     """
@@ -145,7 +146,8 @@ class NkiTensor:
                 per_partition = storage.row_bytes // size
                 strides = (self.strides[0] // per_partition if self.shape[0] > 1 else 1, *self.strides[1:])
                 phase = offset % _BANK_BYTES if storage.memory == PSUM else 0
-                form = Form.of(storage.memory, self.dtype, self.shape, strides, start, phase, indirect)
+                reach = moved.limit if moved is not None and moved.kind == "snake" else 0
+                form = Form.of(storage.memory, self.dtype, self.shape, strides, start, phase, indirect, reach)
             self._form = form
         return form
 
@@ -171,7 +173,8 @@ class NkiTensor:
         return f"NkiTensor({self.name!r}, {self.dtype}, {self.shape}, {self.storage.memory})"
 
     def __bool__(self) -> bool:
-        raise CompilerError("a tensor has no truth value while the kernel is traced", value=repr(self))
+        """True: a tensor is there. Kernels test optional arguments so; a comparison's result is no tensor in NKI."""
+        return True
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -244,9 +247,14 @@ class NkiTensor:
         return NkiTensor(tuple(new_shape), self.dtype, self.storage, tuple(new_strides), offset, None, self.indirection)
 
     def _check_static(self, keys: tuple[Any, ...]) -> None:
+        self._check_plain()
         first = keys[0] if keys else slice(None)
         if first is not Ellipsis and not _is_full(first):
             raise CompilerError("the indirect dimension of a view cannot be sliced or selected again", value=repr(self))
+
+    def _check_plain(self) -> None:
+        if self.indirection is not None and self.indirection.kind == "snake":
+            raise CompilerError("a view with tensor indirection cannot be viewed again", value=repr(self))
 
     def _range_error(self, dim: int, what: str) -> IndexRangeError:
         return IndexRangeError(
@@ -279,6 +287,8 @@ class NkiTensor:
         offset: int | None = None,
         dtype: DType | None = None,
     ) -> NkiTensor:
+        if self.indirection is not None:
+            self._check_plain()
         return NkiTensor(
             tuple(shape),
             dtype or self.dtype,
@@ -465,8 +475,8 @@ class NkiTensor:
         moves each row.
 
         Raises:
-            HardwareError: more than 5 dimensions, a pattern outside the storage, or a partition stride that is not one
-                partition of the storage.
+            HardwareError: more than 5 dimensions, a pattern outside the storage (once it is accessed), or a
+                partition stride that is not one partition of the storage.
         """
         kind = self.dtype if dtype is None else as_dtype(dtype)
         if scalar_offset is not None and vector_offset is not None:
@@ -484,6 +494,10 @@ class NkiTensor:
             raise HardwareError("counts must be positive", instruction="ap", operand="pattern", value=pattern)
         if self.on_chip:
             per_partition = self.storage.row_bytes // kind.itemsize
+            own = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize // kind.itemsize
+            if shape[0] > 1 and strides[0] % per_partition and own and strides[0] % own == 0:
+                # Of a slice, public kernels count a partition as the slice's own free elements.
+                strides = (strides[0] // own * per_partition, *strides[1:])
             if shape[0] > 1 and (strides[0] % per_partition or strides[0] <= 0):
                 raise HardwareError(
                     "the first stride of an on-chip pattern must step whole partitions",
@@ -496,8 +510,9 @@ class NkiTensor:
         if scalar_offset is not None or vector_offset is not None:
             if self.indirection is not None:
                 raise CompilerError("a view can be indirect once only", value=repr(self))
-            stride = int(np.prod(self.storage.shape[indirect_dim + 1 :], dtype=np.int64))
-            limit = self.storage.shape[indirect_dim] if indirect_dim < len(self.storage.shape) else 1
+            whole = self._base_shape()
+            stride = int(np.prod(whole[indirect_dim + 1 :], dtype=np.int64))
+            limit = whole[indirect_dim] if indirect_dim < len(whole) else 1
             if scalar_offset is not None:
                 value = _scalar_value(scalar_offset, self)
                 if not 0 <= value < limit:
@@ -517,8 +532,21 @@ class NkiTensor:
                 indirection = Indirect("vector", vector_offset, stride, limit)
         view = NkiTensor(shape, kind, self.storage, strides, at, None, indirection)
         if indirection is None:
-            view.check_bounds("ap")
+            try:
+                view.check_bounds("ap")
+            except HardwareError:
+                return _OutsideView(shape, kind, self.storage, strides, at)
         return view
+
+    def _base_shape(self) -> tuple[int, ...]:
+        """The shape that a run-time index counts in: the view's own if it is a reshape of the whole storage, else the
+        storage's.
+        """
+        storage = self.storage
+        if self.offset or self.shape == storage.shape or not self.is_contiguous():
+            return storage.shape
+        whole = self.size * self.dtype.itemsize == storage.rows * storage.row_bytes
+        return self.shape if whole else storage.shape
 
     def check_bounds(self, what: str) -> None:
         """Raise HardwareError if the view reaches outside its storage."""
@@ -567,14 +595,27 @@ class NkiTensor:
     reinterpret_cast = view
 
     def indirect(self, index: NkiTensor, num_elem: int | None = None) -> NkiTensor:
-        """Tensor indirection: free offsets from ``index`` in a snake over partitions (NeuronCore-v4)."""
-        del index, num_elem
-        raise UnsupportedError("tensor indirection with .indirect() is not supported yet", instruction="indirect")
+        """The columns of this on-chip tensor that ``index`` names, ``(P, num_elem)`` (NeuronCore-v4).
+
+        ``index`` is ``(P, K)`` integers in SBUF: offset ``i`` into the free elements is ``index[i % G, i // G]``, where
+        G is 16 partitions, on TensorE 32. ``num_elem`` defaults to all of ``index``. As an input the view gathers, as
+        ``dst`` it scatters; each instruction says which operands can. See ``machine/indirection.py``.
+
+        Raises:
+            HardwareError: before NeuronCore-v4, an operand in the wrong memory, or an index that holds no integers.
+        """
+        from trnsim.machine.indirection import indirect_view
+
+        return indirect_view(self, index, num_elem)
 
     # -- data ------------------------------------------------------------------------------------------------------
 
     def array(self) -> NDArray[Any]:
-        """The elements as a NumPy view of the storage's bytes."""
+        """The elements as a NumPy view of the storage's bytes; a gathered copy if an index names them."""
+        if self.indirection is not None and self.indirection.kind == "snake":
+            from trnsim.machine.indirection import gather
+
+            return gather(self)
         storage = self.storage
         if storage.chain is not None:
             storage.chain.flush()
@@ -635,6 +676,21 @@ class NkiTensor:
             storage.make_writable()
         storage.shadow = None
         self.array()[...] = values.reshape(self.shape) if values.shape != self.shape else values
+
+
+class _OutsideView(NkiTensor):
+    """A pattern that leaves its storage: kernels make some that they do not use; an access is an error."""
+
+    __slots__ = ()
+
+    @property
+    def form(self) -> Form:
+        self.check_bounds("ap")
+        raise InternalError("a view outside its storage passed its check")
+
+    def array(self) -> NDArray[Any]:
+        self.check_bounds("ap")
+        raise InternalError("a view outside its storage passed its check")
 
 
 def _has_tensor(keys: tuple[Any, ...]) -> bool:

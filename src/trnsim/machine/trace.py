@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 INSTRUCTION_COLUMNS = ("klass", "line", "immediate", "operand", "region", "rendezvous")
 OPERAND_COLUMNS = ("storage", "start", "offset", "form")
 
+_VERSION = 2  # of a saved trace
 READ, WRITE, UPDATE = "read", "write", "update"
 
 
@@ -50,7 +51,7 @@ class InstructionClass:
 
     ``engines`` are the engines that can run it, the preferred first. ``attributes`` are plain values by name. ``state``
     names engine state that it changes (accumulators, random generators). ``plan`` says where each argument of its
-    meaning comes from.
+    meaning comes from. ``indirect``: an operand has tensor indirection.
     """
 
     instruction: Any
@@ -63,6 +64,7 @@ class InstructionClass:
     plan: tuple[tuple[int, Any], ...] = ()
     roles: tuple[str, ...] = ()
     is_matmul: bool = False
+    indirect: bool = False
 
     @property
     def name(self) -> str:
@@ -178,7 +180,7 @@ class Trace:
         )
         form_index = {f: i for i, f in enumerate(used_forms)}
         saved = _SavedTrace(
-            version=1,
+            version=_VERSION,
             core=self.core,
             generation=self.generation,
             chip=self.chip,
@@ -218,11 +220,11 @@ class Trace:
             saved = msgspec.msgpack.decode(Path(path).read_bytes(), type=_SavedTrace)
         except (msgspec.DecodeError, OSError) as error:
             raise InputError(f"{path} is not a saved trace: {error}") from error
-        if saved.version != 1:
-            raise InputError(f"{path} has trace version {saved.version}", limit=1)
+        if saved.version != _VERSION:
+            raise InputError(f"{path} has trace version {saved.version}", limit=_VERSION)
         forms = [
-            Form.of(m, as_dtype(d), tuple(shape), tuple(strides), start, phase, indirect)
-            for m, d, shape, strides, start, phase, indirect in saved.forms
+            Form.of(m, as_dtype(d), tuple(shape), tuple(strides), start, phase, indirect, reach)
+            for m, d, shape, strides, start, phase, indirect, reach in saved.forms
         ]
         classes = []
         for name, generation, attributes, operands, engines, state in saved.classes:
@@ -266,7 +268,7 @@ class _SavedTrace(msgspec.Struct):
     kernel: str
     lnc: int
     lines: list[tuple[str, int, str]]
-    forms: list[tuple[str, str, list[int], list[int], int, int, int]]
+    forms: list[tuple[str, str, list[int], list[int], int, int, int, int]]
     classes: list[tuple[str, str, dict[str, Any], list[tuple[str, str, int]], list[str], list[str]]]
     storages: list[dict[str, Any]]
     rendezvous: list[list[Any]]
@@ -276,9 +278,10 @@ class _SavedTrace(msgspec.Struct):
     operands: dict[str, bytes]
 
 
-def _save_form(form: Form) -> tuple[str, str, list[int], list[int], int, int, int]:
+def _save_form(form: Form) -> tuple[str, str, list[int], list[int], int, int, int, int]:
     return (
-        form.memory, str(form.dtype), list(form.shape), list(form.strides), form.start, form.phase, form.indirect
+        form.memory, str(form.dtype), list(form.shape), list(form.strides), form.start, form.phase, form.indirect,
+        form.reach,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trnsim.errors import HardwareError as NkiValidationError
 from trnsim.isa import constants
+from trnsim.isa.activate2 import activate2
 from trnsim.isa.constants import (
     dge_mode,
     dma_engine,
@@ -32,6 +33,7 @@ from trnsim.isa.reductions import (
     tensor_tensor_scan,
 )
 from trnsim.isa.scalar import activation, activation_reduce
+from trnsim.isa.searches import nonzero_with_count, sequence_bounds, topk
 from trnsim.isa.statistics import bn_aggr, bn_stats, exponential, select_reduce, tensor_scalar_cumulative
 from trnsim.isa.tensor import nc_matmul, nc_matmul_mx, nc_transpose
 from trnsim.isa.vector import (
@@ -59,10 +61,6 @@ scalar_engine = engine.scalar
 gpsimd_engine = engine.gpsimd
 unknown_engine = engine.unknown
 
-_DOCUMENTED_ONLY = {
-    "activate2", "nonzero_with_count", "sequence_bounds", "topk",
-}  # fmt: skip
-
 
 def get_nc_version() -> nc_version:
     """The NeuronCore generation the kernel runs on; outside a kernel that of the chip that would be chosen."""
@@ -85,23 +83,16 @@ def _generation() -> str:
     return core.version
 
 
-def __getattr__(name: str) -> object:
-    if name in _DOCUMENTED_ONLY:
-        from trnsim.errors import UnsupportedError
-
-        raise UnsupportedError(f"nki.isa.{name} is documented but not supported yet", instruction=name)
-    raise AttributeError(f"module 'nki.isa' has no attribute {name!r}")
-
-
 __all__ = [
-    "NkiInstruction", "NkiValidationError", "VirtualRegister", "activation", "activation_reduce", "affine_select",
-    "bn_aggr", "bn_stats", "constants", "core_barrier", "dge_mode", "dma_compute", "dma_copy", "dma_engine",
-    "dma_transpose", "dropout", "engine", "exponential", "get_nc_sub_version", "get_nc_version", "gpsimd_engine",
-    "iota", "local_gather", "matmul_perf_mode", "max8", "memset", "nc_find_index8", "nc_match_replace8", "nc_matmul",
-    "nc_matmul_mx", "nc_n_gather", "nc_stream_shuffle", "nc_transpose", "nc_version", "oob_mode", "quantize_mx",
-    "rand2", "rand_get_state", "rand_set_state", "range_select", "reciprocal", "reduce_cmd", "register_alloc",
-    "register_load", "register_move", "register_store", "rng", "scalar_engine", "scalar_tensor_tensor", "select_reduce",
-    "sendrecv", "set_rng_seed", "tensor_copy", "tensor_copy_predicated", "tensor_engine", "tensor_partition_reduce",
-    "tensor_reduce", "tensor_scalar", "tensor_scalar_cumulative", "tensor_scalar_reduce", "tensor_tensor",
-    "tensor_tensor_scan", "unknown_engine", "vector_engine",
+    "NkiInstruction", "NkiValidationError", "VirtualRegister", "activate2", "activation", "activation_reduce",
+    "affine_select", "bn_aggr", "bn_stats", "constants", "core_barrier", "dge_mode", "dma_compute", "dma_copy",
+    "dma_engine", "dma_transpose", "dropout", "engine", "exponential", "get_nc_sub_version", "get_nc_version",
+    "gpsimd_engine", "iota", "local_gather", "matmul_perf_mode", "max8", "memset", "nc_find_index8",
+    "nc_match_replace8", "nc_matmul", "nc_matmul_mx", "nc_n_gather", "nc_stream_shuffle", "nc_transpose",
+    "nc_version", "nonzero_with_count", "oob_mode", "quantize_mx", "rand2", "rand_get_state", "rand_set_state",
+    "range_select", "reciprocal", "reduce_cmd", "register_alloc", "register_load", "register_move",
+    "register_store", "rng", "scalar_engine", "scalar_tensor_tensor", "select_reduce", "sendrecv",
+    "sequence_bounds", "set_rng_seed", "tensor_copy", "tensor_copy_predicated", "tensor_engine",
+    "tensor_partition_reduce", "tensor_reduce", "tensor_scalar", "tensor_scalar_cumulative", "tensor_scalar_reduce",
+    "tensor_tensor", "tensor_tensor_scan", "topk", "unknown_engine", "vector_engine",
 ]  # fmt: skip

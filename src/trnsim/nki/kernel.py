@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trnsim.errors import CompilerError
 from trnsim.machine import core as machine
 from trnsim.session import SimulationOptions, current_session, run_kernel
+
+if TYPE_CHECKING:
+    from trnsim.machine.ranks import World
 
 # Options of ``nki.jit`` that public kernels pass. ``mode`` is ignored since NKI 0.3; ``platform_target`` names the
 # chip.
@@ -44,8 +47,16 @@ class Kernel:
             return self.func(*args, **kwargs)
         return self.launch(args, kwargs)
 
-    def launch(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: SimulationOptions | None = None) -> Any:
-        """Run it under ``options`` (default: the active session's)."""
+    def launch(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: SimulationOptions | None = None,
+        *,
+        rank: int = 0,
+        world: World | None = None,
+    ) -> Any:
+        """Run it under ``options`` (default: the active session's), as ``rank`` of ``world`` if that is given."""
         return run_kernel(
             self.func,
             args,
@@ -55,6 +66,8 @@ class Kernel:
             schedule_edges=self.schedule,
             platform_target=self.options.get("platform_target"),
             options=options,
+            rank=rank,
+            world=world,
         )
 
     def _copy(self) -> Kernel:

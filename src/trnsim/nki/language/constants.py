@@ -67,6 +67,11 @@ def is_sbuf(buffer: Any) -> bool:
     return as_region(buffer) is sbuf
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether a class attribute is a default value: no method, descriptor, class or mutable container."""
+    return not (callable(value) or hasattr(value, "__get__") or type(value).__hash__ is None)
+
+
 class NKIObject:
     """Base of classes that kernels use: configuration records and the like.
 
@@ -77,6 +82,24 @@ class NKIObject:
     Raises:
         TypeError: an argument that is no field, or given twice.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let ``@dataclass`` on a subclass see its fields as the vendor's front end does.
+
+        Attributes that have a value and no annotation are fields too, and annotated ones may be left out (None).
+        """
+        super().__init_subclass__(**kwargs)
+        own = dict(inspect.get_annotations(cls))
+        for name in own:
+            if not hasattr(cls, name):
+                setattr(cls, name, None)
+        plain = {
+            name: Any
+            for name, value in vars(cls).items()
+            if not name.startswith("_") and name not in own and _is_plain(value)
+        }
+        if plain:
+            cls.__annotations__ = own | plain
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kind = type(self)

@@ -1,0 +1,89 @@
+"""``neuron_dtypes``: number formats for the host side of tests, as NumPy types.
+
+The vendor's package is not public; this has the names that public tests use. The packed ``_x4`` formats are formats of
+trnsim; their arrays are unsigned integers of the packed size (``uint32``, ``uint16``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from trnsim.numerics import DType, as_dtype, from_float32, mx
+
+bfloat16 = ml_dtypes.bfloat16
+float8_e3m4 = ml_dtypes.float8_e3m4
+float8_e4m3 = ml_dtypes.float8_e4m3
+float8_e4m3fn = ml_dtypes.float8_e4m3fn
+float8_e5m2 = ml_dtypes.float8_e5m2
+float8_e8m0fnu = ml_dtypes.float8_e8m0fnu
+float8_e4m3fn_x4 = as_dtype("float8_e4m3fn_x4")
+float8_e5m2_x4 = as_dtype("float8_e5m2_x4")
+float4_e2m1fn_x4 = as_dtype("float4_e2m1fn_x4")
+
+_NAMES = (
+    "bool", "int8", "int16", "int32", "uint8", "uint16", "uint32", "float16", "float32", "bfloat16", "tfloat32",
+    "float8_e3m4", "float8_e4m3", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float8_e4m3fn_x4",
+    "float8_e5m2_x4", "float4_e2m1fn_x4",
+)  # fmt: skip
+
+
+def formats() -> dict[str, DType]:
+    """Every format by its name."""
+    return {name: as_dtype(name) for name in _NAMES}
+
+
+def _kind(dtype: Any) -> DType | None:
+    """Our format for ``dtype``, or None for a NumPy type that hardware does not have (float64)."""
+    if isinstance(dtype, DType):
+        return dtype
+    try:
+        numpy_type = np.dtype(dtype)
+    except TypeError:
+        return as_dtype(dtype)
+    return None if numpy_type.itemsize == 8 else as_dtype(numpy_type)
+
+
+def static_cast(value: Any, dtype: Any) -> NDArray[Any]:
+    """``value`` in another number format. Packed formats: four numbers of the last dimension become one element.
+
+    Raises:
+        InputError: no such format.
+    """
+    array = np.asarray(value)
+    target = _kind(dtype)
+    if target is None:
+        return array.astype(dtype)
+    if target.kind == "packed":
+        if target.numpy == array.dtype:
+            return array
+        numbers = array.astype(np.float32)
+        return mx.pack(from_float32(numbers, target.element), target)
+    return array.astype(target.numpy)
+
+
+def sizeinbytes(dtype: Any) -> int:
+    """Bytes of one stored element."""
+    kind = _kind(dtype)
+    return int(np.dtype(dtype).itemsize) if kind is None else kind.itemsize
+
+
+def is_float_type(dtype: Any) -> bool:
+    """Whether a format is a floating one."""
+    kind = _kind(dtype)
+    return bool(np.issubdtype(np.dtype(dtype), np.floating)) if kind is None else kind.kind in ("float", "packed")
+
+
+def finfo(dtype: Any) -> Any:
+    """Limits of a floating format."""
+    kind = _kind(dtype)
+    return ml_dtypes.finfo(np.dtype(dtype) if kind is None else kind.numpy)  # type: ignore[no-untyped-call]
+
+
+__all__ = [
+    "bfloat16", "finfo", "float4_e2m1fn_x4", "float8_e3m4", "float8_e4m3", "float8_e4m3fn", "float8_e4m3fn_x4",
+    "float8_e5m2", "float8_e5m2_x4", "float8_e8m0fnu", "is_float_type", "sizeinbytes", "static_cast",
+]  # fmt: skip

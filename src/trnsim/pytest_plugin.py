@@ -1,0 +1,223 @@
+"""``pytest -p trnsim.pytest_plugin``: run a suite that was written for the vendor's packages on simulated NeuronCores.
+
+It puts trnsim's modules in place (``nki``, ``nki_cpu_simulator``, ``neuron_dtypes``, ...), bounds the time of a test,
+and writes what happened as JSON. With pytest-xdist it works in every worker; the main process writes the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_OURS = "trnsim.pytest_plugin"
+_EVERY = 10.0  # seconds between partial summaries
+_counts = {"collected": 0, "deselected": 0}
+_late: set[str] = set()
+
+
+def install_modules() -> list[str]:
+    """Put trnsim's modules where no real package has the name; returns the names. Idempotent."""
+    from trnsim import compat, installation
+
+    if "nki" not in sys.modules and importlib.util.find_spec("nki") is None:
+        installation.install()
+    placed: list[str] = []
+    real = {r for r in {n.partition(".")[0] for n in compat.modules()} if _is_real(r)}
+    for name, module in compat.modules().items():
+        parent, _, last = name.rpartition(".")
+        if name in sys.modules or name.partition(".")[0] in real:
+            continue
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+            continue
+        sys.modules[name] = module
+        if parent:
+            setattr(sys.modules[parent], last, module)
+        placed.append(name)
+    return placed
+
+
+def _is_real(root: str) -> bool:
+    """Whether a package of this name is installed that is not trnsim's."""
+    found = sys.modules[root] if root in sys.modules else importlib.util.find_spec(root)
+    if found is None:
+        return False
+    place = getattr(found, "__file__", None) or getattr(found, "origin", None) or ""
+    return bool(place) and "trnsim" not in Path(place).parts
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("trnsim")
+    group.addoption("--trnsim-timeout", type=float, default=0, metavar="SECONDS", help="fail a test that takes longer")
+    group.addoption("--trnsim-json", metavar="FILE", help="write counts, failures with reasons, and times")
+    group.addoption("--trnsim-chip", metavar="CHIP", help="the chip where neither the suite nor the kernel names one")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Modules must be in place before the suite's conftest imports them; workers learn of us by the environment."""
+    install_modules()
+    plugins = [p for p in os.environ.get("PYTEST_PLUGINS", "").split(",") if p]
+    if _OURS not in plugins:
+        os.environ["PYTEST_PLUGINS"] = ",".join([*plugins, _OURS])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    install_modules()
+    chip = config.getoption("--trnsim-chip", None)
+    if chip:
+        from trnsim.compat import simulator
+
+        simulator.default_chip = chip
+        os.environ.setdefault("NEURON_PLATFORM_TARGET_OVERRIDE", chip)
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Summary(config), "trnsim-summary")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    _counts["collected"] = len(session.items)
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    _counts["deselected"] += len(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Bound the time of one test, set-up and tear-down included."""
+    seconds = item.config.getoption("--trnsim-timeout", 0) or 0
+    if not seconds or not hasattr(signal, "SIGALRM"):
+        return (yield)
+
+    def expired(signum: int, frame: Any) -> None:
+        del signum, frame
+        _late.add(item.nodeid)
+        pytest.fail(f"trnsim: the test took longer than {seconds:g} s", pytrace=False)
+
+    before = signal.signal(signal.SIGALRM, expired)
+    # Again every second: an exception raised while an object is being destroyed is lost.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report: Any = yield
+    report.trnsim_marks = sorted({mark.name for mark in item.iter_markers()})
+    if call.when == "call" and item.nodeid in _late and report.outcome != "failed":
+        report.outcome, report.longrepr = "failed", "trnsim: the test took too long, and caught that"
+    if call.excinfo is not None and report.outcome == "failed":
+        report.trnsim_reason = _reason(call.excinfo.value)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["trnsim"] = {**_counts, "peak_bytes": _peak_bytes()}
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _reason(error: BaseException) -> str:
+    """The error a failure began with, by its class and first line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"[:400]
+
+
+class _Summary:
+    """What the main process adds up from the reports of all workers."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.file = config.getoption("--trnsim-json", None)
+        self.started = self.written = time.time()
+        self.workers: list[dict[str, int]] = []
+        self.tests: dict[str, dict[str, Any]] = {}
+        self.collection_errors: dict[str, str] = {}
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            lines = str(report.longrepr).strip().splitlines()
+            self.collection_errors[report.nodeid] = lines[-1] if lines else ""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        found = getattr(node, "workeroutput", {}).get("trnsim")
+        if found:
+            self.workers.append(found)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        entry = self.tests.setdefault(
+            report.nodeid,
+            {"outcome": "passed", "seconds": 0.0, "marks": getattr(report, "trnsim_marks", [])},
+        )
+        entry["seconds"] += report.duration
+        if report.failed:
+            entry["outcome"] = "failed"
+            entry["reason"] = getattr(report, "trnsim_reason", "") or str(report.longrepr)[-400:]
+        elif report.skipped and entry["outcome"] != "failed":
+            place, reason = _skip(report)
+            if hasattr(report, "wasxfail"):
+                entry["outcome"] = "xfailed"
+            else:
+                entry["outcome"] = "skipped by trnsim" if "trnsim" in place else "skipped by the suite"
+            entry["reason"] = reason
+        elif report.when == "call" and hasattr(report, "wasxfail"):
+            entry["outcome"] = "xpassed"
+        if time.time() - self.written > _EVERY:
+            self.pytest_sessionfinish()
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the file; also now and then before, so that a run that is killed leaves what it had."""
+        self.written = time.time()
+        if self.file:
+            Path(self.file).write_text(json.dumps(self.summary(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, and every test that did not pass with its reason; times in seconds."""
+        known = self.workers or [{**_counts, "peak_bytes": _peak_bytes()}]
+        outcomes: dict[str, int] = {}
+        for entry in self.tests.values():
+            outcomes[entry["outcome"]] = outcomes.get(entry["outcome"], 0) + 1
+        return {
+            "collected": max(w["collected"] for w in known),
+            "deselected": max(w["deselected"] for w in known),
+            "run": sum(outcomes.get(o, 0) for o in ("passed", "failed", "xfailed", "xpassed")),
+            **{o: outcomes.get(o, 0) for o in ("passed", "failed", "xfailed", "xpassed")},
+            "skipped_by_suite": outcomes.get("skipped by the suite", 0),
+            "skipped_by_trnsim": outcomes.get("skipped by trnsim", 0),
+            "collection_errors": self.collection_errors,
+            "peak_bytes_a_process": max(w["peak_bytes"] for w in known),
+            "wall_seconds": round(time.time() - self.started, 1),
+            "tests": {
+                name: {**entry, "seconds": round(entry["seconds"], 3)} for name, entry in sorted(self.tests.items())
+            },
+        }
+
+
+def _skip(report: pytest.TestReport) -> tuple[str, str]:
+    if isinstance(report.longrepr, tuple):
+        path, _, reason = report.longrepr
+        return str(path), str(reason)
+    return "", str(report.longrepr)[-400:]
