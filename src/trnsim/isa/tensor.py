@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trnsim.isa.instruction import NkiInstruction
+    from trnsim.machine.core import Core
     from trnsim.machine.storage import Storage
 
 _MATMUL_DTYPES = ("float8_e4m3", "float8_e5m2", "float8_e3m4", "bfloat16", "float16", "tfloat32", "float32")
@@ -271,10 +272,11 @@ class _Chain:
     where each small product would not. Whoever reads the tile or writes an operand flushes the chain first.
     """
 
-    __slots__ = ("add", "core", "dst", "key", "left", "pinned", "right")
+    __slots__ = ("add", "core", "dst", "key", "left", "moving", "pinned", "right")
 
-    def __init__(self, dst: NkiTensor, key: tuple[int, ...], add: bool) -> None:
-        self.dst, self.key, self.add = dst, key, add
+    def __init__(self, core: Core, dst: NkiTensor, key: tuple[int, ...], add: bool) -> None:
+        self.core, self.dst, self.key, self.add = core, dst, key, add
+        self.moving: list[Storage] = []
         self.left: list[NDArray[Any]] = []
         self.right: list[NDArray[Any]] = []
         self.pinned: list[Storage] = []
@@ -282,6 +284,7 @@ class _Chain:
     def append(self, stationary: NkiTensor, moving: NkiTensor, a: NDArray[Any], b: NDArray[Any]) -> None:
         self.left.append(a)
         self.right.append(b)
+        self.moving.append(moving.storage)
         for tensor in (stationary, moving):
             storage = tensor.storage
             if storage.pins is not self:
@@ -297,7 +300,7 @@ class _Chain:
             if storage.pins is self:
                 storage.pins = None
         target = dst.array().reshape(dst.shape[0], -1)
-        a, b = _stack(self.left), _stack(self.right)
+        a, b = _stack(self.left), self._stacked_moving()
         if not self.add and target.base is not None and np.may_share_memory(target, dst.array()):
             np.matmul(a.T, b, out=target)
             return
@@ -307,6 +310,30 @@ class _Chain:
             np.add(view, product, out=view)
         else:
             view[...] = product
+
+
+    def _stacked_moving(self) -> NDArray[Any]:
+        """The moving operands stacked and contiguous; kept, since the next chain often multiplies the same ones.
+
+        The storages are kept with them, so that what lies at these addresses is still what was copied unless it has
+        been written since.
+        """
+        parts = self.right
+        key = tuple((p.__array_interface__["data"][0], p.shape, p.strides) for p in parts)
+        written = [s.writers for s in self.moving]
+        kept = self.core.state.get("stacked moving")
+        if (
+            kept is not None
+            and kept[0] == key
+            and kept[2] == written
+            and all(x is y for x, y in zip(kept[1], self.moving, strict=True))
+        ):
+            return kept[3]  # type: ignore[no-any-return]
+        stacked = _stack(parts)
+        if len(parts) > 1:
+            stacked = np.ascontiguousarray(stacked)
+            self.core.state["stacked moving"] = (key, self.moving, written, stacked)
+        return stacked
 
 
 def _stack(parts: list[NDArray[Any]]) -> NDArray[Any]:
@@ -338,7 +365,7 @@ def _multiply_into(dst: NkiTensor, stationary: NkiTensor, moving: NkiTensor, per
         chain.flush()
         chain = None
     if chain is None:
-        chain = _Chain(dst, key, add)
+        chain = _Chain(machine.current(), dst, key, add)
         storage.chain = chain
     assert isinstance(chain, _Chain)
     chain.append(stationary, moving, a, b)

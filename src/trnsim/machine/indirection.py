@@ -170,7 +170,7 @@ def offsets(view: NkiTensor, group: int) -> NDArray[np.int64]:
     places = np.arange(count)
     first = np.arange(partitions) // group * group
     found: NDArray[np.int64] = values[first[:, None] + places % group, places // group]
-    if found.min() < 0 or found.max() >= moved.limit:
+    if np.min(found) < 0 or np.max(found) >= moved.limit:
         row, at = (int(x) for x in np.argwhere((found < 0) | (found >= moved.limit))[0])
         raise HardwareError(
             f"offset {at} of partition {row} leaves {view.name!r}",

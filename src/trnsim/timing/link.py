@@ -84,12 +84,13 @@ def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timin
     base = 0
     for program, item in zip(programs, items, strict=True):
         variants, owner, first, last = _expand(item, chain_of)
-        rows = np.full(item.count, -1, np.int64)
+        rows: NDArray[np.int64] = np.full(item.count, -1, np.int64)
         rows[: len(program.rows)] = program.rows
         node_variant.append(variants)
         node_core.append(np.full(len(variants), program.core, np.int64))
         node_row.append(rows[owner])
-        orders.append(np.arange(base, base + len(variants), dtype=np.int64))
+        chunk: NDArray[np.int64] = np.arange(base, base + len(variants), dtype=np.int64)
+        orders.append(chunk)
         firsts.append(first + base)
         lasts.append(last + base)
         producers.append(last[item.producer] + base)
