@@ -272,21 +272,24 @@ class _Chain:
     where each small product would not. Whoever reads the tile or writes an operand flushes the chain first.
     """
 
-    __slots__ = ("add", "core", "dst", "key", "left", "moving", "pinned", "right")
+    __slots__ = ("add", "core", "dst", "left", "pinned", "right")
 
-    def __init__(self, core: Core, dst: NkiTensor, key: tuple[int, ...], add: bool) -> None:
-        self.core, self.dst, self.key, self.add = core, dst, key, add
-        self.moving: list[Storage] = []
-        self.left: list[NDArray[Any]] = []
-        self.right: list[NDArray[Any]] = []
+    def __init__(self, core: Core, dst: NkiTensor, add: bool) -> None:
+        self.core, self.dst, self.add = core, dst, add
+        self.left: list[NkiTensor] = []
+        self.right: list[NkiTensor] = []
         self.pinned: list[Storage] = []
 
-    def append(self, stationary: NkiTensor, moving: NkiTensor, a: NDArray[Any], b: NDArray[Any]) -> None:
-        self.left.append(a)
-        self.right.append(b)
-        self.moving.append(moving.storage)
-        for tensor in (stationary, moving):
-            storage = tensor.storage
+    def takes(self, dst: NkiTensor, stationary: NkiTensor) -> bool:
+        """True if a product of ``stationary`` into ``dst`` continues this chain."""
+        mine = self.dst
+        same = dst.offset == mine.offset and dst.shape == mine.shape and dst.strides == mine.strides
+        return same and stationary.shape == self.left[0].shape
+
+    def append(self, stationary: NkiTensor, moving: NkiTensor) -> None:
+        self.left.append(stationary)
+        self.right.append(moving)
+        for storage in (stationary.storage, moving.storage):
             if storage.pins is not self:
                 if storage.pins is not None:
                     storage.pins.flush()
@@ -299,78 +302,85 @@ class _Chain:
         for storage in self.pinned:
             if storage.pins is self:
                 storage.pins = None
-        target = dst.array().reshape(dst.shape[0], -1)
         a, b = _stack(self.left), self._stacked_moving()
-        if not self.add and target.base is not None and np.may_share_memory(target, dst.array()):
-            np.matmul(a.T, b, out=target)
+        view = dst.array()
+        if view.ndim == 2 and not self.add:
+            np.matmul(a.T, b, out=view)
             return
         product = np.matmul(a.T, b).reshape(dst.shape)
-        view = dst.array()
         if self.add:
             np.add(view, product, out=view)
         else:
             view[...] = product
 
-
-    def _stacked_moving(self) -> NDArray[Any]:
+    def _stacked_moving(self) -> NDArray[np.float32]:
         """The moving operands stacked and contiguous; kept, since the next chain often multiplies the same ones.
 
-        The storages are kept with them, so that what lies at these addresses is still what was copied unless it has
-        been written since.
+        The storages are kept with them, so that what lies there is still what was copied unless it was written since.
         """
         parts = self.right
-        key = tuple((p.__array_interface__["data"][0], p.shape, p.strides) for p in parts)
-        written = [s.writers for s in self.moving]
+        if len(parts) == 1:
+            return _stack(parts)
+        key = [(t.offset, t.shape, t.strides, t.dtype) for t in parts]
+        storages = [t.storage for t in parts]
+        written = [s.writers for s in storages]
         kept = self.core.state.get("stacked moving")
         if (
             kept is not None
             and kept[0] == key
             and kept[2] == written
-            and all(x is y for x, y in zip(kept[1], self.moving, strict=True))
+            and all(x is y for x, y in zip(kept[1], storages, strict=True))
         ):
             return kept[3]  # type: ignore[no-any-return]
-        stacked = _stack(parts)
-        if len(parts) > 1:
-            stacked = np.ascontiguousarray(stacked)
-            self.core.state["stacked moving"] = (key, self.moving, written, stacked)
+        stacked = np.ascontiguousarray(_stack(parts))
+        self.core.state["stacked moving"] = (key, storages, written, stacked)
         return stacked
 
 
-def _stack(parts: list[NDArray[Any]]) -> NDArray[Any]:
+def _stack(parts: list[NkiTensor]) -> NDArray[np.float32]:
     """The parts stacked along the contraction, rows interleaved; a view of the storage where its layout allows."""
     first = parts[0]
     count = len(parts)
+    if count > 1 and len(first.shape) == 2:
+        step = parts[1].offset - first.offset
+        if first.strides[0] == step * count and all(
+            t.storage is first.storage
+            and t.offset == first.offset + i * step
+            and t.strides == first.strides
+            and t.dtype is first.dtype
+            for i, t in enumerate(parts)
+        ):
+            shape = (first.shape[0] * count, first.shape[1])
+            strides = (step, first.strides[1])
+            return NkiTensor(shape, first.dtype, first.storage, strides, first.offset).as_float32_shared()
+    arrays = [t.as_float32_shared() for t in parts]
+    arrays = [x if x.ndim == 2 else x.reshape(x.shape[0], -1) for x in arrays]
     if count == 1:
-        return first
-    rows, columns = first.shape
-    addresses = [p.__array_interface__["data"][0] for p in parts]
-    step = addresses[1] - addresses[0]
-    stride = first.strides[0]
-    if (
-        step * count == stride
-        and all(p.strides == first.strides for p in parts)
-        and all(addresses[i] == addresses[0] + i * step for i in range(count))
-    ):
-        return np.lib.stride_tricks.as_strided(first, (rows * count, columns), (step, first.strides[1]))
-    return np.stack(parts, axis=1).reshape(rows * count, columns)
+        return arrays[0]
+    return np.stack(arrays, axis=1).reshape(arrays[0].shape[0] * count, -1)
 
 
 def _multiply_into(dst: NkiTensor, stationary: NkiTensor, moving: NkiTensor, perf_mode: Any, add: bool) -> None:
     """The common case, float32 PSUM: put the product off, as part of the chain that accumulates into ``dst``."""
-    a, b = _operands(stationary, moving, perf_mode)
+    if str(getattr(perf_mode, "value", perf_mode)) != "none":
+        a, b = _operands(stationary, moving, perf_mode)
+        view = dst.array()
+        product = np.matmul(a.T, b).reshape(dst.shape)
+        view[...] = view + product if add else product
+        return
     storage = dst.storage
     chain = storage.chain
-    key = (dst.offset, *dst.shape, *dst.strides, *a.shape)
-    if chain is not None and not (add and isinstance(chain, _Chain) and chain.key == key):
+    if chain is not None and not (add and isinstance(chain, _Chain) and chain.takes(dst, stationary)):
         chain.flush()
         chain = None
+    core = machine.current()
     if chain is None:
-        chain = _Chain(machine.current(), dst, key, add)
+        chain = _Chain(core, dst, add)
         storage.chain = chain
     assert isinstance(chain, _Chain)
-    chain.append(stationary, moving, a, b)
+    chain.append(stationary, moving)
     aliased = storage.arena is not None or stationary.storage.arena is not None or moving.storage.arena is not None
-    if storage.chain is chain and (aliased or len(chain.left) >= _CHAIN_LIMIT or not machine.current().numeric):
+    if storage.chain is chain and (aliased or len(chain.left) >= _CHAIN_LIMIT or not core.numeric):
         chain.flush()
 
 
