@@ -38,8 +38,6 @@ ADDRESS = ("add", "subtract", "multiply")
 # -- shared ------------------------------------------------------------------------------------------------------------
 
 
-
-
 def member_name(member: Any) -> str:
     """The name of an enum's member, or of what stands for it."""
     return str(getattr(member, "name", member))

@@ -332,7 +332,12 @@ class _Chain:
             and all(x is y for x, y in zip(kept[1], storages, strict=True))
         ):
             return kept[3]  # type: ignore[no-any-return]
-        stacked = np.ascontiguousarray(_stack(parts))
+        source = _stack(parts)
+        if kept is not None and kept[3].shape == source.shape:
+            stacked: NDArray[np.float32] = kept[3]
+            np.copyto(stacked, source)
+        else:
+            stacked = np.array(source, order="C")
         self.core.state["stacked moving"] = (key, storages, written, stacked)
         return stacked
 

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from trnsim.isa.instruction import NkiInstruction
 
 
-
 # -- searches ----------------------------------------------------------------------------------------------------------
 
 
