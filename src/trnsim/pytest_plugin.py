@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import json
 import os
+import random
 import resource
 import signal
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 _OURS = "trnsim.pytest_plugin"
@@ -63,6 +65,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--trnsim-timeout", type=float, default=0, metavar="SECONDS", help="fail a test that takes longer")
     group.addoption("--trnsim-json", metavar="FILE", help="write counts, failures with reasons, and times")
     group.addoption("--trnsim-chip", metavar="CHIP", help="the chip where neither the suite nor the kernel names one")
+    group.addoption("--trnsim-seed", type=int, metavar="N", help="seed random and numpy.random before each test")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -93,6 +96,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
     _counts["deselected"] += len(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Make a test that draws from the global generators repeatable."""
+    seed = item.config.getoption("--trnsim-seed", None)
+    if seed is not None:
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the suite draws from the global generator
 
 
 @pytest.hookimpl(wrapper=True)

@@ -32,7 +32,9 @@ FILES = [
 @pytest.mark.parametrize("name", FILES)
 def test_file(name, tmp_path):
     file = Path(os.environ[VARIABLE]) / "nki" / "test" / f"{name}.py"
-    command = [sys.executable, "-m", "pytest", "-p", "trnsim.pytest_plugin", "-p", "no:cacheprovider", "-q", str(file)]
+    # a seed: test_dropout draws probabilities from 0 to 100 and fails where all 128 are 1 or more, as 28 % of draws are
+    options = ["-p", "trnsim.pytest_plugin", "--trnsim-seed", "0", "-p", "no:cacheprovider", "-q"]
+    command = [sys.executable, "-m", "pytest", *options, str(file)]
     done = subprocess.run(
         [*command, "--rootdir", str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
     )

@@ -61,3 +61,18 @@ def test_counts_reasons_and_timeouts(tmp_path, workers):
     assert found["tests"]["test_suite.py::test_fails"]["reason"] == "ValueError: the cause"
     assert "longer than 1 s" in found["tests"]["test_suite.py::test_is_slow"]["reason"]
     assert found["peak_bytes_a_process"] > 1 << 20
+
+
+def test_seed_makes_draws_repeat(tmp_path):
+    suite = tmp_path / "test_draws.py"
+    suite.write_text(
+        "import random\nimport numpy as np\nimport pytest\n"
+        "seen = []\n"
+        "@pytest.mark.parametrize('turn', [0, 1])\n"
+        "def test_draw(turn):\n"
+        "    seen.append((random.random(), np.random.random()))\n"
+        "    assert len(set(seen)) == 1\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "trnsim.pytest_plugin", "-p", "no:cacheprovider", "-q", str(suite)]
+    assert subprocess.run([*command, "--trnsim-seed", "5"], cwd=tmp_path, check=False).returncode == 0
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 1
