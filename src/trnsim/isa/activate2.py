@@ -5,16 +5,14 @@ Documented in the NKI reference (``nki.isa.activate2``, release 0.4). The accumu
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trnsim.errors import CompilerError
 from trnsim.hardware.timing_constants import Timing
-from trnsim.isa.alu import ACTIVATIONS, Activation, AluOp
+from trnsim.isa.alu import Activation, AluOp
 from trnsim.isa.constants import reduce_cmd as ReduceCmd
-from trnsim.isa.costs import streamed, tensors, work
 from trnsim.isa.instruction import (
     In,
     OptionalOut,
@@ -29,6 +27,7 @@ from trnsim.isa.instruction import (
     write,
 )
 from trnsim.isa.reductions import accumulator
+from trnsim.isa.scalar import activation_work
 from trnsim.isa.work import Work
 from trnsim.machine.form import Form
 from trnsim.machine.tensor import NkiTensor
@@ -153,15 +152,4 @@ def _reduced(op: AluOp, values: NDArray[np.float32]) -> NDArray[np.float32]:
 @activate2.cost
 def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
     """As ``activation``: no other cost is published."""
-    n = streamed(t, k, engine)
-    if all(f.dtype.itemsize <= 2 for f in tensors(k)):
-        n /= t.scalar.narrow_mode
-    table = ACTIVATIONS[k.attributes["op"]].table
-    plain = k.attributes["op"] in ("copy", "identity")
-    main = work(t, k, engine, n, opcode="ACTIVATE2", extra_ps=0 if plain else t.scalar.activate_ps, table=table)
-    if not k.has("reduce_res"):
-        return (main,)
-    result = tuple(i for i, o in enumerate(k.operands) if o.name == "reduce_res")
-    main = replace(main, writes=tuple(i for i in main.writes if i not in result))
-    read = t.scalar.cycles(t.scalar.accumulate_cycles)
-    return (main, Work(engine, "ACT_READ_ACCUMULATOR", read, t.scalar.duration(t.scalar.accumulate_cycles), (), result))
+    return activation_work(t, k, engine, "ACTIVATE2")

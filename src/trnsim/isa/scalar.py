@@ -122,12 +122,17 @@ def _(
 
 @activation.cost
 def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
+    return activation_work(t, k, engine, "ACTIVATE")
+
+
+def activation_work(t: Timing, k: InstructionClass, engine: str, opcode: str) -> tuple[Work, ...]:
+    """The work of an activation, and of reading the accumulators where ``reduce_res`` takes them."""
     n = streamed(t, k, engine)
     if all(f.dtype.itemsize <= 2 for f in tensors(k)):
         n /= t.scalar.narrow_mode
     table = ACTIVATIONS[k.attributes["op"]].table
     plain = k.attributes["op"] in ("copy", "identity")
-    main = work(t, k, engine, n, opcode="ACTIVATE", extra_ps=0 if plain else t.scalar.activate_ps, table=table)
+    main = work(t, k, engine, n, opcode=opcode, extra_ps=0 if plain else t.scalar.activate_ps, table=table)
     if not k.has("reduce_res"):
         return (main,)
     result = tuple(i for i, o in enumerate(k.operands) if o.name == "reduce_res")

@@ -403,9 +403,9 @@ class Core:
                         self._mark_written(storage, form, start, offset)
                 if storage.pe_regions is not None and not klass.is_matmul:
                     storage.pe_regions = None
-                storage.writers += 1
                 if storage.pins is not None:
-                    storage.pins.flush()
+                    storage.pins.flush()  # before the count: what it keeps is of the bytes before this write
+                storage.writers += 1
         index = 0
         if immediate and not self.numeric:
             index = len(self.immediates)
