@@ -1,4 +1,4 @@
-"""Products that accumulate are computed together, later: what was written to their operands in between must not show."""
+"""Products that accumulate are computed together, later: writes to their operands in between must not show."""
 
 from __future__ import annotations
 
