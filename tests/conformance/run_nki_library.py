@@ -31,7 +31,9 @@ def main() -> int:
             print(f"repaired {file}: {reason}")
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(copy / "src"), str(copy)]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(copy / "src"), str(copy), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
             "PYTHONHASHSEED": "0",
             "NEURON_PYTHONHASHSEED": "0",
         }
