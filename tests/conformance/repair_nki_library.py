@@ -85,6 +85,36 @@ class LockResult:
         return cls(status=status, **values)
 '''
 
+RANKS = '''"""Kernels with collectives: every rank simulated, its outputs where those of hardware would be."""
+
+import os
+
+import numpy as np
+import trnsim
+from trnsim.compat.simulator import chosen_chip
+
+from .common_dataclasses import normalize_golden_output
+
+
+def run(orchestrator, kernel_under_test, output_path):
+    compiler = kernel_under_test.compiler_input
+    os.environ["NKI_NC_VERSION"] = compiler.platform_target.get_nc_gen()
+    given, count = kernel_under_test.kernel_input or {}, kernel_under_test.inference_args.collective_ranks
+    inputs = [given.for_rank(rank) if hasattr(given, "for_rank") else given for rank in range(count)]
+    inputs = [{name.removesuffix(".must_alias_input"): value for name, value in one.items()} for one in inputs]
+    results = trnsim.simulate_ranks(
+        kernel_under_test.kernel_func, inputs, chip=chosen_chip(), lnc=compiler.logical_nc_config
+    )
+    for rank, result in enumerate(results):
+        golden = normalize_golden_output(kernel_under_test.validation_args.golden_output, rank)
+        outputs = list(result) if isinstance(result, (list, tuple)) else [result]
+        if len(outputs) != len(golden):
+            raise RuntimeError(f"rank {rank} returned {len(outputs)} outputs, expected {list(golden)}")
+        named = {n: np.asarray(o, dtype=g.dtype) for (n, g), o in zip(golden.items(), outputs)}
+        orchestrator.__dump_tensors__(os.path.join(output_path, f"output_worker_{rank}"), named, lambda name: name)
+    return output_path
+'''
+
 REPAIRS: tuple[Edit | New | Remove, ...] = (
     New("test/utils/scripts/__init__.py", "", "package of the module below; not published"),
     New("test/utils/scripts/remote_lock_scripts.py", LOCKS, "imported by the conftest for remote hosts; not published"),
@@ -98,6 +128,21 @@ REPAIRS: tuple[Edit | New | Remove, ...] = (
         "        self.kernel_under_test: Optional[KernelArgs] = None\n",
         "        self.kernel_under_test: Optional[KernelArgs] = None\n        self._compiled_kernel = None\n",
         "_rename_neff_outputs_to_python_names reads it in simulation mode, where nothing sets it",
+    ),
+    New(
+        "test/utils/simulation_ranks.py",
+        RANKS,
+        "the simulation mode hands a generator of inputs a rank to the kernel: it has no way to run several ranks",
+    ),
+    Edit(
+        "test/utils/test_orchestrator.py",
+        "                output_tensors = run_simulator_inference(kernel_under_test)\n",
+        "                if kernel_under_test.inference_args.collective_ranks > 1:\n"
+        "                    from .simulation_ranks import run\n\n"
+        "                    artifacts = self.fs_config.artifacts_output_directory_path\n"
+        "                    return run(self, kernel_under_test, os.path.join(artifacts, INF_ARTIFACT_DIR_NAME))\n"
+        "                output_tensors = run_simulator_inference(kernel_under_test)\n",
+        "the same",
     ),
     Edit(
         "test/integration/nkilib/core/qkv/test_qkv_tkg.py",
