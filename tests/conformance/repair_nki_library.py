@@ -1,8 +1,8 @@
 """Make a runnable copy of an nki-library checkout: ``python repair_nki_library.py CHECKOUT COPY``.
 
-The published commit (d2ad3a5) cannot run as it is: it lacks modules and has errors of syntax and names. Each repair is
-listed below with its reason. None touches a kernel's code, an assertion or a tolerance; a repair whose place is not
-found is an error, so that another commit is never half repaired.
+The published commits (d2ad3a5 of 2026-04-13, 0759719 of 2026-02-27) cannot run as they are: they lack modules, and the
+newer one has errors of syntax and names. Each repair is listed below with its reason. None touches a kernel's code, an
+assertion or a tolerance; a repair whose place is not found is an error, so that another commit is never half repaired.
 """
 
 from __future__ import annotations
@@ -115,20 +115,12 @@ def run(orchestrator, kernel_under_test, output_path):
     return output_path
 '''
 
-REPAIRS: tuple[Edit | New | Remove, ...] = (
-    New("test/utils/scripts/__init__.py", "", "package of the module below; not published"),
-    New("test/utils/scripts/remote_lock_scripts.py", LOCKS, "imported by the conftest for remote hosts; not published"),
-    New(
-        "test/utils/perf_analysis_private.py",
-        "def analyze_trace(*args, **kwargs):\n    raise NotImplementedError('not published')\n",
-        "imported by test_orchestrator.py for profiles of hardware; not published, never called in a simulation",
-    ),
-    Edit(
-        "test/utils/test_orchestrator.py",
-        "        self.kernel_under_test: Optional[KernelArgs] = None\n",
-        "        self.kernel_under_test: Optional[KernelArgs] = None\n        self._compiled_kernel = None\n",
-        "_rename_neff_outputs_to_python_names reads it in simulation mode, where nothing sets it",
-    ),
+PRIVATE = New(
+    "test/utils/perf_analysis_private.py",
+    "def analyze_trace(*args, **kwargs):\n    raise NotImplementedError('not published')\n",
+    "imported by test_orchestrator.py for profiles of hardware; not published, never called in a simulation",
+)
+MANY_RANKS = (
     New(
         "test/utils/simulation_ranks.py",
         RANKS,
@@ -144,6 +136,19 @@ REPAIRS: tuple[Edit | New | Remove, ...] = (
         "                output_tensors = run_simulator_inference(kernel_under_test)\n",
         "the same",
     ),
+)
+
+APRIL: tuple[Edit | New | Remove, ...] = (
+    New("test/utils/scripts/__init__.py", "", "package of the module below; not published"),
+    New("test/utils/scripts/remote_lock_scripts.py", LOCKS, "imported by the conftest for remote hosts; not published"),
+    PRIVATE,
+    Edit(
+        "test/utils/test_orchestrator.py",
+        "        self.kernel_under_test: Optional[KernelArgs] = None\n",
+        "        self.kernel_under_test: Optional[KernelArgs] = None\n        self._compiled_kernel = None\n",
+        "_rename_neff_outputs_to_python_names reads it in simulation mode, where nothing sets it",
+    ),
+    *MANY_RANKS,
     Edit(
         "test/integration/nkilib/core/qkv/test_qkv_tkg.py",
         "    KernelArgs,\n    LazyGoldenGenerator,\n    ValidationArgs,\n)",
@@ -180,15 +185,26 @@ REPAIRS: tuple[Edit | New | Remove, ...] = (
     ),
 )
 
+FEBRUARY: tuple[Edit | New | Remove, ...] = (PRIVATE, *MANY_RANKS)
+
 _MLP = "src/nkilib_src/nkilib/core/mlp/mlp.py"
 _MLP_REASON = "IndentationError at import: the end of the docstring stands twice; the second copy goes"
 
 
+def repairs_for(checkout: Path) -> tuple[Edit | New | Remove, ...]:
+    """The repairs of the release that ``checkout`` holds: only the newer one keeps a compiled kernel."""
+    orchestrator = checkout / "test" / "utils" / "test_orchestrator.py"
+    if not orchestrator.is_file():
+        raise SystemExit(f"{checkout} is no checkout of nki-library: it has no test/utils/test_orchestrator.py")
+    return APRIL if "_compiled_kernel" in orchestrator.read_text(encoding="utf-8") else FEBRUARY
+
+
 def repair(checkout: Path, copy: Path) -> list[tuple[str, str]]:
     """Copy ``checkout`` to ``copy`` (which must not exist) and repair it; returns (file, reason) of each repair."""
+    items = repairs_for(checkout)
     shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "__pycache__"))
     done = []
-    for item in REPAIRS:
+    for item in items:
         path = copy / item.file
         if isinstance(item, New):
             if path.exists():
@@ -203,6 +219,8 @@ def repair(checkout: Path, copy: Path) -> list[tuple[str, str]]:
                 raise SystemExit(f"{item.file}: the text to repair occurs {text.count(item.old)} times, not once")
             path.write_text(text.replace(item.old, item.new), encoding="utf-8")
         done.append((item.file, item.reason))
+    if items is not APRIL:
+        return done
     path = copy / _MLP
     text, count = re.subn(
         r'("""\n)\n(        TKG mode supports:\n(?:(?!""").*\n)*?    """\n)', r"\1", path.read_text(encoding="utf-8")

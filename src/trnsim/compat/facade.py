@@ -88,6 +88,7 @@ def modules() -> dict[str, ModuleType]:
         "neuronxcc": _Facade("neuronxcc", None),
         "neuronxcc.nki": nki,
         "neuronxcc.nki.typing": typing,
+        "neuronxcc.nki_standalone": _Facade("neuronxcc.nki_standalone", compiler),
         "neuronxcc.starfish": _Facade("neuronxcc.starfish", None, support=support),
         "neuronxcc.starfish.support": support,
         "neuronxcc.starfish.support.dtype": starfish,
