@@ -103,7 +103,7 @@ def _is_users(error: Exception) -> bool:
 def profile_kernel(target: str, arguments: list[str], session: Session) -> None:
     """Run kernel ``FILE.py:KERNEL`` once with arguments given as text."""
     from trnsim.api import parse_argument
-    from trnsim.nki.kernel import Kernel
+    from trnsim.nki.kernel import as_kernel
 
     path, colon, name = target.rpartition(":")
     if not colon or not path:
@@ -118,10 +118,9 @@ def profile_kernel(target: str, arguments: list[str], session: Session) -> None:
         exec(code, module.__dict__)  # noqa: S102
         kernel: Any = module.__dict__.get(name)
         if kernel is None or not callable(kernel):
-            known = sorted(k for k, v in module.__dict__.items() if isinstance(v, Kernel))
+            known = sorted(k for k, v in module.__dict__.items() if callable(getattr(v, "launch", None)))
             raise InputError(f"{path} has no kernel {name!r}; it has {', '.join(known) or 'none'}")
-        if not isinstance(kernel, Kernel):
-            kernel = Kernel(kernel)
+        kernel = as_kernel(kernel)
         positional: list[Any] = []
         named: dict[str, Any] = {}
         for item in arguments:

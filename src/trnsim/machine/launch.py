@@ -34,6 +34,7 @@ class Program(Launch):
         self.arrived: dict[Any, set[int]] = {}
         self.mail: dict[Any, NDArray[Any]] = {}
         self._hub: Any = None
+        self._paused: dict[int, Any] = {}
         self.rank = 0
         self.world: World | None = None
 
@@ -74,7 +75,7 @@ class Program(Launch):
                 self.waiting.pop(index, None)
                 machine.set_current(self.cores[index])
                 self.switches.append((index, len(self.cores[index].trace)))
-                task.switch()
+                self._paused.pop(index, task).switch()
                 progressed = True
             if all(task.dead for task in tasks):
                 return results
@@ -82,7 +83,8 @@ class Program(Launch):
                 raise self._deadlock(tasks)
 
     def _complete(self, key: Any) -> bool:
-        return key.done if isinstance(key, Meeting) else len(self.arrived.get(key, ())) == self.lnc
+        done = getattr(key, "done", None)
+        return len(self.arrived.get(key, ())) == self.lnc if done is None else bool(done)
 
     def _deadlock(self, tasks: list[Any]) -> DeadlockError:
         sides = []
@@ -109,8 +111,7 @@ class Program(Launch):
         """Wait until the other ranks have come to ``meeting``."""
         assert self.world is not None
         if self.lnc > 1:
-            self.waiting[core.index] = (meeting, f"{meeting.call} of rank {self.rank}", core.caller_line())
-            self._hub.switch()
+            self.wait_until(core, meeting, f"{meeting.call} of rank {self.rank}")
             return
         while not meeting.done:
             self.world.hub.switch()
@@ -121,7 +122,17 @@ class Program(Launch):
         self.arrived.setdefault(key, set()).add(core.index)
         if self._complete(key):
             return
+        self.wait_until(core, key, what)
+
+    def wait_until(self, core: Core, key: Any, what: str) -> None:
+        """Let the other cores run until ``key`` is done: every core has come to it, or its ``done`` is true.
+
+        The core goes on in the coroutine that waits, which may be one of several on this core.
+        """
+        import greenlet
+
         self.waiting[core.index] = (key, what, core.caller_line())
+        self._paused[core.index] = greenlet.getcurrent()
         self._hub.switch()
 
 

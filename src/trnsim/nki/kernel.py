@@ -100,9 +100,14 @@ class Kernel:
         return f"<nki kernel {getattr(self.func, '__name__', '?')}{'' if self.lnc is None else f'[{self.lnc}]'}>"
 
 
+def as_kernel(kernel: Any) -> Any:
+    """``kernel`` if it can be launched (of any NKI version), else a kernel made of the plain function."""
+    return kernel if callable(getattr(kernel, "launch", None)) else Kernel(kernel)
+
+
 def simulate(kernel: Any) -> Callable[..., Any]:
     """``nki.simulate``: a callable that runs ``kernel`` (or ``kernel[lnc]``, or a plain function) with numbers."""
-    wrapped = kernel if isinstance(kernel, Kernel) else Kernel(kernel)
+    wrapped = as_kernel(kernel)
 
     @functools.wraps(wrapped.func)
     def run(*args: Any, **kwargs: Any) -> Any:

@@ -22,6 +22,7 @@ from trnsim.nki.language.operands import broadcast_partition
 from trnsim.nki.language.tokens import names_op
 from trnsim.nki.versions.beta1 import isa
 from trnsim.nki.versions.beta1.access import cut
+from trnsim.nki.versions.beta1.across import all_reduce, loop_reduce
 from trnsim.nki.versions.beta1.creation import (
     ParDim,
     empty_like,
@@ -36,19 +37,10 @@ from trnsim.nki.versions.beta1.creation import (
     zeros,
     zeros_like,
 )
-from trnsim.nki.versions.beta1.functions import BINARY, REDUCTIONS, UNARY, binary, from_language, two_tiles
-from trnsim.nki.versions.beta1.grid import (
-    affine_range,
-    nc,
-    num_programs,
-    program_id,
-    program_ndim,
-    sequential_range,
-    spmd_dim,
-    starts,
-    static_range,
-)
+from trnsim.nki.versions.beta1.functions import BINARY, REDUCTIONS, UNARY, binary, from_language
+from trnsim.nki.versions.beta1.grid import nc, num_programs, program_id, program_ndim, spmd_dim
 from trnsim.nki.versions.beta1.index import arange, mgrid
+from trnsim.nki.versions.beta1.loops import affine_range, sequential_range, static_range
 from trnsim.nki.versions.beta1.moves import boxes, copy_to, dtype_of, fill, in_sbuf, source, spread, wrap
 from trnsim.nki.versions.beta1.tensor import Result, Tensor, drop_zeros, flush
 from trnsim.numerics import as_dtype
@@ -315,50 +307,7 @@ def dropout(x: Any, rate: Any, *, dtype: Any = None, mask: Any = None, **_: Any)
     return isa.dropout(x, rate, dtype=dtype, mask=mask)
 
 
-# -- across iterations and programs ------------------------------------------------------------------------------------
-
-
-def loop_reduce(x: Any, op: Any, loop_indices: Any, *, dtype: Any = None, mask: Any = None, **_: Any) -> Any:
-    """``x`` reduced over the iterations of loops: what it is assigned to accumulates, from their first iteration on."""
-    current = flush()
-    tile, alu = source(x, "x"), as_alu_op(op)
-    first = starts(loop_indices)
-    places = boxes(mask, tile.shape)
-    key = machine.current().caller_line()
-
-    def emit(dst: Tensor) -> None:
-        for box in places:
-            part, out = cut(tile, box), cut(dst, box)
-            if first:
-                copy_to(out, part)
-            else:
-                two_tiles(out, alu, out, part)
-
-    class _Accumulated(Result):
-        __slots__ = ()
-
-        def materialize(self, kind: Any = None) -> None:
-            kept = None if first else current.reductions.get(key)
-            if kept is None:
-                super().materialize(kind)
-                current.reductions[key] = wrap(self.tile)
-                return
-            self.record(self.emit, kept)
-
-    return _Accumulated(tile.shape, dtype_of(dtype, tile.kind), emit)
-
-
-def all_reduce(x: Any, op: Any, program_axes: Any, **_: Any) -> Any:
-    """A reduction over programs of the grid; of one program it is ``x``.
-
-    Raises:
-        UnsupportedError: several programs, which run one after another here.
-    """
-    del op
-    axes = program_axes if isinstance(program_axes, (tuple, list)) else (program_axes,)
-    if math.prod(int(num_programs(a)) for a in axes) == 1:
-        return x
-    raise UnsupportedError("nl.all_reduce over several programs of a grid", instruction="nl.all_reduce")
+# -- tiles of a multiplication ------------------------------------------------------------------------------------------
 
 
 def gemm_grid() -> Any:

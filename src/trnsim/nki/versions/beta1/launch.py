@@ -1,7 +1,7 @@
 """Kernels of NKI 0.1 and what launches them: ``jit``, ``baremetal``, ``benchmark``, ``simulate_kernel``.
 
-The programs of a grid run one after another on one core, each with its own ``program_id``; the tensors that they make
-in shared HBM are the same ones. Time is that of one core that runs them all.
+The programs of a grid run on one core, or where the grid has ``nl.nc(2)`` on the two of a logical core
+(``programs.py``); the tensors that they make in shared HBM are the same ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from trnsim.errors import CompilerError, InputError
 from trnsim.machine import core as machine
 from trnsim.machine.tensor import NkiTensor
 from trnsim.nki.versions.beta1.blocks import BlockTensor
-from trnsim.nki.versions.beta1.tensor import Tensor, flush, state
+from trnsim.nki.versions.beta1.grid import cores_of
+from trnsim.nki.versions.beta1.programs import Programs
+from trnsim.nki.versions.beta1.tensor import Tensor, flush
 from trnsim.session import Session, SimulationOptions, current_session, run_kernel
 
 MODES = ("auto", "baremetal", "benchmark", "simulation", "trace", "jax", "torchxla")
@@ -39,7 +41,7 @@ class Kernel:
         if mode not in MODES:
             raise CompilerError(f"nki.jit has no mode {mode!r}", operand="mode", value=mode, limit=MODES)
         self.func, self.mode, self.options = func, mode, options
-        self.grid: tuple[int, ...] = ()
+        self.grid: tuple[Any, ...] = ()
         functools.update_wrapper(self, func)
         del self.__dict__["__wrapped__"]  # pytest takes a wrapped function called test_... for a test
         self.__signature__ = inspect.signature(func)
@@ -51,9 +53,15 @@ class Kernel:
 
     def __getitem__(self, grid: Any) -> Kernel:
         copy = self._copy()
-        copy.grid = tuple(int(n) for n in (grid if isinstance(grid, tuple) else (grid,)))
-        if not copy.grid or min(copy.grid) < 1:
-            raise CompilerError("every dimension of a launch grid is at least 1", operand="grid", value=copy.grid)
+        copy.grid = grid if isinstance(grid, tuple) else (grid,)
+        sizes = tuple(int(n) for n in copy.grid)
+        if not sizes or min(sizes) < 1:
+            raise CompilerError("every dimension of a launch grid is at least 1", operand="grid", value=sizes)
+        cores = max(cores_of(copy.grid, 1)) + 1
+        if cores > 2:
+            raise CompilerError(
+                "a logical core has at most 2 cores", instruction="nl.nc", operand="grid", value=cores, limit=2
+            )
         return copy
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -64,36 +72,45 @@ class Kernel:
     def launch(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: SimulationOptions | None = None) -> Any:
         """Run it under ``options`` (default: the active session's)."""
         target = self.options.get("platform_target")
+        cores = self._cores(options)
         return run_kernel(
-            self._programs(),
+            self._programs(cores),
             tuple(_narrowed(a) for a in args),
             {k: _narrowed(a) for k, a in kwargs.items()},
             name=getattr(self.func, "__name__", "kernel"),
+            grid=cores,
             platform_target=target,
             options=options,
         )
 
-    def _programs(self) -> Callable[..., Any]:
+    def _cores(self, options: SimulationOptions | None) -> int:
+        """Cores of the launch: those of ``nl.nc``, else what the options ask for where there are programs for them."""
+        named = max(cores_of(self.grid, 1)) + 1
+        if named > 1:
+            return named
+        session = current_session()
+        chosen = options or (session.options if session is not None else None)
+        wanted = (chosen.lnc if chosen is not None else None) or 1
+        return wanted if math.prod(int(n) for n in self.grid) >= wanted else 1
+
+    def _programs(self, cores: int) -> Callable[..., Any]:
+        programs = Programs(tuple(int(n) for n in self.grid), cores_of(self.grid, cores))
+
         @functools.wraps(self.func)
         def run(*args: Any, **kwargs: Any) -> Any:
-            current = state()
-            current.grid = self.grid
-            result: Any = None
-            for number in range(math.prod(self.grid)):
-                current.ids = tuple(int(i) for i in np.unravel_index(number, self.grid)) if self.grid else ()
-                current.shared_count = 0
+            def body() -> Any:
                 bound = [_tensors(a) for a in args]
-                named = {k: _tensors(a) for k, a in kwargs.items()}
-                returned = self.func(*bound, **named)
+                returned = self.func(*bound, **{k: _tensors(a) for k, a in kwargs.items()})
                 flush()
-                if number == 0:
-                    result = returned
-            return _views(result)
+                return returned
+
+            return _views(programs.run(body))
 
         return run
 
     def __repr__(self) -> str:
-        return f"<nki 0.1 kernel {getattr(self.func, '__name__', '?')}{list(self.grid) if self.grid else ''}>"
+        grid = [int(n) for n in self.grid]
+        return f"<nki 0.1 kernel {getattr(self.func, '__name__', '?')}{grid or ''}>"
 
 
 def _narrowed(value: Any) -> Any:

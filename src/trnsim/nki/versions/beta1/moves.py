@@ -16,6 +16,7 @@ from trnsim.machine.tensor import NkiTensor
 from trnsim.nki.language.operands import broadcast_partition, free_broadcast
 from trnsim.nki.versions.beta1.access import cut
 from trnsim.nki.versions.beta1.index import Box, Predicate, merged
+from trnsim.nki.versions.beta1.programs import await_written
 from trnsim.nki.versions.beta1.tensor import Result, Tensor, drop_zeros
 from trnsim.numerics import DType, as_dtype
 
@@ -133,6 +134,7 @@ def move(target: Tensor, value: Tensor, mask: Any = None) -> None:
 
 def transfer(dst: NkiTensor, src: NkiTensor, **options: Any) -> None:
     """A DMA; PSUM is copied to SBUF first, one partition or element repeated as the destination asks."""
+    await_written(src)
     if src.storage.memory == PSUM:
         src = in_sbuf(src)
     if dst.storage.memory == PSUM:

@@ -26,9 +26,14 @@ from trnsim.numerics import DType, as_dtype
 if TYPE_CHECKING:
     from typing import Self
 
+    from trnsim.nki.versions.beta1.programs import Program
+
 
 class State:
-    """What a launch of NKI 0.1 keeps beside its core."""
+    """What a program of NKI 0.1 keeps beside its core.
+
+    ``shared`` are the shared HBM tensors of all programs on the core; ``program`` is None without a launch grid.
+    """
 
     def __init__(self, core: Core) -> None:
         self.core = core
@@ -39,6 +44,7 @@ class State:
         self.shared_count = 0
         self.lazy_zeros: dict[int, NkiTensor] = {}
         self.reductions: dict[Any, Tensor] = {}
+        self.program: Program | None = None
 
 
 def state() -> State:
