@@ -138,10 +138,12 @@ def run_kernel(
     options: SimulationOptions | None = None,
     rank: int = 0,
     world: World | None = None,
+    schedule_reason: str = "",
 ) -> Any:
     """Run a kernel function on simulated cores and return what it returns, as the caller's kind of array.
 
-    ``rank`` and ``world``: the kernel is one of several that communicate; see ``machine/ranks.py``.
+    ``rank`` and ``world``: the kernel is one of several that communicate; see ``machine/ranks.py``. ``schedule_reason``
+    says why the schedule ``nki`` is not the default of the kernel's NKI version.
 
     Raises:
         TrnsimError: what the kernel did wrong, or what trnsim cannot do.
@@ -169,7 +171,8 @@ def run_kernel(
         add_schedule(core, schedule_edges)
     outputs = binder.results(results)
     if session is not None and options.timed:
-        call = make_call(program, options, name, binder.arguments, time.perf_counter() - started)
+        reason = schedule_reason if options.schedule == "nki" else ""
+        call = make_call(program, options, name, binder.arguments, time.perf_counter() - started, reason)
         session.calls.append(call)
     return outputs
 
@@ -422,7 +425,12 @@ def _as_torch(tensor: NkiTensor) -> Any:
 
 
 def make_call(
-    program: Program, options: SimulationOptions, name: str, arguments: list[str], seconds: float
+    program: Program,
+    options: SimulationOptions,
+    name: str,
+    arguments: list[str],
+    seconds: float,
+    schedule_reason: str = "",
 ) -> KernelCall:
     """The record of a kernel call, with its predicted time."""
     from trnsim.report.call import KernelCall
@@ -444,6 +452,7 @@ def make_call(
         generation=program.generation,
         cores=program.lnc,
         schedule=options.schedule,
+        schedule_reason=schedule_reason,
         clock=timing_options.clock,
         arguments=tuple(arguments),
         timeline=timeline,

@@ -44,7 +44,7 @@ def two_at_once(seen, loop):
     total, other = 16, 0.5
     for _ in loop(3):
         seen.append(total)
-        other, total = total, total + 8  # changes
+        other, total = other / 2, total + 8  # changes
     return total
 
 

@@ -1,4 +1,4 @@
-"""Reductions across the iterations of loops and across the programs of a grid: ``nl.loop_reduce``, ``nl.all_reduce``."""
+"""Reductions across iterations of loops and across programs of a grid: ``nl.loop_reduce``, ``nl.all_reduce``."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def all_reduce(
                 limit=len(grid),
             )  # fmt: skip
     places = boxes(mask, tile.shape)
-    members = (0,)
+    members: tuple[int, ...] = (0,)
     if program is not None:
         numbers = np.arange(int(np.prod(grid))).reshape(grid)
         chosen = tuple(slice(None) if axis in axes else at for axis, at in enumerate(current.ids))

@@ -25,7 +25,7 @@ class SpmdDim:
     """``nl.spmd_dim(...)``: a grid dimension made of several, programs and cores."""
 
     def __init__(self, *sizes: Any) -> None:
-        self.sizes = tuple(p for s in sizes for p in (s.sizes if isinstance(s, SpmdDim) else (s,)))
+        self.sizes: tuple[Any, ...] = tuple(p for s in sizes for p in (s.sizes if isinstance(s, SpmdDim) else (s,)))
 
     def __int__(self) -> int:
         return math.prod(int(s) for s in self.sizes)

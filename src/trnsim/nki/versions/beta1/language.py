@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from trnsim.errors import CompilerError, UnsupportedError
+from trnsim.errors import CompilerError
 from trnsim.isa import gpsimd
-from trnsim.isa.alu import as_alu_op
-from trnsim.machine import core as machine
 from trnsim.machine.form import HBM, PSUM
 from trnsim.machine.regions import MemoryRegion
 from trnsim.machine.tensor import NkiTensor
@@ -41,7 +38,7 @@ from trnsim.nki.versions.beta1.functions import BINARY, REDUCTIONS, UNARY, binar
 from trnsim.nki.versions.beta1.grid import nc, num_programs, program_id, program_ndim, spmd_dim
 from trnsim.nki.versions.beta1.index import arange, mgrid
 from trnsim.nki.versions.beta1.loops import affine_range, sequential_range, static_range
-from trnsim.nki.versions.beta1.moves import boxes, copy_to, dtype_of, fill, in_sbuf, source, spread, wrap
+from trnsim.nki.versions.beta1.moves import boxes, dtype_of, fill, in_sbuf, source, spread, wrap
 from trnsim.nki.versions.beta1.tensor import Result, Tensor, drop_zeros, flush
 from trnsim.numerics import as_dtype
 
@@ -307,7 +304,7 @@ def dropout(x: Any, rate: Any, *, dtype: Any = None, mask: Any = None, **_: Any)
     return isa.dropout(x, rate, dtype=dtype, mask=mask)
 
 
-# -- tiles of a multiplication ------------------------------------------------------------------------------------------
+# -- tiles of a multiplication ----------------------------------------------------------------------------------------
 
 
 def gemm_grid() -> Any:

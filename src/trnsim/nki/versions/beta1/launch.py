@@ -9,10 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import os
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +17,15 @@ import numpy as np
 from trnsim.errors import CompilerError, InputError
 from trnsim.machine import core as machine
 from trnsim.machine.tensor import NkiTensor
+from trnsim.nki.kernel import OPTIONS
+from trnsim.nki.launchers import Measured, checked
 from trnsim.nki.versions.beta1.blocks import BlockTensor
 from trnsim.nki.versions.beta1.grid import cores_of
 from trnsim.nki.versions.beta1.programs import Programs
 from trnsim.nki.versions.beta1.tensor import Tensor, flush
-from trnsim.session import Session, SimulationOptions, current_session, run_kernel
+from trnsim.session import SimulationOptions, current_session, run_kernel
 
+_SCHEDULE_REASON = "the tensorizer schedule does not exist yet"
 MODES = ("auto", "baremetal", "benchmark", "simulation", "trace", "jax", "torchxla")
 
 
@@ -81,6 +81,7 @@ class Kernel:
             grid=cores,
             platform_target=target,
             options=options,
+            schedule_reason=_SCHEDULE_REASON,
         )
 
     def _cores(self, options: SimulationOptions | None) -> int:
@@ -151,7 +152,7 @@ def peel(kernel: Any) -> Kernel:
         plain = Kernel(kernel.func, "auto", **_jit_options(kernel.options))
         plain.grid = kernel.grid
         return plain
-    func = getattr(kernel, "func", kernel)
+    func = kernel if isinstance(kernel, functools.partial) else getattr(kernel, "func", kernel)
     if not callable(func):
         raise InputError(f"{type(kernel).__name__} is no kernel")
     return Kernel(func)
@@ -180,6 +181,7 @@ def trace(func: Any = None, **options: Any) -> Any:
 
 def baremetal(kernel: Any = None, **options: Any) -> Any:
     """``nki.baremetal``: the kernel, run on simulated cores."""
+    checked("baremetal", options, OPTIONS)
     if kernel is None:
         return lambda k: baremetal(k, **options)
     inner = peel(kernel)
@@ -188,59 +190,13 @@ def baremetal(kernel: Any = None, **options: Any) -> Any:
     return result
 
 
-class Latency:
-    """Predicted latency of a kernel. The prediction is one number: every percentile is the same.
-
-    Attributes:
-        clock: which clock it is measured with (``kernel``: from the first instruction to the last).
-    """
-
-    def __init__(self, call: Any) -> None:
-        self.call = call
-        self.clock = call.clock
-        self.microseconds: float = call.timeline.total_ps / 1e6
-
-    def get_latency_percentile(self, percentile: float) -> float:
-        """Microseconds."""
-        if not 0 <= percentile <= 100:
-            raise InputError("a percentile is between 0 and 100", value=percentile)
-        return self.microseconds
-
-
-class BenchmarkResult:
-    """What ``kernel.benchmark_result`` is after a call."""
-
-    def __init__(self, call: Any) -> None:
-        self.nc_latency = Latency(call)
-
-
-class Benchmark(Kernel):
+class Benchmark(Measured, Kernel):
     """A kernel whose calls predict its time; nothing is computed that the time does not depend on."""
-
-    benchmark_result: BenchmarkResult | None = None
-
-    def launch(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: SimulationOptions | None = None) -> Any:
-        """Time the kernel; returns nothing, as the vendor's does."""
-        outer = current_session()
-        base = options or (outer.options if outer else SimulationOptions(numeric=False))
-        session = outer if outer is not None and base.timed else Session(replace(base, timed=True))
-        with session.active():
-            super().launch(args, kwargs, session.options)
-        call = session.calls[-1]
-        self.benchmark_result = BenchmarkResult(call)
-        self._write_files(call)
-
-    def _write_files(self, call: Any) -> None:
-        """The trace file that was asked for holds what trnsim recorded; there is no program compiled for hardware."""
-        name = self.options.get("save_trace_name")
-        if name:
-            folder = Path(self.options.get("working_directory") or os.curdir)
-            folder.mkdir(parents=True, exist_ok=True)
-            call.traces[0].save(folder / str(name))
 
 
 def benchmark(kernel: Any = None, **options: Any) -> Any:
     """``nki.benchmark``: calls predict the latency, ``.benchmark_result.nc_latency.get_latency_percentile(p)``."""
+    checked("benchmark", options, OPTIONS)
     if kernel is None:
         return lambda k: benchmark(k, **options)
     inner = peel(kernel)
