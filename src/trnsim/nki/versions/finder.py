@@ -14,6 +14,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from trnsim.nki.versions.stubs import StubModule, is_stub
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,7 +25,9 @@ MODULES = {
     "neuronxcc.nki": _BETA1,
     "neuronxcc.nki.language": f"{_BETA1}.language",
     "neuronxcc.nki.isa": f"{_BETA1}.isa",
+    "neuronxcc.nki.language.constants": f"{_BETA1}.constants",
     "neuronxcc.nki.isa.constants": "trnsim.isa.constants",
+    "neuronxcc.nki.isa.neuron_isa": f"{_BETA1}.isa",
     "neuronxcc.nki.typing": f"{_BETA1}.typing",
     "neuronxcc.nki.compiler": f"{_BETA1}.compiler",
     "neuronxcc.starfish": "",
@@ -54,6 +58,16 @@ class _Loader(importlib.abc.Loader):
             module.__spec__ = self.own
 
 
+class _StubLoader(importlib.abc.Loader):
+    """Makes modules whose names only stand for what is not public."""
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return StubModule(spec.name, "A module of the vendor's package whose source is not public.")
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing to execute."""
+
+
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -61,6 +75,8 @@ class _Finder(importlib.abc.MetaPathFinder):
         del path, target
         found = MODULES.get(fullname)
         if found is None:
+            if is_stub(fullname):
+                return importlib.machinery.ModuleSpec(fullname, _StubLoader(), is_package=True)
             if fullname.startswith("neuronxcc.nki."):
                 raise ModuleNotFoundError(f"trnsim has no module {fullname!r}", name=fullname)
             return None

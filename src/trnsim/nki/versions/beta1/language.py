@@ -17,9 +17,10 @@ from trnsim.nki.language.constants import tile_size
 from trnsim.nki.language.loops import ds
 from trnsim.nki.language.operands import broadcast_partition
 from trnsim.nki.language.tokens import names_op
-from trnsim.nki.versions.beta1 import isa
+from trnsim.nki.versions.beta1 import constants, isa
 from trnsim.nki.versions.beta1.access import cut
 from trnsim.nki.versions.beta1.across import all_reduce, loop_reduce
+from trnsim.nki.versions.beta1.constants import sizeinbytes
 from trnsim.nki.versions.beta1.creation import (
     ParDim,
     empty_like,
@@ -317,16 +318,7 @@ def gemm_stationary_grid() -> Any:
     return mgrid[0:128, 0:128]
 
 
-class constants:
-    """Helpers that kernels take from ``nl.constants``."""
-
-    @staticmethod
-    def sizeinbytes(dtype: Any) -> int:
-        """Bytes of an element."""
-        return as_dtype(dtype).itemsize
-
-
-sizeinbytes = constants.sizeinbytes
+__path__: list[str] = []  # neuronxcc.nki.language.constants is imported as a module
 
 __all__ = [
     "abs",
