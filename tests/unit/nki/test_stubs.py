@@ -40,10 +40,10 @@ def test_modules(name):
 
 def test_ways_to_import():
     names = {}
-    exec("from neuronxcc.nki._private.private_api import *", names)  # noqa: S102
-    exec("from neuronxcc.nki._private_kernels import NormType", names)  # noqa: S102
-    exec("import neuronxcc.nki.nccl as nccl", names)  # noqa: S102
-    exec("def f(kind=NormType.NO_NORM) -> NormType: return kind is NormType.NO_NORM", names)  # noqa: S102
+    exec("from neuronxcc.nki._private.private_api import *", names)
+    exec("from neuronxcc.nki._private_kernels import NormType", names)
+    exec("import neuronxcc.nki.nccl as nccl", names)
+    exec("def f(kind=NormType.NO_NORM) -> NormType: return kind is NormType.NO_NORM", names)
     assert names["f"]()
     assert not names["f"](names["NormType"].RMS_NORM)
 

@@ -14,7 +14,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from trnsim.nki.versions.stubs import StubModule, is_stub
+from trnsim.nki.versions.stubs import NOT_PUBLIC, StubModule, is_stub
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ MODULES = {
 }
 
 
-class _Loader(importlib.abc.Loader):
+class Loader(importlib.abc.Loader):
     """Hands out a module of trnsim under another name."""
 
     def __init__(self, target: str) -> None:
@@ -58,11 +58,14 @@ class _Loader(importlib.abc.Loader):
             module.__spec__ = self.own
 
 
-class _StubLoader(importlib.abc.Loader):
-    """Makes modules whose names only stand for what is not public."""
+class StubLoader(importlib.abc.Loader):
+    """Makes modules of names that say why they cannot be used."""
+
+    def __init__(self, why: str = NOT_PUBLIC) -> None:
+        self.why = why
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        return StubModule(spec.name, "A module of the vendor's package whose source is not public.")
+        return StubModule(spec.name, self.why)
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing to execute."""
@@ -76,11 +79,11 @@ class _Finder(importlib.abc.MetaPathFinder):
         found = MODULES.get(fullname)
         if found is None:
             if is_stub(fullname):
-                return importlib.machinery.ModuleSpec(fullname, _StubLoader(), is_package=True)
+                return importlib.machinery.ModuleSpec(fullname, StubLoader(), is_package=True)
             if fullname.startswith("neuronxcc.nki."):
                 raise ModuleNotFoundError(f"trnsim has no module {fullname!r}", name=fullname)
             return None
-        return importlib.machinery.ModuleSpec(fullname, _Loader(found), is_package=found in ("", _BETA1))
+        return importlib.machinery.ModuleSpec(fullname, Loader(found), is_package=found in ("", _BETA1))
 
 
 _finder = _Finder()

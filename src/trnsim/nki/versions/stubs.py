@@ -41,19 +41,25 @@ class _Derived:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
-        raise UnsupportedError(f"{type(self).__name__} derives from a class of the vendor's whose source is not public")
+        raise UnsupportedError(f"{type(self).__name__} derives from a class of the vendor's that trnsim does not have")
+
+
+NOT_PUBLIC = (
+    "belongs to the vendor's package and its source is not public, so trnsim cannot run it; some of these kernels have "
+    "reference code in aws-neuron/nki-samples and aws-neuron/nki-library"
+)
 
 
 class Stub:
-    """A name in a module whose source is not public."""
+    """A name that can be imported but not used; ``why`` ends the sentence that the name begins."""
 
-    def __init__(self, name: str) -> None:
-        self.__dict__["_trnsim_name"] = name
+    def __init__(self, name: str, why: str = NOT_PUBLIC) -> None:
+        self.__dict__["_trnsim_name"], self.__dict__["_trnsim_why"] = name, why
 
     def __getattr__(self, name: str) -> Stub:
         if name in _ASKED_OF_KERNELS or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(f"{self!r} has no attribute {name!r}")
-        found = self.__dict__[name] = Stub(f"{self._trnsim_name}.{name}")
+        found = self.__dict__[name] = Stub(f"{self.__dict__['_trnsim_name']}.{name}", str(self.__dict__["_trnsim_why"]))
         return found
 
     def __getitem__(self, key: Any) -> Stub:
@@ -61,11 +67,8 @@ class Stub:
 
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
         del args, kwargs
-        raise UnsupportedError(
-            f"{self._trnsim_name} belongs to the vendor's package and its source is not public, so trnsim cannot run "
-            "it; some of these kernels have reference code in aws-neuron/nki-samples and aws-neuron/nki-library",
-            instruction=str(self._trnsim_name),
-        )
+        name, why = self.__dict__["_trnsim_name"], self.__dict__["_trnsim_why"]
+        raise UnsupportedError(f"{name} {why}", instruction=name)
 
     __call__ = __iter__ = __int__ = __float__ = __index__ = __len__ = __enter__ = __exit__ = _refuse
 
@@ -76,15 +79,19 @@ class Stub:
         return (_Derived,)
 
     def __repr__(self) -> str:
-        return f"<{self._trnsim_name}: source not public>"
+        return f"<{self.__dict__['_trnsim_name']}: a name only>"
 
 
 class StubModule(ModuleType):
     """A module of stubs."""
 
+    def __init__(self, name: str, why: str = NOT_PUBLIC) -> None:
+        super().__init__(name, "A module of names that can be imported but not used.")
+        self.__dict__["_trnsim_why"] = why
+
     def __getattr__(self, name: str) -> Stub:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        found = Stub(f"{self.__name__}.{name}")
+        found = Stub(f"{self.__name__}.{name}", self.__dict__["_trnsim_why"])
         setattr(self, name, found)
         return found
