@@ -52,7 +52,7 @@ _finder = _Finder()
 
 
 def provide(*, shadow: bool) -> None:
-    """Make ``import torch_xla`` and ``import torch_neuronx`` work, each unless a real one is there and not ``shadow``."""
+    """Make ``import torch_xla`` and ``torch_neuronx`` work, unless real ones are there and ``shadow`` is False."""
     for root in ("torch_xla", "torch_neuronx"):
         if root in _finder.roots:
             continue

@@ -140,7 +140,7 @@ def test_nki_jit_of_todays_nki():
     ],
 )
 def test_what_the_stand_ins_do_not_have(use):
-    with pytest.raises(UnsupportedError, match="torch_neuronx|torch_xla"):
+    with pytest.raises(UnsupportedError, match=r"torch_neuronx|torch_xla"):
         use()
 
 

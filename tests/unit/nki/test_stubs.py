@@ -15,7 +15,8 @@ NAMES = [
     "neuronxcc.nki._private_kernels", "neuronxcc.nki._private_kernels.qkv", "neuronxcc.nki._private_kernels.RoPE",
     "neuronxcc.nki._pre_prod_kernels", "neuronxcc.nki._pre_prod_kernels.mlp.more", "neuronxcc.nki._private.private_api",
     "neuronxcc.nki.nccl", "neuronxcc.nki.nccl.collectives", "neuronxcc.nki.kernels.attention", "nki.kernels.vision",
-    "neuronxcc.nki.compiler.backends.neuron.tensor", "neuronxcc.nki.language.iterators", "neuronxcc.starfish.penguin.ir",
+    "neuronxcc.nki.compiler.backends.neuron.tensor", "neuronxcc.nki.language.iterators",
+    "neuronxcc.starfish.penguin.ir",
 ]  # fmt: skip
 
 

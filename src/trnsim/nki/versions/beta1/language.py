@@ -40,6 +40,7 @@ from trnsim.nki.versions.beta1.grid import nc, num_programs, program_id, program
 from trnsim.nki.versions.beta1.index import arange, mgrid
 from trnsim.nki.versions.beta1.loops import affine_range, sequential_range, static_range
 from trnsim.nki.versions.beta1.moves import boxes, dtype_of, fill, in_sbuf, source, spread, wrap
+from trnsim.nki.versions.beta1.rules import wrong_memory
 from trnsim.nki.versions.beta1.tensor import Result, Tensor, drop_zeros, flush
 from trnsim.numerics import as_dtype
 
@@ -143,10 +144,7 @@ def load(src: Any, *, mask: Any = None, dtype: Any = None, **_: Any) -> Any:
     if not isinstance(src, Tensor):
         raise CompilerError("src must be a tensor", instruction="nl.load", operand="src", value=type(src).__name__)
     if src.memory != HBM:
-        raise CompilerError(
-            f"Expected operand 'src' of 'load' to be in address space 'hbm', but got a tile in '{src.memory}'",
-            instruction="nl.load",
-        )
+        raise wrong_memory("src", "hbm", src)
     mask = src.mask if mask is None else mask
     places = boxes(mask, src.shape)
 
@@ -165,8 +163,10 @@ def store(dst: Any, value: Any, *, mask: Any = None, **_: Any) -> None:
     if isinstance(value, Result) and value.waits and isinstance(dst, Tensor) and value.place_in != PSUM:
         value.materialize(dst.kind)
     flush()
-    if not isinstance(dst, Tensor) or dst.memory != HBM:
-        raise CompilerError("dst must be a tensor in HBM", instruction="nl.store", operand="dst", value=repr(dst))
+    if not isinstance(dst, Tensor):
+        raise CompilerError("dst must be a tensor", instruction="nl.store", operand="dst", value=type(dst).__name__)
+    if dst.memory != HBM:
+        raise wrong_memory("dst", "hbm", dst)
     mask = dst.mask if mask is None else mask
     if not isinstance(value, Tensor):
         fill(dst, value, mask)
@@ -197,6 +197,11 @@ def load_transpose2d(src: Any, *, mask: Any = None, dtype: Any = None, **_: Any)
 
 def transpose(x: Any, *, dtype: Any = None, mask: Any = None, **_: Any) -> Any:
     """The transpose of a tile."""
+    if isinstance(x, Tensor) and x.ndim > 2:
+        raise CompilerError(
+            f"parameter 'x{list(x.shape)}' of 'transpose' exceed max supported number of dimensions of 2",
+            instruction="nl.transpose",
+        )
     return isa.nc_transpose(x, dtype=dtype, mask=mask)
 
 

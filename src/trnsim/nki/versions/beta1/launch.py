@@ -22,7 +22,8 @@ from trnsim.nki.launchers import Measured, checked
 from trnsim.nki.versions.beta1.blocks import BlockTensor
 from trnsim.nki.versions.beta1.grid import cores_of
 from trnsim.nki.versions.beta1.programs import Programs
-from trnsim.nki.versions.beta1.tensor import Tensor, flush
+from trnsim.nki.versions.beta1.rules import Parameters
+from trnsim.nki.versions.beta1.tensor import Tensor, flush, state
 from trnsim.session import SimulationOptions, current_session, run_kernel
 
 _SCHEDULE_REASON = "the tensorizer schedule does not exist yet"
@@ -66,6 +67,9 @@ class Kernel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if machine.running():
+            if self.grid:
+                call = f"{getattr(self.func, '__name__', 'kernel')}[{', '.join(str(int(n)) for n in self.grid)}]"
+                raise CompilerError(f"Calling kernel with spmd grid ({call}) inside another kernel is not supported")
             return self.func(*args, **kwargs)
         return self.launch(args, kwargs)
 
@@ -100,9 +104,17 @@ class Kernel:
         @functools.wraps(self.func)
         def run(*args: Any, **kwargs: Any) -> Any:
             def body() -> Any:
+                current = state()
+                parameters = Parameters(self.func, str(self.options.get("experimental_flags", "")))
+                current.parameters, current.code = parameters, getattr(self.func, "__code__", None)
+                for name, value in (*zip(self.__signature__.parameters, args, strict=False), *kwargs.items()):
+                    for item in value if isinstance(value, (tuple, list)) else (value,):
+                        if isinstance(item, NkiTensor):
+                            parameters.add(name, item)
                 bound = [_tensors(a) for a in args]
                 returned = self.func(*bound, **{k: _tensors(a) for k, a in kwargs.items()})
                 flush()
+                parameters.check(returned)
                 return returned
 
             return _views(programs.run(body))

@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from trnsim.machine import core as machine
+from trnsim.nki.versions.beta1.tensor import state
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
@@ -60,7 +61,11 @@ def _plain(numbers: range) -> Iterator[LoopIndex]:
 
 
 def _loop(numbers: range, frame: FrameType, kind: str) -> Iterator[LoopIndex]:
-    names = _carried(frame.f_code, frame.f_lasti) if len(numbers) > 1 else {}
+    body = _body(frame.f_code, frame.f_lasti)
+    current = state()
+    if body is not None and frame.f_code is current.code:
+        current.loops.add(body)
+    names = _carried(frame.f_code, body) if body is not None and len(numbers) > 1 else {}
     return _traced(numbers, frame, names, kind) if names else _plain(numbers)
 
 
@@ -94,25 +99,30 @@ def _report(name: str, code: CodeType, line: int, kind: str) -> None:
 
 
 @cache
-def _carried(code: CodeType, call: int) -> dict[str, int]:
-    """Local variables that a loop's body reads before it sets them, each with the line that sets it.
+def _body(code: CodeType, call: int) -> tuple[int, int] | None:
+    """Where in a function the body of a loop is, offsets of its instructions; None if no loop begins at ``call``.
 
-    ``call`` is an offset in the call whose result the loop is over (Python 3.11 makes one in two instructions); none
-    if no loop begins there.
+    ``call`` is an offset in the call whose result the loop is over (Python 3.11 makes one in two instructions).
     """
     instructions = list(dis.get_instructions(code))
     at = sum(1 for i in instructions if i.offset <= call)
     while at < len(instructions) and instructions[at].opname in _BETWEEN:
         at += 1
     if at >= len(instructions) or instructions[at].opname != "FOR_ITER":
-        return {}
-    end = instructions[at].argval
+        return None
+    return instructions[at].offset, instructions[at].argval
+
+
+@cache
+def _carried(code: CodeType, body: tuple[int, int]) -> dict[str, int]:
+    """Local variables that a loop's body reads before it sets them, each with the line that sets it."""
+    begin, end = body
     read: set[str] = set()
     first: set[str] = set()
     found: dict[str, int] = {}
-    for item in instructions[at + 1 :]:
-        if item.offset >= end:
-            break
+    for item in dis.get_instructions(code):
+        if not begin < item.offset < end:
+            continue
         for stores, name in _accesses(item.opname, item.argval):
             if not stores and name not in first:
                 read.add(name)
