@@ -14,8 +14,8 @@ _installed = False
 def install(*, shadow: bool = False) -> None:
     """Put trnsim's modules in place as ``nki``, ``nki.isa``, ``nki.language`` and so on, and as ``neuronxcc.nki``.
 
-    ``torch_xla`` and ``torch_neuronx`` become stand-ins for device scripts. A real installation of any of these is never
-    shadowed unless ``shadow`` asks for it.
+    ``torch_xla`` and ``torch_neuronx`` become stand-ins for device scripts. A real installation is never shadowed
+    unless ``shadow`` asks for it.
 
     Raises:
         InputError: the vendor's package is installed and ``shadow`` is False.

@@ -165,7 +165,29 @@ def test_programs_read_what_others_write(grid, towards):
     expected = expected[::-1] if towards > 0 else expected
     call, result = profiled(kernel[grid], a)
     np.testing.assert_array_equal(result, expected)
-    assert not call.findings
+    assert {f.kind for f in call.findings} == ({"unordered-cores"} if len(call.traces) > 1 else set())
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_cores_that_nothing_orders_are_reported(ordered):
+    """Two cores exchange halves of a tensor: one reads what the other has written before, and the other way round."""
+
+    @nki.jit
+    def kernel(a):
+        box = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        me = nl.program_id(0)
+        nl.store(box[me], nl.load(a[me]))
+        nl.store(out[me], nl.load(box[me]))
+        if ordered:
+            nl.store(out[me], nl.all_reduce(nl.load(a[me]), np.add, 0))
+        nl.store(out[me], nl.load(box[1 - me]))
+        return out
+
+    call, result = profiled(kernel[nl.nc(2)], data(2, 8, 16))
+    np.testing.assert_array_equal(result, data(2, 8, 16)[::-1])
+    found = [(f.kind, f.count, f.details["bytes"]) for f in call.findings]
+    assert found == ([] if ordered else [("unordered-cores", 2, 8 * 16 * 4)])
 
 
 def test_what_no_program_writes_is_a_finding_not_a_deadlock():

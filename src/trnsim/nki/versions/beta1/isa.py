@@ -41,6 +41,7 @@ from trnsim.nki.versions.beta1.moves import (
 )
 from trnsim.nki.versions.beta1.operands import number_or_column, span, step_operand, truth_bytes
 from trnsim.nki.versions.beta1.positions import affine_select, iota
+from trnsim.nki.versions.beta1.programs import will_read, will_write
 from trnsim.nki.versions.beta1.reductions import (
     bn_aggr,
     bn_stats,
@@ -234,6 +235,8 @@ def dma_copy(
         out, part = cut(dst, box), cut(src, box)
         if dst_rmw_op is not None:
             writes(out)
+            will_read(out)
+            will_write(out)
             dma.dma_compute(out, [out, part], as_alu_op(dst_rmw_op))
             continue
         with_bounds(out, part, oob_mode=oob_mode, dge_mode=_dge(dge_mode, out, part))
@@ -273,6 +276,7 @@ def dma_transpose(src: Any, *, axes: Any = None, mask: Any = None, dtype: Any = 
     kind = dtype_of(dtype, view.dtype)
 
     def emit(dst: Tensor) -> None:
+        will_read(view)
         out = cut(dst, None)
         part = in_sbuf(view) if view.storage.memory == PSUM else view
         if out.dtype == part.dtype and out.storage.memory == SBUF:

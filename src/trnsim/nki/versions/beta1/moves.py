@@ -16,7 +16,7 @@ from trnsim.machine.tensor import NkiTensor
 from trnsim.nki.language.operands import broadcast_partition, free_broadcast
 from trnsim.nki.versions.beta1.access import cut
 from trnsim.nki.versions.beta1.index import Box, Predicate, merged
-from trnsim.nki.versions.beta1.programs import await_written
+from trnsim.nki.versions.beta1.programs import will_read, will_write
 from trnsim.nki.versions.beta1.rules import writes, wrong_memory
 from trnsim.nki.versions.beta1.tensor import Result, Tensor, drop_zeros
 from trnsim.numerics import DType, as_dtype
@@ -134,7 +134,8 @@ def move(target: Tensor, value: Tensor, mask: Any = None) -> None:
 def transfer(dst: NkiTensor, src: NkiTensor, **options: Any) -> None:
     """A DMA; PSUM is copied to SBUF first, one partition or element repeated as the destination asks."""
     writes(dst)
-    await_written(src)
+    will_read(src)
+    will_write(dst)
     if src.storage.memory == PSUM:
         src = in_sbuf(src)
     if dst.storage.memory == PSUM:
@@ -171,6 +172,7 @@ def fill(target: Tensor, value: Any, mask: Any = None) -> None:
 def transfer_constant(dst: NkiTensor, stage: NkiTensor) -> None:
     """One element repeated over an HBM tensor."""
     writes(dst)
+    will_write(dst)
     spreads = NkiTensor((1, dst.size), stage.dtype, stage.storage, (1, 0), stage.offset)
     dma.dma_copy(dst, spreads)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from trnsim.errors import CompilerError, DeadlockError
 from trnsim.machine import core as machine
+from trnsim.machine.coverage import Coverage
 from trnsim.machine.form import HBM
 from trnsim.machine.regions import MemoryRegion
 from trnsim.machine.storage import box
@@ -109,6 +110,7 @@ class Programs:
         self.started: set[int] = set()
         self.asleep: set[int] = set()
         self.meetings: dict[Any, Meeting] = {}
+        self.unordered: dict[tuple[int, int], Coverage] = {}  # by storage and core, since the cores last met
         self._orders = 0
         self._hubs: dict[int, Any] = {}
 
@@ -217,6 +219,8 @@ class Programs:
         meeting.brought[program.number] = value
         if meeting.done:
             del self.meetings[key]
+            if len({self.core_of[number] for number in members}) > 1:
+                self.unordered.clear()
             self._orders += 1
             meeting.order = self._orders
             for core in self.running:
@@ -245,31 +249,73 @@ class Programs:
         )
 
 
-def await_written(view: NkiTensor) -> None:
+def will_read(view: NkiTensor) -> None:
     """Let other programs run until they have written the bytes of a shared HBM tensor that this one reads."""
     program = state().program
     storage = view.storage
-    if program is None or storage.full or storage.memory != HBM or storage.buffer is not MemoryRegion.shared_hbm:
+    if program is None or not _is_shared(view):
         return
-    if storage.kind not in ("local", "output") or not _missing(view):
+    if not storage.full and _missing(view):
+        wait = Wait(
+            f"a read of {storage.name!r}, which no program has written yet",
+            program.core.caller_line(),
+            lambda: not _missing(view),
+            memory=True,
+        )
+        program.group.wait(program, wait)
+    if program.group.cores > 1:
+        _check_order(program, view)
+
+
+def will_write(view: NkiTensor) -> None:
+    """Remember which core writes a shared HBM tensor, where several do."""
+    program = state().program
+    if program is None or program.group.cores == 1 or not _is_shared(view):
         return
-    wait = Wait(
-        f"a read of {storage.name!r}, which no program has written yet",
-        program.core.caller_line(),
-        lambda: not _missing(view),
-        memory=True,
-    )
-    program.group.wait(program, wait)
+    key = (view.storage.id, program.core.index)
+    known = program.group.unordered.get(key)
+    if known is None:
+        known = program.group.unordered[key] = Coverage(view.storage.rows, view.storage.row_bytes)
+    row, row_end, intervals = _touched(view)
+    for begin, end in intervals.tolist():
+        known.add(row, row_end, begin, end)
+
+
+def _check_order(program: Program, view: NkiTensor) -> None:
+    """Report a read of what the other core writes: NKI 0.1 orders cores only in ``nl.all_reduce``."""
+    known = program.group.unordered.get((view.storage.id, 1 - program.core.index))
+    if known is None:
+        return
+    row, row_end, intervals = _touched(view)
+    missing = known.missing(row, row_end, intervals)
+    absent = sum((high - low) * int((part[:, 1] - part[:, 0]).sum()) for low, high, part in missing)
+    count = (row_end - row) * int((intervals[:, 1] - intervals[:, 0]).sum()) - absent
+    if count:
+        program.core.launch.add_finding(
+            "unordered-cores",
+            f"a program reads {view.storage.name!r} where a program on the other core writes it, and nothing orders the "
+            "cores on hardware (nl.all_reduce over both would); here the reader comes second, and the predicted time "
+            "has no wait for it",
+            program.core.caller_line(),
+            bytes=count,
+        )
+
+
+def _is_shared(view: NkiTensor) -> bool:
+    storage = view.storage
+    return storage.memory == HBM and storage.buffer is MemoryRegion.shared_hbm and storage.kind in ("local", "output")
+
+
+def _touched(view: NkiTensor) -> tuple[int, int, Any]:
+    """Rows and byte intervals of a view; all of its storage where it is no such box or a run-time index chooses."""
+    storage, form = view.storage, view.form
+    found = None if form.indirect else box(storage, form, 0, view.offset * view.dtype.itemsize)
+    return found or (0, storage.rows, np.array([[0, storage.row_bytes]], np.int64))
 
 
 def _missing(view: NkiTensor) -> bool:
-    """Whether bytes that ``view`` reads have not been written; through a run-time index it may read any."""
-    storage, form = view.storage, view.form
+    """Whether bytes that ``view`` reads have not been written."""
+    storage = view.storage
     if storage.full or not storage.coverage.exact:
         return False
-    touched: Any = None
-    if not form.indirect:
-        touched = box(storage, form, 0, view.offset * view.dtype.itemsize)
-    if touched is None:
-        touched = (0, storage.rows, np.array([[0, storage.row_bytes]], np.int64))
-    return bool(storage.coverage.missing(*touched))
+    return bool(storage.coverage.missing(*_touched(view)))
