@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
+from trnsim.nki.language.constants import sizeinbytes
 
-from trnsim.numerics import as_dtype
-
-
-def sizeinbytes(dtype: Any) -> int:
-    """Bytes of an element."""
-    return as_dtype(dtype).itemsize
+__all__ = ["sizeinbytes"]

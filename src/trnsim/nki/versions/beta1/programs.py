@@ -293,9 +293,9 @@ def _check_order(program: Program, view: NkiTensor) -> None:
     if count:
         program.core.launch.add_finding(
             "unordered-cores",
-            f"a program reads {view.storage.name!r} where a program on the other core writes it, and nothing orders the "
-            "cores on hardware (nl.all_reduce over both would); here the reader comes second, and the predicted time "
-            "has no wait for it",
+            f"a program reads {view.storage.name!r} where a program on the other core writes it, and nothing orders "
+            "the cores on hardware (nl.all_reduce over both would); here the reader comes second, and the predicted "
+            "time has no wait for it",
             program.core.caller_line(),
             bytes=count,
         )
