@@ -9,14 +9,11 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trnsim.errors import CompilerError, InputError
 from trnsim.nki.kernel import OPTIONS, Kernel, as_kernel
 from trnsim.session import Session, SimulationOptions, current_session
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # What the launchers of NKI 0.1 take. Of these save_trace_name and working_directory choose where a file goes; the
 # others are about runs on a device (a prediction needs no repetitions), or about the vendor's compiler and its files.
@@ -127,9 +124,11 @@ def benchmark(kernel: Any = None, **options: Any) -> Any:
     if kernel is None:
         return lambda k: benchmark(k, **options)
     inner = as_kernel(kernel)
+    if not isinstance(inner, Kernel):
+        return _older().benchmark(inner, **options)
     result = Benchmark(inner.func)
     result.options = {**inner.options, **options}
-    result.lnc, result.schedule = getattr(inner, "lnc", None), getattr(inner, "schedule", ())
+    result.lnc, result.schedule = inner.lnc, inner.schedule
     return result
 
 
@@ -149,11 +148,19 @@ def baremetal(kernel: Any = None, **options: Any) -> Any:
 def simulate_kernel(kernel: Any, *args: Any, **kwargs: Any) -> Any:
     """Run ``kernel`` (or ``kernel[lnc]``, or a wrapper) with numbers. Not part of NKI since 0.2: ``nki.simulate``."""
     inner = as_kernel(kernel)
+    if not isinstance(inner, Kernel):
+        return _older().simulate_kernel(inner, *args, **kwargs)
     if isinstance(inner, Benchmark):
         plain = Kernel(inner.func)
         plain.lnc, plain.schedule = inner.lnc, inner.schedule
         inner = plain
     session = current_session()
     options = session.options if session is not None else SimulationOptions(timed=False)
-    launch: Callable[..., Any] = inner.launch
-    return launch(args, kwargs, options)
+    return inner.launch(args, kwargs, options)
+
+
+def _older() -> Any:
+    """The launchers of NKI 0.1, for kernels that its ``nki.jit`` made."""
+    from trnsim.nki.versions import beta1
+
+    return beta1

@@ -100,6 +100,33 @@ def test_numbers_that_a_loop_changes(body, loop):
     assert "plain Python" in finding.message
 
 
+def test_what_a_loop_over_range_carries_is_reported():
+    def kernel(a):
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        total, step = 0, 2
+        for i in range(3):
+            total += step * i  # changes
+            step = i
+        unrolled = 0
+        for _ in nl.static_range(3):
+            unrolled += 2
+        for unrolled in range(2):
+            step = unrolled
+        for chosen in (1, 2):
+            step += chosen
+        nl.store(out, nl.load(a) * (total + step))
+        return out
+
+    session = trnsim.Session()
+    with session.active():
+        nki.jit(kernel)[3](np.ones((4, 4), np.float32))
+    findings = {f.details["variable"]: f for f in session.calls[0].findings}
+    assert set(findings) == {"total", "step"}
+    assert {(f.kind, f.severity, f.count) for f in findings.values()} == {("number-carried", "info", 1)}
+    lines, first = inspect.getsourcelines(kernel)
+    assert findings["total"].location.line == first + next(n for n, line in enumerate(lines) if "# changes" in line)
+
+
 def set_in_the_body(loop):
     total = 5
     for i in loop(3):

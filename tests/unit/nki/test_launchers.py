@@ -103,6 +103,17 @@ def test_simulate_kernel_keeps_the_grid_and_partial_arguments():
     np.testing.assert_array_equal(beta1.simulate_kernel(beta1.jit(functools.partial(kernel, factor=3.0))[4], a), 3 * a)
 
 
+@pytest.mark.parametrize(("launchers", "kernel"), [(beta1, today.jit(new_kernel)), (today, beta1.jit(old_kernel))])
+def test_launchers_of_one_nki_and_kernels_of_the_other(launchers, kernel, capsys):
+    np.testing.assert_array_equal(launchers.simulate_kernel(kernel, DATA), 2 * DATA)
+    np.testing.assert_array_equal(launchers.baremetal(kernel)(DATA), 2 * DATA)
+    measured = launchers.benchmark(kernel, iters=3)
+    measured(DATA)
+    expected = trnsim.profile(kernel, DATA).timeline.total_ps / 1e6
+    assert measured.benchmark_result.nc_latency.microseconds == expected
+    np.testing.assert_array_equal(launchers.simulate_kernel(measured, DATA), 2 * DATA)
+
+
 @BOTH
 def test_baremetal_computes(nki, function):
     np.testing.assert_array_equal(nki.baremetal(function)(DATA), 2 * DATA)

@@ -17,10 +17,13 @@ import numpy as np
 from trnsim.errors import CompilerError, InputError
 from trnsim.machine import core as machine
 from trnsim.machine.tensor import NkiTensor
+from trnsim.nki import launchers
 from trnsim.nki.kernel import OPTIONS
+from trnsim.nki.kernel import Kernel as TodaysKernel
 from trnsim.nki.launchers import Measured, checked
 from trnsim.nki.versions.beta1.blocks import BlockTensor
 from trnsim.nki.versions.beta1.grid import cores_of
+from trnsim.nki.versions.beta1.loops import report_ranges
 from trnsim.nki.versions.beta1.programs import Programs
 from trnsim.nki.versions.beta1.rules import Parameters
 from trnsim.nki.versions.beta1.tensor import Tensor, flush, state
@@ -111,6 +114,8 @@ class Kernel:
                     for item in value if isinstance(value, (tuple, list)) else (value,):
                         if isinstance(item, NkiTensor):
                             parameters.add(name, item)
+                if current.code is not None and not any(current.ids):
+                    report_ranges(current.code)
                 bound = [_tensors(a) for a in args]
                 returned = self.func(*bound, **{k: _tensors(a) for k, a in kwargs.items()})
                 flush()
@@ -196,6 +201,8 @@ def baremetal(kernel: Any = None, **options: Any) -> Any:
     checked("baremetal", options, OPTIONS)
     if kernel is None:
         return lambda k: baremetal(k, **options)
+    if isinstance(kernel, TodaysKernel):
+        return launchers.baremetal(kernel, **options)
     inner = peel(kernel)
     result = Kernel(inner.func, "baremetal", **{**inner.options, **options})
     result.grid = inner.grid
@@ -211,6 +218,8 @@ def benchmark(kernel: Any = None, **options: Any) -> Any:
     checked("benchmark", options, OPTIONS)
     if kernel is None:
         return lambda k: benchmark(k, **options)
+    if isinstance(kernel, TodaysKernel):
+        return launchers.benchmark(kernel, **options)
     inner = peel(kernel)
     result = Benchmark(inner.func, "benchmark", **{**inner.options, **options})
     result.grid = inner.grid
@@ -224,6 +233,8 @@ def profile(func: Any = None, **options: Any) -> Any:
 
 def simulate_kernel(kernel: Any, *args: Any, **kwargs: Any) -> Any:
     """Run ``kernel`` (``kernel[grid]``, or a wrapper of one) with numbers and return what it returns."""
+    if isinstance(kernel, TodaysKernel):
+        return launchers.simulate_kernel(kernel, *args, **kwargs)
     inner = peel(kernel)
     session = current_session()
     options = session.options if session is not None else SimulationOptions(timed=False)

@@ -15,7 +15,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from trnsim.machine import core as machine
-from trnsim.nki.versions.beta1.tensor import state
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
@@ -61,11 +60,13 @@ def _plain(numbers: range) -> Iterator[LoopIndex]:
 
 
 def _loop(numbers: range, frame: FrameType, kind: str) -> Iterator[LoopIndex]:
+    current = machine.current().state.get("beta1") if machine.running() else None
     body = _body(frame.f_code, frame.f_lasti)
-    current = state()
-    if body is not None and frame.f_code is current.code:
+    if current is None or body is None:
+        return _plain(numbers)
+    if frame.f_code is current.code:
         current.loops.add(body)
-    names = _carried(frame.f_code, body) if body is not None and len(numbers) > 1 else {}
+    names = _carried(frame.f_code, body) if len(numbers) > 1 else {}
     return _traced(numbers, frame, names, kind) if names else _plain(numbers)
 
 
@@ -96,6 +97,51 @@ def _report(name: str, code: CodeType, line: int, kind: str) -> None:
         severity="info",
         variable=name,
     )
+
+
+def report_ranges(code: CodeType) -> None:
+    """Report numbers that the kernel's loops over Python's ``range`` carry, as the vendor's compiler did not."""
+    launch = machine.current().launch
+    for name, line in _counted(code):
+        launch.add_finding(
+            "number-carried",
+            f"{name!r} is carried from one iteration of a loop over range to the next, as in NKI since 0.2; NKI 0.1 "
+            "compiled the body once, so there the loop changed it once (nl.static_range carries it)",
+            launch.lines.of(code, line),
+            severity="info",
+            variable=name,
+        )
+
+
+@cache
+def _counted(code: CodeType) -> list[tuple[str, int]]:
+    """Variables that begin as a number and are carried by loops over Python's ``range``, and the lines that set them.
+
+    What they hold is not known before the kernel runs, so only those that a constant is assigned to are found.
+    """
+    instructions = list(dis.get_instructions(code))
+    numbers = _numbers(instructions)
+    ranges = {_line(code, i.offset) for i in instructions if i.opname == "LOAD_GLOBAL" and i.argval == "range"}
+    found = {}
+    for item in instructions:
+        if item.opname == "FOR_ITER" and _line(code, item.offset) in ranges:
+            carried = _carried(code, (item.offset, item.argval))
+            found.update({name: line for name, line in carried.items() if name in numbers})
+    return list(found.items())
+
+
+def _numbers(instructions: list[dis.Instruction]) -> set[str]:
+    """Variables that a constant number is assigned to, alone or in a tuple."""
+    found: set[str] = set()
+    values: list[Any] = []
+    for item in instructions:
+        if item.opname == "LOAD_CONST":
+            values = list(item.argval) if isinstance(item.argval, tuple) else [item.argval]
+        elif item.opname not in ("UNPACK_SEQUENCE", "COPY", "DUP_TOP"):
+            names = [name for stores, name in _accesses(item.opname, item.argval) if stores]
+            found.update(n for n, v in zip(names, values, strict=False) if type(v) in (int, float))
+            values = values[len(names) :] if names else []
+    return found
 
 
 @cache
