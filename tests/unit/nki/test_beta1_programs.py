@@ -266,6 +266,16 @@ def test_cores_that_the_options_ask_for():
     assert len(call.traces) == 1
 
 
+def test_cores_that_the_environment_asks_for(monkeypatch):
+    monkeypatch.setenv("NEURON_LOGICAL_NC_CONFIG", "2")
+    for grid, cores in (((4, 2), 2), ((1, 1), 1), ((nl.nc(2), 1), 2)):
+        call, result = profiled(core_kernel[grid], data(1, 1))
+        assert len(call.traces) == cores
+        np.testing.assert_array_equal(result[:, 0], np.arange(len(result)))
+    monkeypatch.setenv("NEURON_LOGICAL_NC_CONFIG", "1")
+    assert len(profiled(core_kernel[nl.nc(2), 1], data(1, 1))[0].traces) == 2
+
+
 def test_cores_that_a_chip_does_not_have():
     with pytest.raises(CompilerError, match="NeuronCore-v2 has no logical cores"):
         trnsim.simulate(core_kernel[nl.nc(2), 2], data(1, 1), chip="trn1")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -89,6 +90,7 @@ class Kernel:
             platform_target=target,
             options=options,
             schedule_reason=_SCHEDULE_REASON,
+            any_lnc=True,
         )
 
     def _cores(self, options: SimulationOptions | None) -> int:
@@ -98,7 +100,7 @@ class Kernel:
             return named
         session = current_session()
         chosen = options or (session.options if session is not None else None)
-        wanted = (chosen.lnc if chosen is not None else None) or 1
+        wanted = (chosen.lnc if chosen is not None else None) or _lnc_of_environment()
         return wanted if math.prod(int(n) for n in self.grid) >= wanted else 1
 
     def _programs(self, cores: int) -> Callable[..., Any]:
@@ -129,6 +131,14 @@ class Kernel:
     def __repr__(self) -> str:
         grid = [int(n) for n in self.grid]
         return f"<nki 0.1 kernel {getattr(self.func, '__name__', '?')}{grid or ''}>"
+
+
+def _lnc_of_environment() -> int:
+    """Cores of a logical core that ``NEURON_LOGICAL_NC_CONFIG`` says, 1 without it."""
+    text = os.environ.get("NEURON_LOGICAL_NC_CONFIG") or "1"
+    if text not in ("1", "2"):
+        raise InputError("NEURON_LOGICAL_NC_CONFIG is 1 or 2", value=text)
+    return int(text)
 
 
 def _narrowed(value: Any) -> Any:
