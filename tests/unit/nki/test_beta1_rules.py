@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -189,6 +191,12 @@ def test_shared_tensors_in_loops():
             nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.private_hbm)
         nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
 
+    @functools.wraps(after_a_loop)
+    def wrapper(x):
+        return after_a_loop(x)
+
+    run(wrapper)
+    run(functools.partial(after_a_loop))
     with pytest.raises(CompilerError, match=r"top level kernel scope.*in a loop"):
         run(in_affine)
     run(in_static)

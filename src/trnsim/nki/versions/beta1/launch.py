@@ -11,6 +11,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ class Kernel:
             def body() -> Any:
                 current = state()
                 parameters = Parameters(self.func, str(self.options.get("experimental_flags", "")))
-                current.parameters, current.code = parameters, getattr(self.func, "__code__", None)
+                current.parameters, current.code = parameters, _code(self.func)
                 for name, value in (*zip(self.__signature__.parameters, args, strict=False), *kwargs.items()):
                     for item in value if isinstance(value, (tuple, list)) else (value,):
                         if isinstance(item, NkiTensor):
@@ -131,6 +132,13 @@ class Kernel:
     def __repr__(self) -> str:
         grid = [int(n) for n in self.grid]
         return f"<nki 0.1 kernel {getattr(self.func, '__name__', '?')}{grid or ''}>"
+
+
+def _code(func: Any) -> CodeType | None:
+    """The code of the kernel as written, below wrappers of ``functools``."""
+    while isinstance(func, functools.partial):
+        func = func.func
+    return getattr(inspect.unwrap(func), "__code__", None)
 
 
 def _lnc_of_environment() -> int:
