@@ -11,7 +11,6 @@ import inspect
 import math
 import os
 from collections.abc import Callable
-from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -111,8 +110,9 @@ class Kernel:
         def run(*args: Any, **kwargs: Any) -> Any:
             def body() -> Any:
                 current = state()
-                parameters = Parameters(self.func, str(self.options.get("experimental_flags", "")))
-                current.parameters, current.code = parameters, _code(self.func)
+                written = _as_written(self.func)
+                parameters = Parameters(written, str(self.options.get("experimental_flags", "")))
+                current.parameters, current.code = parameters, getattr(written, "__code__", None)
                 for name, value in (*zip(self.__signature__.parameters, args, strict=False), *kwargs.items()):
                     for item in value if isinstance(value, (tuple, list)) else (value,):
                         if isinstance(item, NkiTensor):
@@ -134,11 +134,11 @@ class Kernel:
         return f"<nki 0.1 kernel {getattr(self.func, '__name__', '?')}{grid or ''}>"
 
 
-def _code(func: Any) -> CodeType | None:
-    """The code of the kernel as written, below wrappers of ``functools``."""
+def _as_written(func: Any) -> Any:
+    """The kernel as written, below wrappers of ``functools``."""
     while isinstance(func, functools.partial):
         func = func.func
-    return getattr(inspect.unwrap(func), "__code__", None)
+    return inspect.unwrap(func)
 
 
 def _lnc_of_environment() -> int:
