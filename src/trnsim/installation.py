@@ -14,7 +14,8 @@ _installed = False
 def install(*, shadow: bool = False) -> None:
     """Put trnsim's modules in place as ``nki``, ``nki.isa``, ``nki.language`` and so on, and as ``neuronxcc.nki``.
 
-    A real ``nki`` installation is never shadowed unless ``shadow`` asks for it.
+    ``torch_xla`` and ``torch_neuronx`` become stand-ins for device scripts. A real installation is never shadowed
+    unless ``shadow`` asks for it.
 
     Raises:
         InputError: the vendor's package is installed and ``shadow`` is False.
@@ -37,7 +38,9 @@ def install(*, shadow: bool = False) -> None:
         "nki.typing": typing,
     }
     sys.modules.update(modules)
+    from trnsim.compat import frameworks
     from trnsim.nki.versions import finder
 
     finder.provide(shadow=shadow)
+    frameworks.provide(shadow=shadow)
     _installed = True

@@ -24,7 +24,7 @@ ALLOWED = {
     "session": {"report", "timing", "isa", "machine", "hardware", "numerics"},
     "nki": {"session", "timing", "isa", "machine", "hardware", "numerics"},
     "kernels": {"nki", "session", "timing", "isa", "machine", "hardware", "numerics"},
-    "installation": {"nki"},
+    "installation": {"nki", "compat"},
     "compat": {"nki", "session", "machine", "numerics"},
     "pytest_plugin": {"compat", "installation"},
     "report": {"timing", "isa", "machine", "hardware", "numerics"},

@@ -84,13 +84,13 @@ class Launch:
     def keep_step(self, core: Core) -> None:
         """Called before ``core`` touches HBM, where it may meet other cores."""
 
-    def add_finding(self, kind: str, message: str, line: int, **details: Any) -> None:
+    def add_finding(self, kind: str, message: str, line: int, *, severity: str = "warning", **details: Any) -> None:
         """Report ``message`` once a source line; repeats are counted."""
         key = (kind, line, message)
         finding = self.findings.get(key)
         if finding is None:
             location = self.lines.locations[line] if line else None
-            self.findings[key] = Finding(kind, message, location=location, details=details)
+            self.findings[key] = Finding(kind, message, severity, location, details=details)
         else:
             finding.count += 1
 

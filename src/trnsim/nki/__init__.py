@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trnsim.nki.kernel import Kernel, simulate
+from trnsim.nki.launchers import baremetal, benchmark, profile, simulate_kernel
 
 __version__ = "0.6.0"
 
@@ -28,4 +29,8 @@ def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
 from trnsim.nki import collectives, isa, typing  # noqa: E402
 from trnsim.nki import language as language  # noqa: E402
 
-__all__ = ["collectives", "isa", "jit", "language", "simulate", "typing"]
+# The four launchers of NKI 0.1 are not part of 0.6; see launchers.py.
+__all__ = [
+    "baremetal", "benchmark", "collectives", "isa", "jit", "language", "profile", "simulate", "simulate_kernel",
+    "typing",
+]  # fmt: skip

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Options of ``nki.jit`` that public kernels pass. ``mode`` is ignored since NKI 0.3; ``platform_target`` names the
 # chip.
-_OPTIONS = {
+OPTIONS = {
     "mode", "platform_target", "kernel_return", "show_compiler_tb", "experimental_flags", "debug_kernel",
     "enable_out_of_bound_check", "additional_compile_opt",
 }  # fmt: skip
@@ -31,10 +31,10 @@ class Kernel:
     """
 
     def __init__(self, func: Callable[..., Any], **options: Any) -> None:
-        unknown = set(options) - _OPTIONS
+        unknown = set(options) - OPTIONS
         if unknown:
             raise CompilerError(
-                f"nki.jit has no option {', '.join(sorted(unknown))}", instruction="nki.jit", limit=sorted(_OPTIONS)
+                f"nki.jit has no option {', '.join(sorted(unknown))}", instruction="nki.jit", limit=sorted(OPTIONS)
             )
         self.func = func
         self.options = options
@@ -100,9 +100,14 @@ class Kernel:
         return f"<nki kernel {getattr(self.func, '__name__', '?')}{'' if self.lnc is None else f'[{self.lnc}]'}>"
 
 
+def as_kernel(kernel: Any) -> Any:
+    """``kernel`` if it can be launched (of any NKI version), else a kernel made of the plain function."""
+    return kernel if callable(getattr(kernel, "launch", None)) else Kernel(kernel)
+
+
 def simulate(kernel: Any) -> Callable[..., Any]:
     """``nki.simulate``: a callable that runs ``kernel`` (or ``kernel[lnc]``, or a plain function) with numbers."""
-    wrapped = kernel if isinstance(kernel, Kernel) else Kernel(kernel)
+    wrapped = as_kernel(kernel)
 
     @functools.wraps(wrapped.func)
     def run(*args: Any, **kwargs: Any) -> Any:
