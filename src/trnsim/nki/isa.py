@@ -52,7 +52,7 @@ from trnsim.isa.vector_search import (
     nc_stream_shuffle,
     quantize_mx,
 )
-from trnsim.isa.vector_search import quantize_mx_ocp as quantize_mx_ocp  # before NKI 0.5
+from trnsim.isa.vector_search import quantize_mx_ocp  # noqa: F401 - for releases before 0.5
 from trnsim.machine import core as _machine
 from trnsim.machine.registers import VirtualRegister
 
