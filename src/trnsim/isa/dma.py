@@ -196,11 +196,11 @@ def _(dst: NkiTensor, src: NkiTensor, oob_mode: Any) -> NDArray[Any] | None:
         _flat(dst)[offsets[valid_rows]] = rows[valid_rows]
         return None
     if valid is not None and not valid.all():
-        target = dst.array().reshape(dst.shape)
-        if dst.shape[0] != len(valid):
-            raise HardwareError("a gather that skips rows needs one row a partition", operand="dst", value=dst.shape)
-        dst.storage.shadow = None
-        target[valid] = values.reshape(dst.shape)[valid]
+        storage = dst.storage
+        storage.make_writable()
+        storage.shadow = None
+        keep = np.repeat(valid, dst.size // len(valid)).reshape(dst.shape)
+        np.copyto(dst.array(), values.reshape(dst.shape), where=keep)
         return None
     dst.store(values)
     return None

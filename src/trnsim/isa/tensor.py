@@ -137,6 +137,7 @@ def _matmul_rules(
                 "double_row operands have shape [K, 2, ...]",
                 operand,
                 form.shape,
+                "(K, 2, ...)",
             )
         columns, n = columns // 2, n // 2
     for operand, form in (("stationary", stationary), ("moving", moving)):

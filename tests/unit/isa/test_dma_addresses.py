@@ -324,3 +324,13 @@ def test_indices_of_a_view():
         ):
             with pytest.raises(HardwareError, match="vector_offset"):
                 refused()
+
+
+def test_rows_that_are_skipped_may_lie_anywhere_in_dst():
+    """Elements are counted in row-major order, whatever the shape of ``dst``."""
+    table, chosen = draw_values(4, "float32", 6, 8), np.array([5, 6, 0], np.uint32)
+    with running() as core:
+        far = hbm(core, table, "float32")
+        dst = given_tensor(core, np.zeros((1, 24), np.float32), "float32")
+        nisa.dma_copy(dst, far.vector_select(0, indices(core, chosen, "uint32")), oob_mode=oob_mode.skip)
+        assert_same(dst.array(), np.concatenate([table[5], np.zeros(8, np.float32), table[0]])[None])
