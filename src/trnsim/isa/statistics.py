@@ -294,7 +294,9 @@ def _(
     core: Core, dst: NkiTensor, src: NkiTensor, op0: AluOp, op1: AluOp, imm0: Any, imm1: Any, reduce_cmd: Any
 ) -> NDArray[np.float32]:
     registers = _started(core, src, member_name(reduce_cmd), op1, imm1)
-    values = compute(op0, src.as_float32(), scalar_operand(op0, imm0, src)).reshape(src.shape[0], -1)
+    values = compute(op0, src.as_float32(), scalar_operand(op0, imm0, src, "imm0", "tensor_scalar_cumulative")).reshape(
+        src.shape[0], -1
+    )
     result = np.concatenate([registers[:, None], values], axis=1)
     if op1.name == "subtract":  # the element less the register, which accumulate() has the other way round
         for i in range(1, result.shape[1]):
