@@ -5,7 +5,7 @@ products off, keeps upcast copies, writes in place and records what has been wri
 """
 
 import numpy as np
-from byte_model import KINDS, Memory, draw_view, values
+from byte_model import KINDS, Memory, Twin, draw_view, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from isa_harness import GENERATIONS, nl, rounded, running, upcast
@@ -39,11 +39,16 @@ class Accumulation:
 
 
 @programs
-@given(st.data(), st.sampled_from(GENERATIONS), st.sampled_from(["float32", "bfloat16"]), st.booleans())
-def test_products_accumulate_as_if_done_at_once(data, generation, kind, placed):
-    """``nc_matmul`` into overlapping regions of PSUM, and other engines' writes to its operands and results."""
+@given(
+    st.data(), st.sampled_from(GENERATIONS), st.sampled_from(["float32", "bfloat16"]), st.booleans(), st.booleans()
+)  # fmt: skip
+def test_products_accumulate_as_if_done_at_once(data, generation, kind, placed, numeric):
+    """``nc_matmul`` into overlapping regions of PSUM, and other engines' writes to its operands and results.
+
+    In a time-only run (not ``numeric``) nothing is computed until a tensor's values are asked for.
+    """
     draw = data.draw
-    with running(generation) as core, np.errstate(all="ignore"):
+    with running(generation, numeric=numeric) as core, np.errstate(all="ignore"):
         memory = Memory(core)
         shape = (64, 40)
         operands = [memory.tensor(shape, kind, fill=values(draw, shape, kind)) for _ in range(2)]
@@ -89,7 +94,9 @@ def test_products_accumulate_as_if_done_at_once(data, generation, kind, placed):
                     vector.tensor_tensor(dst.view, dst.view, other.view, nl.add)
                     dst.write(dst.flat() + other.flat())
                 own.written(dst)
-        memory.check([*operands, *sums])
+        for twin in draw(st.permutations([*operands, *sums])):
+            core.force(twin.view)
+            memory.check([twin])
 
 
 def single(x):
@@ -115,7 +122,7 @@ DTYPES = ["float32", "float32", "float16", "bfloat16", "float8_e4m3", "float8_e5
 
 
 STEPS = ["copy", "tensor_tensor", "tensor_scalar", "predicated", "activation", "scan", "shuffle", "select", "dma",
-         "memset"]  # fmt: skip
+         "memset", "columns", "bias", "reduce", "transpose", "gather"]  # fmt: skip
 
 
 def cells(draw, shape, dtype):
@@ -176,9 +183,26 @@ def test_views_of_the_same_bytes(data, generation):
 
         on_chip = [t for t in tensors if t.view.memory == "sbuf"]
         for name in draw(st.lists(st.sampled_from(STEPS), min_size=1, max_size=8)):
-            among = on_chip if name in ("select", "dma") else tensors
+            among = on_chip if name in ("select", "dma", "gather") else tensors
             dst, x = view(True, among), view(among=among)
             y = view(among=on_chip if x.view.memory == "psum" else among)
+            if name in ("columns", "bias"):
+                words = [t.seen_as("float32") for t in tensors]
+                y = [draw_view(draw, draw(st.sampled_from(words)), p, 1, 1) for _ in range(2)]
+            elif name == "reduce":
+                dst = draw_view(draw, maybe_recast(draw, draw(st.sampled_from(tensors))), p, 1, 1, target=True)
+            elif name == "transpose":
+                n = a * b
+                base = draw(st.sampled_from(tensors)).seen_as(x.dtype)
+                if p > 32 or base.at.shape[1] < p:
+                    continue
+                dst = draw_view(draw, base, n, 1, p, target=True)
+            elif name == "gather":
+                rng = np.random.default_rng(draw(st.integers(0, 99)))
+                free = 96 // x.kind.itemsize
+                y = memory.tensor((p, a * b), "uint32", fill=rng.integers(0, free, (p, a * b)))
+                x = draw(st.sampled_from(on_chip)).seen_as(x.dtype)[0:p]
+                dst = draw_view(draw, draw(st.sampled_from(on_chip)).seen_as(x.dtype), p, a, b, target=True)
             f, g = (draw(st.sampled_from(sorted(BINARY))) for _ in range(2))
             number = draw(st.sampled_from([0.5, -3.0, 2.0]))
             run(name, dst, x, y, f, g, number)
@@ -191,7 +215,7 @@ def apply(name, x, y):
 
 def run(name, dst, x, y, f, g, number):
     """One instruction on both sides."""
-    left, right = upcast(x.flat()), upcast(y.flat())
+    left, right = upcast(x.flat()), upcast(y.flat()) if isinstance(y, Twin) else [upcast(c.flat()) for c in y]
     op0, op1 = getattr(nl, NAMES.get(f, f)), getattr(nl, NAMES.get(g, g))
     bits = dst.dtype == x.dtype
     if name == "copy":
@@ -246,6 +270,26 @@ def run(name, dst, x, y, f, g, number):
         same_size = dst.kind.itemsize == x.kind.itemsize and {dst.kind.kind, x.kind.kind} <= {"i", "u"}
         dma.dma_copy(dst.view, x.view)
         dst.write_numbers(x.flat() if bits else x.flat().view(dst.kind) if same_size else converted(left, dst.dtype))
+    elif name == "columns":
+        expected = converted(apply(g, apply(f, left, right[0]), right[1]), dst.dtype)
+        vector.tensor_scalar(dst.view, x.view, op0, y[0].view, op1=op1, operand1=y[1].view)
+        dst.write_numbers(expected)
+    elif name == "bias":
+        expected = converted(apply("add", apply("multiply", left, right[0]), right[1]), dst.dtype)
+        scalar.activation(dst.view, ACTIVATIONS["copy"], x.view, y[1].view, y[0].view)
+        dst.write_numbers(expected)
+    elif name == "reduce":
+        expected = converted(-left.max(axis=1, keepdims=True), dst.dtype)
+        axes = tuple(range(1, x.at.ndim))
+        reductions.tensor_reduce(dst.view, nl.maximum, x.view, axes, negate=True)
+        dst.write_numbers(expected)
+    elif name == "transpose":
+        tensor.nc_transpose(dst.view, x.view, engine.vector)
+        dst.write(x.flat().T)
+    elif name == "gather":
+        expected = np.take_along_axis(x.flat(), y.flat().astype(np.int64), axis=1)
+        gpsimd.nc_n_gather(dst.view, x.view, y.view)
+        dst.write(expected)
     elif name == "memset":
         whole = 3 if dst.kind.kind in "iu" else number
         vector.memset(dst.view, whole)
