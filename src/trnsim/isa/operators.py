@@ -154,7 +154,7 @@ def scalar_bits(dst: NkiTensor, data: NkiTensor, steps: Any) -> NDArray[Any]:
 
 def compute_exact(dst: NkiTensor, op: AluOp, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any] | None:
     """32-bit integer arithmetic that wraps around; mixed signs compare by value."""
-    if x.dtype != y.dtype:
+    if x.dtype != y.dtype or op.name in ("abs_max", "abs_min"):  # the magnitude of -2**31 is no int32
         x, y = x.astype(np.int64), y.astype(np.int64)
     elif op.function.__class__ is np.ufunc and x.dtype == dst.dtype.numpy and x.shape == dst.shape:
         op.function(x, y, out=target(dst))
