@@ -321,3 +321,46 @@ def test_other_writes_make_only_their_own_bytes_new():
         vector.memset(total.view[:, 4:], 5.0)
         tensor.nc_matmul(total.view, ones.view, ones.view)
         assert (total.view.array() == np.repeat([16, 8], 4)).all()
+
+
+@programs
+@given(st.data())
+def test_reads_of_what_was_never_written_are_found(data):
+    """Exactly the bytes that no view has written, of the tensor that is read and of those at the same addresses.
+
+    They read as NaN, in integers as 4, and count as written from then on.
+    """
+    draw = data.draw
+    with running() as core:
+        memory = Memory(core)
+        tensors = [
+            memory.tensor((rows, 96 // np.dtype(KINDS[dtype]).itemsize), dtype, place, address)
+            for rows, dtype, place, address in (
+                (64, "float32", "sbuf", None), (64, "float32", "sbuf", (0, 64)), (64, "bfloat16", "sbuf", (0, 96)),
+                (32, "int16", "sbuf", (32, 96)), (64, "float16", "psum", None),
+            )
+        ]  # fmt: skip
+        masks = [np.zeros(len(t.memory), bool) for t in tensors]
+        for _ in range(draw(st.integers(2, 8))):
+            which = draw(st.integers(0, len(tensors) - 1))
+            base = tensors[which]
+            p, a, b = draw(st.sampled_from([(1, 1, 1), (3, 2, 3), (20, 1, 24), (4, 2, 2)]))
+            reads = draw(st.booleans())
+            view = draw_view(draw, base, p, a, b, target=not reads)
+            touched = np.unique(view.bytes_at())
+            if reads:
+                out = core.ndarray(view.view.shape, view.dtype)
+                core.launch.findings.clear()
+                missing = touched[~masks[which][touched]]
+                vector.tensor_copy(out, view.view)
+                found = [f for f in core.launch.findings.values() if f.kind == "uninitialized-read"]
+                assert [f.details["bytes"] for f in found] == ([len(missing)] if len(missing) else [])
+                masks[which][touched] = True
+                never = ~np.isin(view.bytes_at(), touched[~np.isin(touched, missing)]).any(axis=-1)
+                values = out.array()[never]
+                assert (values == 4).all() if view.dtype == "int16" else np.isnan(values.astype(np.float32)).all()
+            else:
+                vector.memset(view.view, 1)
+                for mask, other in zip(masks, tensors, strict=True):
+                    if other.memory is base.memory:
+                        mask[touched] = True
