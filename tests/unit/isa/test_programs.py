@@ -14,7 +14,7 @@ from trnsim.isa import dma, gpsimd, reductions, scalar, tensor, vector, vector_s
 from trnsim.isa.alu import ACTIVATIONS
 from trnsim.isa.constants import engine
 
-programs = settings(max_examples=100, deadline=None, derandomize=True)
+programs = settings(max_examples=80, deadline=None, derandomize=True)
 K, M, N = 8, 6, 10
 
 
@@ -95,7 +95,6 @@ def test_products_accumulate_as_if_done_at_once(data, generation, kind, placed, 
                     dst.write(dst.flat() + other.flat())
                 own.written(dst)
         for twin in draw(st.permutations([*operands, *sums])):
-            core.force(twin.view)
             memory.check([twin])
 
 
@@ -151,11 +150,11 @@ def maybe_recast(draw, base):
 
 
 @programs
-@given(st.data(), st.sampled_from(GENERATIONS))
-def test_views_of_the_same_bytes(data, generation):
+@given(st.data(), st.sampled_from(GENERATIONS), st.booleans())
+def test_views_of_the_same_bytes(data, generation, numeric):
     """Element-wise instructions, copies and searches through views that overlap, of all dtypes, in place too."""
     draw = data.draw
-    with running(generation) as core, np.errstate(all="ignore"):
+    with running(generation, numeric=numeric) as core, np.errstate(all="ignore"):
         memory = Memory(core)
         tensors = []
         for place, address in (
@@ -206,7 +205,7 @@ def test_views_of_the_same_bytes(data, generation):
             f, g = (draw(st.sampled_from(sorted(BINARY))) for _ in range(2))
             number = draw(st.sampled_from([0.5, -3.0, 2.0]))
             run(name, dst, x, y, f, g, number)
-        memory.check(tensors)
+        memory.check(draw(st.permutations(tensors)))
 
 
 def apply(name, x, y):
