@@ -383,6 +383,13 @@ def dma_compute(
     if indirect:
         require(len(srcs) == 2, "a read-modify-write takes two sources", "srcs", len(srcs), 2)
         require(unique_indices, "indices must be unique", "unique_indices", unique_indices, True)
+    moved = [s for s in srcs if s.indirect > 0]
+    if moved or dst.indirect > 0:
+        require(len(moved) == 1, "a read-modify-write has one source with vector_offset", "srcs", len(moved), 1)
+        if dst.indirect > 0:
+            require(moved[0] is dst, "the source with vector_offset must match dst", "srcs", moved[0], dst)
+        else:
+            require(dst.memory == SBUF, "rows are gathered and added to a tile in SBUF", "dst", dst.memory, SBUF)
 
 
 @dma_compute.meaning
