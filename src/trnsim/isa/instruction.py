@@ -195,7 +195,11 @@ class Instruction:
                         assert tensor.indirection.index is not None
                         operands.append(OperandClass(label + ".index", READ, tensor.indirection.index.form))
                     elif form.indirect < 0 and "oob_mode" not in self.kinds:
-                        raise HardwareError("a run-time index is out of bounds", operand=label)
+                        assert tensor.indirection is not None
+                        raise HardwareError(
+                            "a run-time index is out of bounds", operand=label, value=tensor.indirection.stride,
+                            limit=tensor.indirection.limit,
+                        )  # fmt: skip
                     forms.append(form)
                 seen[name] = tuple(forms) if kind == "Ins" else forms[0]
                 if kind == "Ins":
@@ -254,7 +258,9 @@ class Instruction:
             engines = without(engines, "scalar")
             require(bool(engines), "ScalarE cannot scatter into PSUM", "dst", PSUM, "sbuf")
         if not engines:
-            raise HardwareError("no engine can run this combination of operands", value=attributes)
+            raise HardwareError(
+                "no engine can run this combination of operands", operand="engine", value=attributes, limit=self.engines
+            )
         if wanted == "unknown":
             return engines
         if wanted not in engines:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trnsim.machine.form import Form
+    from trnsim.machine.products import Products
     from trnsim.numerics import DType
 
 
@@ -101,7 +102,7 @@ class Storage:
         self.writable = True
         self.shadow: NDArray[np.float32] | None = None
         self.shadow_misses = 0
-        self.pe_regions: dict[tuple[int, int, int], Form] | None = None
+        self.pe_regions: Products | None = None
         self.writers = 0
         self.chain: Pending | None = None
         self.pins: Pending | None = None
