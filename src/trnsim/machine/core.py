@@ -24,7 +24,7 @@ from trnsim.errors import (
     UndefinedBehaviorError,
     UnsupportedError,
 )
-from trnsim.machine.coverage import Coverage
+from trnsim.machine.coverage import MatmulRegions
 from trnsim.machine.form import HBM, PSUM, SBUF, Form
 from trnsim.machine.regions import MemoryRegion
 from trnsim.machine.registers import Cell, VirtualRegister, wrap32
@@ -81,6 +81,7 @@ class Launch:
         self.grid: int | None = None
         self.exchange: Exchange | None = None
         self.progress: Any = None
+        self.quiet = False  # whether NumPy's floating-point warnings are off while it runs
 
     def add_finding(self, kind: str, message: str, line: int, **details: Any) -> None:
         """Report ``message`` once a source line; repeats are counted."""
@@ -393,13 +394,13 @@ class Core:
             if offset and storage.memory != HBM:
                 start, offset = divmod(offset, storage.row_bytes)
             rows.extend((storage.id, start, offset, form.id))
-            if role != WRITE and not storage.full:
+            if role != WRITE and not storage.full and (start, offset, form.id) not in storage.known:
                 self._check_written(tensor, form, start, offset, line, klass.name)
             if role != READ:
                 if not storage.full:
                     if form is storage.whole:
                         storage.full = True
-                    else:
+                    elif storage.arena is not None or (start, offset, form.id) not in storage.known:
                         self._mark_written(storage, form, start, offset)
                 if storage.pe_regions is not None and not klass.is_matmul:
                     storage.pe_regions = None
@@ -454,6 +455,8 @@ class Core:
         if touched is None:
             return
         missing = storage.coverage.missing(*touched)
+        if not form.indirect:
+            storage.known.add((start, offset, form.id))
         if missing:
             count = sum((high - low) * int((iv[:, 1] - iv[:, 0]).sum()) for low, high, iv in missing)
             self.launch.add_finding(
@@ -490,15 +493,17 @@ class Core:
             else:
                 coverage.add_runs(low, high, intervals[:, 0], int(intervals[0, 1] - intervals[0, 0]))
         storage.full = coverage.full
+        if storage.full:
+            storage.known.clear()
+        else:
+            storage.known.add((start, offset, form.id))
         if storage.arena is not None:
             self._mark_aliases(storage, form, start, offset)
 
     @staticmethod
     def _mark_aliases(storage: Storage, form: Form, start: int, offset: int) -> None:
         assert storage.address is not None
-        for other in storage.overlapping():
-            if other.full:
-                continue
+        for other in storage.arena.unwritten(storage):
             assert other.address is not None
             row = start + storage.address[0] - other.address[0]
             byte = offset + storage.address[1] - other.address[1]
@@ -540,29 +545,28 @@ class Core:
                     f"NeuronCore-{self.generation}",
                     self.caller_line(),
                 )
-            storage.pe_regions = {key: form}
+            storage.pe_regions = MatmulRegions()
+            storage.pe_regions.add(key, form)
             return bool(accumulate)
-        if key in regions:
+        if key in regions.forms:
             return accumulate is None or accumulate
         adds = self._overlapping_matmul(storage, form, start, offset) if accumulate is None else bool(accumulate)
-        regions[key] = form
+        regions.add(key, form)
         return adds
 
     def _overlapping_matmul(self, storage: Storage, form: Form, start: int, offset: int) -> bool:
         """True if an earlier matmul wrote part of this region; the rest of it is then cleared."""
-        written = Coverage(storage.rows, storage.row_bytes)
-        assert storage.pe_regions is not None
-        if form.indirect or any(f.indirect for f in storage.pe_regions.values()):
+        regions = storage.pe_regions
+        assert regions is not None
+        if form.indirect or any(f.indirect for f in regions.forms.values()):
             raise UnsupportedError(
                 f"matmuls write {storage.name!r} through different indices: say accumulate=True or accumulate=False",
                 instruction="nc_matmul",
                 operand="accumulate",
             )
-        for (p, b, _), other in storage.pe_regions.items():
-            written.add_runs(p, p + other.partition_span, other.interval_offsets + b, other.levels[-1][1])
         wanted = box(storage, form, start, offset)
         assert wanted is not None
-        missing = written.missing(*wanted)
+        missing = regions.covered(storage.rows, storage.row_bytes).missing(*wanted)
         size = sum((high - low) * int((iv[:, 1] - iv[:, 0]).sum()) for low, high, iv in missing)
         if size >= form.partition_span * form.elements * form.dtype.itemsize:
             return False
