@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _pool: dict[int, list[NDArray[np.uint8]]] = {}
 _POOL_BYTES = 32 << 20  # of buffers kept for reuse, of each size
+_BLOCK = 2048  # bytes of a partition by which an arena finds storages
 
 
 class Pending(Protocol):
@@ -175,7 +176,7 @@ class Arena:
     def __init__(self, memory: str, partitions: int, bytes_per_partition: int) -> None:
         self.memory, self.partitions, self.pitch = memory, partitions, bytes_per_partition
         self._data: NDArray[np.uint8] | None = None
-        self._members: list[weakref.ref[Storage]] = []  # of those that may not be full yet
+        self._open: dict[int, list[weakref.ref[Storage]]] = {}  # those that may not be full yet, by block of bytes
 
     def bytes(self) -> NDArray[np.uint8]:
         if self._data is None:
@@ -186,26 +187,35 @@ class Arena:
         """Put ``storage`` at partition ``start``, byte ``offset``."""
         storage.arena, storage.address = self, (start, offset)
         storage.pitch, storage.pitch_offset = self.pitch, start * self.pitch + offset
-        self._members.append(weakref.ref(storage))
+        reference = weakref.ref(storage)
+        for block in self._blocks(storage):
+            self._open.setdefault(block, []).append(reference)
+
+    @staticmethod
+    def _blocks(storage: Storage) -> range:
+        assert storage.address is not None
+        first = storage.address[1]
+        return range(first // _BLOCK, (first + storage.row_bytes - 1) // _BLOCK + 1)
 
     def unwritten(self, storage: Storage) -> list[Storage]:
         """Storages other than ``storage`` that share bytes with it and are not fully written."""
         assert storage.address is not None
         p0, b0 = storage.address
         p1, b1 = p0 + storage.rows, b0 + storage.row_bytes
-        found = []
-        kept = []
-        for reference in self._members:
-            other = reference()
-            if other is None or other.full:
-                continue
-            kept.append(reference)
-            assert other.address is not None
-            q0, c0 = other.address
-            if other is not storage and q0 < p1 and p0 < q0 + other.rows and c0 < b1 and b0 < c0 + other.row_bytes:
-                found.append(other)
-        self._members = kept
-        return found
+        found: dict[int, Storage] = {}
+        for block in self._blocks(storage):
+            kept = []
+            for reference in self._open[block]:
+                other = reference()
+                if other is None or other.full:
+                    continue
+                kept.append(reference)
+                assert other.address is not None
+                q0, c0 = other.address
+                if other is not storage and q0 < p1 and p0 < q0 + other.rows and c0 < b1 and b0 < c0 + other.row_bytes:
+                    found[other.id] = other
+            self._open[block] = kept
+        return list(found.values())
 
 
 def box(storage: Storage, form: Form, start: int, offset: int) -> tuple[int, int, NDArray[np.int64]] | None:
