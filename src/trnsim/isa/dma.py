@@ -18,7 +18,7 @@ from trnsim.isa.constants import dge_mode as DgeMode
 from trnsim.isa.constants import engine as Engine
 from trnsim.isa.constants import oob_mode as OobMode
 from trnsim.isa.costs import reads_and_writes
-from trnsim.isa.instruction import In, Ins, Out, instruction, require
+from trnsim.isa.instruction import In, Ins, Out, instruction, require, target
 from trnsim.isa.work import Transfer
 from trnsim.machine import core as machine
 from trnsim.machine.form import HBM, PSUM, SBUF, Form
@@ -126,33 +126,92 @@ def _converted(values: NDArray[Any], src: NkiTensor, dst: NkiTensor) -> NDArray[
     return cast(values, src.dtype, dst.dtype)
 
 
-def _row_offsets(view: NkiTensor, skip: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Element offsets of every element of an indirect view, and which rows are in bounds."""
+def _row_indices(view: NkiTensor, skip: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Row that each row of an indirect view names (0 where that is out of bounds), and which are in bounds."""
     moved = view.indirection
     assert moved is not None
     assert moved.index is not None
     count = view.shape[0]
     index = moved.index.array().reshape(-1)[:count].astype(np.int64) % 2**32
     valid = index < moved.limit
-    if not skip and not valid.all():
-        row = int(np.argmin(valid))
+    if not valid.all():
+        if not skip:
+            row = int(np.argmin(valid))
+            raise HardwareError(
+                f"index {int(index[row])} in partition {row} is out of bounds for {view.name!r}",
+                instruction="dma_copy",
+                operand="vector_offset",
+                value=int(index[row]),
+                limit=moved.limit,
+            )
+        index = np.where(valid, index, 0)
+    last = view.offset + int(np.max(index)) * moved.stride
+    last += sum((n - 1) * s for n, s in zip(view.shape[1:], view.strides[1:], strict=True) if s > 0)
+    limit = view.storage.rows * view.storage.row_bytes // view.dtype.itemsize
+    if last >= limit:
         raise HardwareError(
-            f"index {int(index[row])} in partition {row} is out of bounds for {view.name!r}",
-            instruction="dma_copy",
-            operand="vector_offset",
-            value=int(index[row]),
-            limit=moved.limit,
+            f"an indirect access leaves {view.name!r}", operand="vector_offset", value=last, limit=limit
         )
+    return index, valid
+
+
+def _rows(view: NkiTensor, index: NDArray[np.int64]) -> NDArray[Any] | None:
+    """Rows 0 to the largest of ``index``, as a NumPy view of the storage; None if rows overlap or run backwards."""
+    moved = view.indirection
+    assert moved is not None
+    size = view.dtype.itemsize
+    free = list(zip(view.shape[1:], view.strides[1:], strict=True))
+    if min((s for _, s in free), default=0) < 0 or sum((n - 1) * s for n, s in free) >= moved.stride:
+        return None
+    return np.ndarray(
+        (int(np.max(index)) + 1, *view.shape[1:]),
+        view.dtype.numpy,
+        view.storage.bytes(),
+        view.offset * size,
+        (moved.stride * size, *(s * size for _, s in free)),
+    )
+
+
+def _offsets(view: NkiTensor, index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Element offsets ``(rows, elements of a row)`` in the storage."""
+    moved = view.indirection
+    assert moved is not None
     rest = np.zeros(1, np.int64)
     for n, s in zip(view.shape[1:], view.strides[1:], strict=True):
         rest = (rest[:, None] + np.arange(n, dtype=np.int64) * s).ravel()
-    offsets = view.offset + np.where(valid, index, 0)[:, None] * moved.stride + rest[None, :]
-    limit = view.storage.rows * view.storage.row_bytes // view.dtype.itemsize
-    if offsets.size and (int(np.max(offsets)) >= limit):
-        raise HardwareError(
-            f"an indirect access leaves {view.name!r}", operand="vector_offset", value=int(np.max(offsets)), limit=limit
-        )
-    return offsets, valid
+    return np.asarray(view.offset + index[:, None] * moved.stride + rest[None, :])
+
+
+def _gather(view: NkiTensor, index: NDArray[np.int64]) -> NDArray[Any]:
+    """A copy of the rows ``index`` of an indirect view."""
+    rows = _rows(view, index)
+    if rows is None:
+        return np.asarray(_flat(view)[_offsets(view, index)])
+    # ``take`` copies whole rows, but first all of an array with gaps.
+    return rows.take(index, axis=0, mode="clip") if rows.flags.c_contiguous else rows[index]
+
+
+def _gather_into(dst: NkiTensor, src: NkiTensor, index: NDArray[np.int64]) -> bool:
+    """Gather without a copy in between; False, and nothing done, where the operands do not lend themselves to it."""
+    plain = dst.indirection is None and dst.dtype is src.dtype and dst.shape == (len(index), *src.shape[1:])
+    rows = _rows(src, index) if plain and dst.storage is not src.storage else None
+    if rows is None or not rows.flags.c_contiguous or not dst.is_contiguous():
+        return False
+    out = target(dst)
+    if not out.flags.c_contiguous:
+        return False
+    rows.take(index, axis=0, out=out, mode="clip")
+    return True
+
+
+def _scatter(view: NkiTensor, index: NDArray[np.int64], values: NDArray[Any]) -> None:
+    """Write rows ``index`` of an indirect view; of equal indices the last one stays."""
+    rows = _rows(view, index) if len(index) else None
+    if rows is None:
+        offsets = _offsets(view, index)
+        _flat(view)[offsets] = values.reshape(offsets.shape)
+    else:
+        rows[index] = values.reshape(len(index), *view.shape[1:])
 
 
 def _flat(view: NkiTensor) -> NDArray[Any]:
@@ -182,18 +241,23 @@ def _(dst: NkiTensor, src: NkiTensor, oob_mode: Any) -> NDArray[Any] | None:
         return None
     valid: NDArray[np.bool_] | None = None
     if src.indirection is not None:
-        offsets, valid = _row_offsets(src, skip)
-        values = _flat(src)[offsets]
+        index, valid = _row_indices(src, skip)
+        if valid.all() and _gather_into(dst, src, index):
+            return None
+        values = _gather(src, index)
     else:
         values = src.array()
     values = _converted(values, src, dst)
     if dst.indirection is not None:
-        offsets, valid_rows = _row_offsets(dst, skip)
+        index, valid_rows = _row_indices(dst, skip)
         storage = dst.storage
         storage.make_writable()
         storage.shadow = None
-        rows = values.reshape(offsets.shape)
-        _flat(dst)[offsets[valid_rows]] = rows[valid_rows]
+        rows = values.reshape(dst.shape)
+        if valid_rows.all() and src.storage is not storage:
+            _scatter(dst, index, rows)
+        else:
+            _scatter(dst, index[valid_rows], rows[valid_rows])
         return None
     if valid is not None and not valid.all():
         storage = dst.storage
@@ -338,10 +402,10 @@ def _(dst: NkiTensor, src: NkiTensor, axes: Any, oob_mode: Any) -> NDArray[Any] 
     values = _flat(src)[offsets].reshape(src.shape).transpose(order)
     if valid.all():
         return values.reshape(dst.shape)
-    target = dst.array()
+    kept = dst.array()
     dst.storage.shadow = None
-    keep = valid.reshape(1, -1) if target.ndim == 2 else valid.reshape((1,) * (target.ndim - 1) + (-1,))
-    np.copyto(target, values.reshape(target.shape), where=keep)
+    keep = valid.reshape(1, -1) if kept.ndim == 2 else valid.reshape((1,) * (kept.ndim - 1) + (-1,))
+    np.copyto(kept, values.reshape(kept.shape), where=keep)
     return None
 
 
@@ -402,18 +466,18 @@ def _(dst: NkiTensor, srcs: list[NkiTensor], oob_mode: Any) -> NDArray[Any] | No
     valid: NDArray[np.bool_] | None = None
     for src in srcs:
         if src.indirection is not None and src.indirection.index is not None:
-            offsets, valid = _row_offsets(src, skip)
-            values = cast(_flat(src)[offsets], src.dtype, as_float32_dtype())
+            index, valid = _row_indices(src, skip)
+            values = cast(_gather(src, index), src.dtype, as_float32_dtype())
         else:
             values = src.as_float32()
         total = values.reshape(-1).astype(np.float32) if total is None else total + values.reshape(-1)
     assert total is not None
     if dst.indirection is not None and dst.indirection.index is not None:
-        offsets, rows = _row_offsets(dst, skip)
+        index, rows = _row_indices(dst, skip)
         dst.storage.make_writable()
         dst.storage.shadow = None
-        result = cast(total.reshape(offsets.shape), as_float32_dtype(), dst.dtype)
-        _flat(dst)[offsets[rows]] = result[rows]
+        result = cast(total.reshape(dst.shape), as_float32_dtype(), dst.dtype)
+        _scatter(dst, index[rows], result[rows])
         return None
     if valid is not None and not valid.all():
         keep = dst.as_float32().reshape(len(valid), -1)

@@ -79,6 +79,7 @@ class Launch:
         self.grid: int | None = None
         self.exchange: Exchange | None = None
         self.progress: Any = None
+        self.quiet = False  # whether NumPy's floating-point warnings are off while it runs
 
     def keep_step(self, core: Core) -> None:
         """Called before ``core`` touches HBM, where it may meet other cores."""
@@ -396,13 +397,13 @@ class Core:
             if offset and storage.memory != HBM:
                 start, offset = divmod(offset, storage.row_bytes)
             rows.extend((storage.id, start, offset, form.id))
-            if role != WRITE and not storage.full:
+            if role != WRITE and not storage.full and (start, offset, form.id) not in storage.known:
                 self._check_written(tensor, form, start, offset, line, klass.name)
             if role != READ:
                 if not storage.full:
                     if form is storage.whole:
                         storage.full = True
-                    else:
+                    elif storage.arena is not None or (start, offset, form.id) not in storage.known:
                         self._mark_written(storage, form, start, offset)
                 if storage.pe_regions is not None and not klass.is_matmul:
                     forget(storage, form, start, offset)
@@ -462,6 +463,8 @@ class Core:
             for first, last in _row_ranges(form, low, high)
             for band in storage.coverage.missing(first, last, intervals)
         ]
+        if not form.indirect:
+            storage.known.add((start, offset, form.id))
         if missing:
             count = sum((high - low) * int((iv[:, 1] - iv[:, 0]).sum()) for low, high, iv in missing)
             self.launch.add_finding(
@@ -499,15 +502,17 @@ class Core:
                 else:
                     coverage.add_runs(first, last, intervals[:, 0], int(intervals[0, 1] - intervals[0, 0]))
         storage.full = coverage.full
+        if storage.full:
+            storage.known.clear()
+        else:
+            storage.known.add((start, offset, form.id))
         if storage.arena is not None:
             self._mark_aliases(storage, form, start, offset)
 
     @staticmethod
     def _mark_aliases(storage: Storage, form: Form, start: int, offset: int) -> None:
         assert storage.address is not None
-        for other in storage.overlapping():
-            if other.full:
-                continue
+        for other in storage.arena.unwritten(storage):
             assert other.address is not None
             row = start + storage.address[0] - other.address[0]
             byte = offset + storage.address[1] - other.address[1]

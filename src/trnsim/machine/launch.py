@@ -51,8 +51,10 @@ class Program(Launch):
         """
         before = machine.set_current(self.cores[0])
         try:
+            self.quiet = True
             if self.lnc == 1:
-                return [function(*args, **kwargs)]
+                with np.errstate(all="ignore"):
+                    return [function(*args, **kwargs)]
             return self._run_cores(function, args, kwargs)
         except TrnsimError as error:
             running = machine._current
@@ -60,6 +62,7 @@ class Program(Launch):
                 error.location = _location(error, running)
             raise
         finally:
+            self.quiet = False
             machine.set_current(before)
 
     def _run_cores(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
@@ -69,7 +72,8 @@ class Program(Launch):
         self._hub = greenlet.getcurrent()
 
         def body(index: int) -> None:
-            results[index] = function(*args, **kwargs)
+            with np.errstate(all="ignore"):  # a greenlet has NumPy's settings to itself
+                results[index] = function(*args, **kwargs)
 
         tasks = [greenlet.greenlet(lambda i=i: body(i)) for i in range(self.lnc)]
         while True:

@@ -51,8 +51,8 @@ from trnsim.isa.vector_search import (
     nc_match_replace8,
     nc_stream_shuffle,
     quantize_mx,
-    quantize_mx_ocp,  # noqa: F401 - for releases before 0.5
 )
+from trnsim.isa.vector_search import quantize_mx_ocp as quantize_mx_ocp  # noqa: PLC0414 - for releases before 0.5
 from trnsim.machine import core as _machine
 from trnsim.machine.registers import VirtualRegister
 
