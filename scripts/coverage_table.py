@@ -28,12 +28,14 @@ DOCUMENTED = {
         tensor_copy tensor_copy_predicated tensor_partition_reduce tensor_reduce tensor_scalar tensor_scalar_cumulative
         tensor_scalar_reduce tensor_tensor tensor_tensor_scan topk""",
     "nki.language": """
-        abs abs_max abs_min add affine_range all arctan bitwise_and bitwise_or bitwise_xor broadcast_to ceil copy cos
+        abs abs_max abs_min add affine_range all arctan average bitwise_and bitwise_or bitwise_xor broadcast_to bypass
+        ceil copy cos
         device_print divide dropout ds dynamic_range empty_like equal erf erf_dx exp expand_dims floor fmod fori_loop
         full gather_flattened gelu gelu_apprx_sigmoid gelu_apprx_sigmoid_dx gelu_apprx_tanh gelu_dx greater
         greater_equal invert is_hbm is_on_chip is_psum is_sbuf left_shift less less_equal load load_transpose2d log
         logical_and logical_not logical_or logical_xor matmul max maximum mean min minimum mish mod multiply ndarray
-        negative no_reorder not_equal num_programs ones power prod program_id program_ndim rand random_seed reciprocal
+        negative no_reorder not_equal num_programs ones power prelu prod program_id program_ndim rand random_seed
+        reciprocal
         relu right_shift rms_norm rsqrt sequential_range shared_constant shared_identity_matrix sigmoid sign silu
         silu_dx sin softmax softplus sqrt square static_range store subtract sum tan tanh transpose trunc var where
         while_loop zeros zeros_like""",
@@ -42,6 +44,38 @@ DOCUMENTED = {
         collective_permute_implicit_current_processing_rank_id collective_permute_implicit_reduce rank_id
         reduce_scatter""",
 }
+# Enums, classes and constants, with their documented members.
+ENUMS = {
+    "nki.isa": {
+        "engine": "tensor vector scalar gpsimd dma sync unknown",
+        "reduce_cmd": "idle reset reduce reset_reduce load_reduce",
+        "dge_mode": "unknown swdge hwdge none",
+        "oob_mode": "error skip",
+        "matmul_perf_mode": "none double_row",
+        "nc_version": "gen2 gen3 gen4",
+        "dma_engine": "dma gpsimd_dma",
+        "NkiInstruction": "depends_on",
+        "NkiValidationError": "",
+        "VirtualRegister": "",
+    },
+    "nki.language": {
+        "MemoryRegion": "sbuf psum private_hbm shared_hbm",
+        "NkiTensor": """
+            ap broadcast expand_dim flatten_dims get_pattern indirect is_contiguous is_indirect permute rearrange
+            reinterpret_cast reshape reshape_dim select slice squeeze_dim vector_select view""",
+        "NKIObject": "",
+        "DType": "",
+        "tile_size": """
+            bn_stats_fmax gemm_moving_fmax gemm_stationary_fmax pmax psum_bank_fmax psum_bank_fmax_bytes psum_fmax
+            psum_min_align psum_num_banks sbuf_fmax sbuf_fmax_bytes sbuf_min_align sbuf_size_bytes
+            total_available_sbuf_size""",
+    },
+    "nki.collectives": {"ReplicaGroup": ""},
+    "nki.typing": {"tensor": "", "mutable_tensor": "", "mutable": "", "immutable": "", "scalar": ""},
+}
+DTYPES = """
+    float32 tfloat32 bfloat16 float16 float8_e4m3 float8_e4m3fn float8_e5m2 float8_e8m0fnu float8_e4m3fn_x4
+    float8_e5m2_x4 float4_e2m1fn_x4 int8 int16 int32 uint8 uint16 uint32 bool_"""
 # Generations that the reference gives for functions that are no instructions.
 NEWER = {"nki.language.abs_max": ("v4",), "nki.language.abs_min": ("v4",)}
 # Files that name every function to check what it refuses, not what it computes.
@@ -97,6 +131,24 @@ def tested(module: str, name: str) -> str:
     return ""
 
 
+def members(module: str, name: str, documented: list[str]) -> str:
+    """A row: which documented members of an enum, class or set of constants are there."""
+    found = getattr(importlib.import_module(f"trnsim.{module}"), name, None)
+    there = [m for m in documented if hasattr(found, m)]
+    missing = [m for m in documented if m not in there]
+    shown = ("all" if documented and not missing else ", ".join(there)) or ("yes" if found is not None else "no")
+    return f"| `{name}` | {shown} | {', '.join(missing) or '-'} |"
+
+
+def number_format(name: str) -> str:
+    """A row: a number format, and the file that checks its encoding."""
+    found = getattr(importlib.import_module("trnsim.nki.language"), name, None)
+    test = "tests/unit/numerics/test_casts.py" if found is not None and found.kind in ("float", "int", "uint") else ""
+    test = test or ("tests/unit/numerics/test_mx.py" if found is not None and found.kind != "bool" else "")
+    size = found.itemsize if found is not None else "-"
+    return f"| `{name}` | {size} | {'yes' if found is not None else 'no'} | {test or '-'} |"
+
+
 def table() -> str:
     """The file's text."""
     lines = [
@@ -119,6 +171,16 @@ def table() -> str:
             rows.append(f"| `{name}` | {' | '.join(marks)} | {test or '-'} |")
         lines += [f"## {module}", "", f"{count} of {len(rows)} functions.", ""]
         lines += ["| function | v2 | v3 | v4 | test |", "| --- | --- | --- | --- | --- |", *rows, ""]
+    for module, enums in ENUMS.items():
+        lines += [f"## Enums, classes and constants of {module}", "", "| name | members there | missing |"]
+        lines += ["| --- | --- | --- |", *(members(module, n, m.split()) for n, m in enums.items()), ""]
+    lines += [
+        "## Number formats (`nki.language`)",
+        "",
+        "| format | bytes | there | test |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [*map(number_format, DTYPES.split()), ""]
     lines.append("`-`: this generation does not have it. The time of collectives is not modelled yet.")
     return "\n".join(lines) + "\n"
 
