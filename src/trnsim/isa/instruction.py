@@ -533,8 +533,9 @@ def require(condition: bool, message: str, operand: str = "", value: Any = None,
 
 
 def require_number(value: Any, name: str) -> None:
-    """A number that the kernel's source gives, not a tensor, a string or nothing."""
-    if not _is_number(value):
+    """A number that the kernel's source gives, of whatever type; not a tensor, a string or nothing."""
+    number = _is_number(value) or (hasattr(value, "__float__") and not isinstance(value, (str, bytes)))
+    if not number:
         raise CompilerError(f"{name} must be a number", operand=name, value=type(value).__name__, limit="a number")
 
 
