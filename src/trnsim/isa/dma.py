@@ -101,15 +101,17 @@ def _converted(values: NDArray[Any], src: NkiTensor, dst: NkiTensor) -> NDArray[
     return cast(values, src.dtype, dst.dtype)
 
 
-def _row_indices(view: NkiTensor, skip: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Row that each row of an indirect view names (0 where that is out of bounds), and which are in bounds."""
+def _row_indices(view: NkiTensor, skip: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
+    """Row that each row of an indirect view names, 0 where that is out of bounds; which are in bounds (None: all)."""
     moved = view.indirection
     assert moved is not None
     assert moved.index is not None
     count = view.shape[0]
     index = moved.index.array().reshape(-1)[:count].astype(np.int64) % 2**32
-    valid = index < moved.limit
-    if not valid.all():
+    largest = int(index.max())
+    valid = None
+    if largest >= moved.limit:
+        valid = index < moved.limit
         if not skip:
             row = int(np.argmin(valid))
             raise HardwareError(
@@ -120,7 +122,8 @@ def _row_indices(view: NkiTensor, skip: bool) -> tuple[NDArray[np.int64], NDArra
                 limit=moved.limit,
             )
         index = np.where(valid, index, 0)
-    last = view.offset + int(np.max(index)) * moved.stride
+        largest = int(index.max())
+    last = view.offset + largest * moved.stride
     last += sum((n - 1) * s for n, s in zip(view.shape[1:], view.strides[1:], strict=True) if s > 0)
     limit = view.storage.rows * view.storage.row_bytes // view.dtype.itemsize
     if last >= limit:
@@ -139,7 +142,7 @@ def _rows(view: NkiTensor, index: NDArray[np.int64]) -> NDArray[Any] | None:
     if min((s for _, s in free), default=0) < 0 or sum((n - 1) * s for n, s in free) >= moved.stride:
         return None
     return np.ndarray(
-        (int(np.max(index)) + 1, *view.shape[1:]),
+        (int(index.max()) + 1, *view.shape[1:]),
         view.dtype.numpy,
         view.storage.bytes(),
         view.offset * size,
@@ -195,6 +198,9 @@ def _flat(view: NkiTensor) -> NDArray[Any]:
 
 @dma_copy.meaning
 def _(dst: NkiTensor, src: NkiTensor, oob_mode: Any) -> NDArray[Any] | None:
+    if src.indirection is None and dst.indirection is None:
+        dst.store(_converted(src.array(), src, dst))
+        return None
     skip = _name(oob_mode) == "skip"
     for name, view in (("dst", dst), ("src", src)):
         if view.indirection is not None and view.indirection.index is None:
@@ -210,7 +216,7 @@ def _(dst: NkiTensor, src: NkiTensor, oob_mode: Any) -> NDArray[Any] | None:
     valid: NDArray[np.bool_] | None = None
     if src.indirection is not None:
         index, valid = _row_indices(src, skip)
-        if valid.all() and _gather_into(dst, src, index):
+        if valid is None and _gather_into(dst, src, index):
             return None
         values = _gather(src, index)
     else:
@@ -222,12 +228,13 @@ def _(dst: NkiTensor, src: NkiTensor, oob_mode: Any) -> NDArray[Any] | None:
         storage.make_writable()
         storage.shadow = None
         rows = values.reshape(dst.shape)
-        if valid_rows.all() and src.storage is not storage:
-            _scatter(dst, index, rows)
-        else:
-            _scatter(dst, index[valid_rows], rows[valid_rows])
+        if valid_rows is not None:
+            index, rows = index[valid_rows], rows[valid_rows]
+        elif src.storage is storage:
+            rows = rows.copy()
+        _scatter(dst, index, rows)
         return None
-    if valid is not None and not valid.all():
+    if valid is not None:
         kept = dst.array().reshape(dst.shape)
         if dst.shape[0] != len(valid):
             raise HardwareError("a gather that skips rows needs one row a partition", operand="dst", value=dst.shape)
@@ -417,9 +424,11 @@ def _(dst: NkiTensor, srcs: list[NkiTensor], oob_mode: Any) -> NDArray[Any] | No
         dst.storage.make_writable()
         dst.storage.shadow = None
         result = cast(total.reshape(dst.shape), as_float32_dtype(), dst.dtype)
-        _scatter(dst, index[rows], result[rows])
+        if rows is not None:
+            index, result = index[rows], result[rows]
+        _scatter(dst, index, result)
         return None
-    if valid is not None and not valid.all():
+    if valid is not None:
         keep = dst.as_float32().reshape(len(valid), -1)
         total = np.where(valid[:, None], total.reshape(keep.shape), keep).astype(np.float32)
     return total.reshape(dst.shape)
