@@ -126,15 +126,17 @@ def _converted(values: NDArray[Any], src: NkiTensor, dst: NkiTensor) -> NDArray[
     return cast(values, src.dtype, dst.dtype)
 
 
-def _row_indices(view: NkiTensor, skip: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Row that each row of an indirect view names (0 where that is out of bounds), and which are in bounds."""
+def _row_indices(view: NkiTensor, skip: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
+    """Row that each row of an indirect view names, 0 where that is out of bounds; which are in bounds (None: all)."""
     moved = view.indirection
     assert moved is not None
     assert moved.index is not None
     count = view.shape[0]
     index = moved.index.array().reshape(-1)[:count].astype(np.int64) % 2**32
-    valid = index < moved.limit
-    if not valid.all():
+    largest = int(index.max())
+    valid = None
+    if largest >= moved.limit:
+        valid = index < moved.limit
         if not skip:
             row = int(np.argmin(valid))
             raise HardwareError(
@@ -145,7 +147,8 @@ def _row_indices(view: NkiTensor, skip: bool) -> tuple[NDArray[np.int64], NDArra
                 limit=moved.limit,
             )
         index = np.where(valid, index, 0)
-    last = view.offset + int(np.max(index)) * moved.stride
+        largest = int(index.max())
+    last = view.offset + largest * moved.stride
     last += sum((n - 1) * s for n, s in zip(view.shape[1:], view.strides[1:], strict=True) if s > 0)
     limit = view.storage.rows * view.storage.row_bytes // view.dtype.itemsize
     if last >= limit:
@@ -164,7 +167,7 @@ def _rows(view: NkiTensor, index: NDArray[np.int64]) -> NDArray[Any] | None:
     if min((s for _, s in free), default=0) < 0 or sum((n - 1) * s for n, s in free) >= moved.stride:
         return None
     return np.ndarray(
-        (int(np.max(index)) + 1, *view.shape[1:]),
+        (int(index.max()) + 1, *view.shape[1:]),
         view.dtype.numpy,
         view.storage.bytes(),
         view.offset * size,
@@ -236,13 +239,16 @@ def _outside(instruction: str, views: dict[str, NkiTensor], skip: bool) -> bool:
 
 @dma_copy.meaning
 def _(dst: NkiTensor, src: NkiTensor, oob_mode: Any) -> NDArray[Any] | None:
+    if src.indirection is None and dst.indirection is None:
+        dst.store(_converted(src.array(), src, dst))
+        return None
     skip = _name(oob_mode) == "skip"
     if _outside("dma_copy", {"dst": dst, "src": src}, skip):
         return None
     valid: NDArray[np.bool_] | None = None
     if src.indirection is not None:
         index, valid = _row_indices(src, skip)
-        if valid.all() and _gather_into(dst, src, index):
+        if valid is None and _gather_into(dst, src, index):
             return None
         values = _gather(src, index)
     else:
@@ -254,12 +260,13 @@ def _(dst: NkiTensor, src: NkiTensor, oob_mode: Any) -> NDArray[Any] | None:
         storage.make_writable()
         storage.shadow = None
         rows = values.reshape(dst.shape)
-        if valid_rows.all() and src.storage is not storage:
-            _scatter(dst, index, rows)
-        else:
-            _scatter(dst, index[valid_rows], rows[valid_rows])
+        if valid_rows is not None:
+            index, rows = index[valid_rows], rows[valid_rows]
+        elif src.storage is storage:
+            rows = rows.copy()
+        _scatter(dst, index, rows)
         return None
-    if valid is not None and not valid.all():
+    if valid is not None:
         storage = dst.storage
         storage.make_writable()
         storage.shadow = None
@@ -477,9 +484,11 @@ def _(dst: NkiTensor, srcs: list[NkiTensor], oob_mode: Any) -> NDArray[Any] | No
         dst.storage.make_writable()
         dst.storage.shadow = None
         result = cast(total.reshape(dst.shape), as_float32_dtype(), dst.dtype)
-        _scatter(dst, index[rows], result[rows])
+        if rows is not None:
+            index, result = index[rows], result[rows]
+        _scatter(dst, index, result)
         return None
-    if valid is not None and not valid.all():
+    if valid is not None:
         keep = dst.as_float32().reshape(len(valid), -1)
         total = np.where(valid[:, None], total.reshape(keep.shape), keep).astype(np.float32)
     return total.reshape(dst.shape)

@@ -17,6 +17,7 @@ from trnsim.isa.instruction import (
 from trnsim.machine import core as machine
 from trnsim.machine.form import PSUM, Form
 from trnsim.machine.tensor import NkiTensor
+from trnsim.numerics.formats import float32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,7 +124,7 @@ def apply(op: AluOp, x: Any, y: Any, dst: NkiTensor, reverse: bool = False) -> N
     if reverse and not op.unary:
         x, y = y, x
     function = op.function
-    if function.__class__ is np.ufunc and dst.dtype == "float32" and dst.shape in (x.shape, y.shape):
+    if function.__class__ is np.ufunc and dst.dtype is float32 and dst.shape in (x.shape, y.shape):
         function(x, y, out=target(dst))
         return None
     result: NDArray[np.float32] = function(x, y)

@@ -36,6 +36,7 @@ from trnsim.machine import core as machine
 from trnsim.machine.form import Form
 from trnsim.machine.tensor import NkiTensor
 from trnsim.machine.trace import InstructionClass
+from trnsim.numerics.formats import float32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -152,7 +153,7 @@ def _activate(dst: NkiTensor, op: Activation, data: NkiTensor, bias: Any, scale:
         x = x + column(bias, data)
     function = op.function
     # With a stride of zero dst keeps one value only, and the sum needs all of them.
-    if dst.dtype == "float32" and dst.shape == x.shape and 0 not in dst.strides:
+    if dst.dtype is float32 and dst.shape == x.shape and 0 not in dst.strides:
         out = target(dst)
         if function.__class__ is np.ufunc:
             function(x, out=out)

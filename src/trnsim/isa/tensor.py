@@ -31,6 +31,7 @@ from trnsim.machine.form import PSUM, SBUF, Form
 from trnsim.machine.tensor import NkiTensor
 from trnsim.machine.trace import InstructionClass
 from trnsim.numerics import mx
+from trnsim.numerics.formats import float32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -440,7 +441,7 @@ def _selects(matrix: NDArray[np.float32]) -> bool:
 def _(
     dst: NkiTensor, stationary: NkiTensor, moving: NkiTensor, is_transpose: bool, perf_mode: Any
 ) -> NDArray[Any] | None:
-    if dst.dtype == "float32" and not is_transpose:
+    if dst.dtype is float32 and not is_transpose:
         _multiply_into(dst, stationary, moving, perf_mode, add=False)
         return None
     product = _product(stationary, moving, is_transpose, perf_mode)
@@ -453,7 +454,7 @@ def _(
 def _(
     dst: NkiTensor, stationary: NkiTensor, moving: NkiTensor, is_transpose: bool, perf_mode: Any
 ) -> NDArray[Any] | None:
-    if dst.dtype == "float32" and not is_transpose:
+    if dst.dtype is float32 and not is_transpose:
         _multiply_into(dst, stationary, moving, perf_mode, add=True)
         return None
     product = _product(stationary, moving, is_transpose, perf_mode)

@@ -393,9 +393,11 @@ class Core:
         for tensor, role in zip(operands, klass.roles):  # noqa: B905
             storage = tensor.storage
             form = tensor._form or tensor.form
-            start, offset = 0, tensor.offset * tensor.dtype.itemsize
-            if offset and storage.memory != HBM:
-                start, offset = divmod(offset, storage.row_bytes)
+            start, offset = 0, tensor.offset
+            if offset:
+                offset *= tensor.dtype.itemsize
+                if storage.memory != HBM:
+                    start, offset = divmod(offset, storage.row_bytes)
             rows.extend((storage.id, start, offset, form.id))
             if role != WRITE and not storage.full and (start, offset, form.id) not in storage.known:
                 self._check_written(tensor, form, start, offset, line, klass.name)
@@ -428,14 +430,10 @@ class Core:
                 )
             trace.names[name] = row
         if self.numeric:
-            self.execute(klass, operands, immediate)
+            klass.instruction.execute(self, klass, operands, immediate)
         if self.launch.progress is not None and row % 1024 == 0:
             self.launch.progress(self.index, row)
         return row
-
-    def execute(self, klass: InstructionClass, operands: tuple[NkiTensor, ...], immediate: tuple[Any, ...]) -> None:
-        """Compute an instruction's results."""
-        klass.instruction.execute(self, klass, operands, immediate)
 
     def _check_written(
         self, tensor: NkiTensor, form: Form, start: int, offset: int, line: int, instruction: str

@@ -644,12 +644,13 @@ class NkiTensor:
         storage = self.storage
         if storage.chain is not None:
             storage.chain.flush()
-        size = self.dtype.itemsize
-        data = storage.bytes()
+        dtype = self.dtype
+        size = dtype.itemsize
+        data = storage.base
+        if data is None:
+            data = storage.bytes()
         if storage.arena is None:
-            return np.ndarray(
-                self.shape, self.dtype.numpy, data, self.offset * size, tuple([s * size for s in self.strides])
-            )
+            return np.ndarray(self.shape, dtype.numpy, data, self.offset * size, [s * size for s in self.strides])
         per_partition = storage.row_bytes // size
         start, free = divmod(self.offset, per_partition)
         return np.ndarray(
