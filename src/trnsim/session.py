@@ -23,6 +23,7 @@ from trnsim.machine import core as machine
 from trnsim.machine.launch import Program
 from trnsim.machine.tensor import NkiTensor
 from trnsim.numerics import DType, as_dtype
+from trnsim.releases import DEFAULT, Release
 
 if TYPE_CHECKING:
     from trnsim.hardware import Chip
@@ -138,10 +139,12 @@ def run_kernel(
     options: SimulationOptions | None = None,
     rank: int = 0,
     world: World | None = None,
+    release: Release = DEFAULT,
 ) -> Any:
     """Run a kernel function on simulated cores and return what it returns, as the caller's kind of array.
 
-    ``rank`` and ``world``: the kernel is one of several that communicate; see ``machine/ranks.py``.
+    ``release``: of NKI, that the kernel is written for. ``rank`` and ``world``: the kernel is one of several that
+    communicate; see ``machine/ranks.py``.
 
     Raises:
         TrnsimError: what the kernel did wrong, or what trnsim cannot do.
@@ -156,7 +159,9 @@ def run_kernel(
     if lnc == 2 and chip.core is not None and chip.core.version == "v2":
         raise CompilerError(f"{name}[2]: NeuronCore-v2 has no logical cores", operand="lnc", value=lnc, limit=1)
     started = time.perf_counter()
-    program = Program(chip, kernel=name, lnc=lnc, numeric=options.numeric, seed=options.seed, assume=options.assume)
+    program = Program(
+        chip, kernel=name, lnc=lnc, numeric=options.numeric, seed=options.seed, assume=options.assume, release=release
+    )
     program.grid = grid
     program.rank, program.world = rank, world
     if session is not None and session.progress is not None:
@@ -294,7 +299,8 @@ class Binder:
         elif storage.kind == "local":
             storage.kind = "output"
             program.infos[storage.id].kind = "output"
-            if storage.buffer is not None and storage.buffer.value == "private_hbm":
+            old = program.release.before("0.3")
+            if storage.buffer is not None and storage.buffer.value == "private_hbm" and not old:
                 program.add_finding(
                     "output-memory",
                     f"the kernel returns {value.name!r} in private_hbm; since NKI 0.3 outputs must be in shared_hbm",
@@ -456,6 +462,8 @@ def make_call(
         numeric=options.numeric,
         wall_seconds=seconds,
         seed=options.seed,
+        nki_version=program.release.version,
+        nki_version_source=program.release.how,
         flops=timeline.totals.flops,
         peak_flops=_peak_flops(program),
         hbm_bytes_per_second=float(chip.hbm.bytes_per_second) * program.lnc / max(1, chip.core_count),

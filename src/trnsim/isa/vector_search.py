@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trnsim.isa.instruction import NkiInstruction
+    from trnsim.machine.core import Core
 
 
 # -- searches ----------------------------------------------------------------------------------------------------------
@@ -246,8 +247,9 @@ def quantize_mx(dst: Out, src: In, dst_scale: Out) -> None:
 
 
 @quantize_mx.meaning
-def _(dst: NkiTensor, src: NkiTensor, dst_scale: NkiTensor) -> None:
-    packed, scales = mx.quantize(src.as_float32().reshape(src.shape[0], -1), dst.dtype)
+def _(core: Core, dst: NkiTensor, src: NkiTensor, dst_scale: NkiTensor) -> None:
+    rule: mx.Rule = "ocp" if core.launch.release.before("0.5") else "neuron"
+    packed, scales = mx.quantize(src.as_float32().reshape(src.shape[0], -1), dst.dtype, rule)
     dst.store(packed)
     tile = dst_scale.array().view(np.uint8).reshape(dst_scale.shape[0], -1).copy()
     dst_scale.store(mx.spread_scales(scales, out=tile).view(dst_scale.dtype.numpy))

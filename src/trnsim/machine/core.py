@@ -32,6 +32,7 @@ from trnsim.machine.storage import Arena, Storage, box
 from trnsim.machine.tensor import NkiTensor
 from trnsim.machine.trace import READ, UPDATE, WRITE, LineTable, StorageInfo, Trace
 from trnsim.numerics import DType, as_dtype
+from trnsim.releases import DEFAULT, LATEST, Release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,13 +60,15 @@ class Launch:
     """What the cores of one kernel call share: storages, source lines, findings, options."""
 
     def __init__(
-        self, chip: Chip, *, kernel: str = "", lnc: int = 1, numeric: bool = True, seed: int = 0, assume: Any = None
-    ) -> None:
+        self, chip: Chip, *, kernel: str = "", lnc: int = 1, numeric: bool = True, seed: int = 0, assume: Any = None,
+        release: Release = DEFAULT,
+    ) -> None:  # fmt: skip
         if chip.core is None:
             raise InputError(f"chip {chip.name!r} has no NeuronCore; NKI kernels need a Trainium or Inferentia2 chip")
         self.chip = chip
         self.spec = chip.core
         self.generation: str = chip.core.version
+        self.release = release
         self.kernel = kernel
         self.lnc = lnc
         self.numeric = numeric
@@ -121,6 +124,10 @@ class Core:
         self.launch = launch
         self.index = index
         self.generation = launch.generation
+        # What an instruction's rules depend on besides a call's operands; key of the classes that passed them.
+        self.rules = (
+            self.generation if launch.release.version == LATEST else f"{self.generation} {launch.release.version}"
+        )
         self.numeric = launch.numeric
         self.trace = Trace(
             index,

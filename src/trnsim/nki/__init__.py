@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from trnsim import releases
 from trnsim.nki.kernel import Kernel, simulate
 
 __version__ = "0.6.0"
@@ -27,5 +28,10 @@ def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
 
 from trnsim.nki import collectives, isa, typing  # noqa: E402
 from trnsim.nki import language as language  # noqa: E402
+
+
+def __getattr__(name: str) -> Any:
+    raise releases.no_attribute("nki", name)
+
 
 __all__ = ["collectives", "isa", "jit", "language", "simulate", "typing"]

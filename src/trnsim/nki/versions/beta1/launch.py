@@ -22,6 +22,7 @@ from trnsim.machine import core as machine
 from trnsim.machine.tensor import NkiTensor
 from trnsim.nki.versions.beta1.blocks import BlockTensor
 from trnsim.nki.versions.beta1.tensor import Tensor, flush, state
+from trnsim.releases import Release
 from trnsim.session import Session, SimulationOptions, current_session, run_kernel
 
 MODES = ("auto", "baremetal", "benchmark", "simulation", "trace", "jax", "torchxla")
@@ -71,6 +72,7 @@ class Kernel:
             name=getattr(self.func, "__name__", "kernel"),
             platform_target=target,
             options=options,
+            release=Release("0.1", "import neuronxcc.nki"),
         )
 
     def _programs(self) -> Callable[..., Any]:
