@@ -68,10 +68,10 @@ def simulate(
     Raises:
         TrnsimError: what the kernel did wrong, or what trnsim cannot do.
     """
-    from trnsim.nki.kernel import Kernel
+    from trnsim.nki.kernel import as_kernel
 
     chosen = options or SimulationOptions(chip=chip, timed=False)
-    wrapped = kernel if isinstance(kernel, Kernel) else Kernel(kernel)
+    wrapped = as_kernel(kernel)
     return wrapped.launch(args, kwargs, chosen)
 
 
@@ -147,11 +147,11 @@ def profile(
         NeedsDataError: a value decides control flow and there is no data for it.
         TrnsimError: what the kernel did wrong, or what trnsim cannot do.
     """
-    from trnsim.nki.kernel import Kernel
+    from trnsim.nki.kernel import as_kernel
 
     chosen = options or SimulationOptions(chip=chip, numeric=numeric, arguments=dict(arguments or {}))
     session = Session(chosen)
-    wrapped = kernel if isinstance(kernel, Kernel) else Kernel(kernel)
+    wrapped = as_kernel(kernel)
     values = [parse_argument(a) if isinstance(a, str) and _SPEC.match(a) else a for a in args]
     named = {k: parse_argument(a) if isinstance(a, str) and _SPEC.match(a) else a for k, a in kwargs.items()}
     with session.active():

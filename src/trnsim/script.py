@@ -110,7 +110,7 @@ def _is_users(error: Exception) -> bool:
 def profile_kernel(target: str, arguments: list[str], session: Session, nki_version: str | None = None) -> None:
     """Run kernel ``FILE.py:KERNEL`` once with arguments given as text."""
     from trnsim.api import parse_argument
-    from trnsim.nki.kernel import Kernel
+    from trnsim.nki.kernel import Kernel, as_kernel
 
     path, colon, name = target.rpartition(":")
     if not colon or not path:
@@ -127,8 +127,7 @@ def profile_kernel(target: str, arguments: list[str], session: Session, nki_vers
         if kernel is None or not callable(kernel):
             known = sorted(k for k, v in module.__dict__.items() if isinstance(v, Kernel))
             raise InputError(f"{path} has no kernel {name!r}; it has {', '.join(known) or 'none'}")
-        if not isinstance(kernel, Kernel):
-            kernel = Kernel(kernel, release=release)
+        kernel = as_kernel(kernel, release)
         positional: list[Any] = []
         named: dict[str, Any] = {}
         for item in arguments:

@@ -332,7 +332,8 @@ class Core:
             len(launch.storages),
             name,
             HBM,
-            MemoryRegion.shared_hbm,
+            # Public kernels ask where their inputs are: those for NKI 0.2 expect nl.hbm, nki-library shared_hbm.
+            MemoryRegion.private_hbm if launch.release.version == "0.2" else MemoryRegion.shared_hbm,
             kind,
             sizes,
             int(np.prod(sizes[:-1], dtype=np.int64)),

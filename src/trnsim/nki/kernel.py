@@ -110,12 +110,17 @@ class Kernel:
         return f"<nki kernel {getattr(self.func, '__name__', '?')}{'' if self.lnc is None else f'[{self.lnc}]'}>"
 
 
+def as_kernel(kernel: Any, release: Release = DEFAULT) -> Any:
+    """``kernel`` itself if it is one, of any release; a plain function as one of ``release``."""
+    return kernel if hasattr(kernel, "launch") else Kernel(kernel, release=release)
+
+
 def simulate(kernel: Any, release: Release = DEFAULT) -> Callable[..., Any]:
     """``nki.simulate``: a callable that runs ``kernel`` (or ``kernel[lnc]``, or a plain function) with numbers.
 
     ``release``: of NKI, that a plain function is written for.
     """
-    wrapped = kernel if isinstance(kernel, Kernel) else Kernel(kernel, release=release)
+    wrapped = as_kernel(kernel, release)
 
     @functools.wraps(wrapped.func)
     def run(*args: Any, **kwargs: Any) -> Any:

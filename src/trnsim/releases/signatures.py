@@ -29,6 +29,7 @@ class Keyword:
     versions: str
     instead: str = ""
     source: str = "stubs"
+    taken: bool = False  # trnsim takes it in every release all the same
 
 
 def _isa(function: str, versions: str, text: str, source: str = "stubs", *, reordered: bool = False) -> Signature:
@@ -72,7 +73,7 @@ SIGNATURES: tuple[Signature, ...] = (
          "perf_mode=matmul_perf_mode.none, name=None)", "rn 2.30"),
     _isa("nc_matmul_mx", "0.2", "(dst, stationary, moving, stationary_scale, moving_scale, tile_position=None, "
          "tile_size=None, name=None)"),
-    _isa("nc_transpose", "0.2", "(dst, data, engine=engine.unknown, name=None, *, dtype=None)", "rn 2.27, rn 2.28"),
+    _isa("nc_transpose", "0.2", "(dst, data, engine=engine.unknown, name=None, *, dtype=None)", "public kernels"),
     _isa("nonzero_with_count", "0.2", "(dst, src, index_offset=0, padding_val=-1)"),
     _isa("quantize_mx", "0.2-0.4", "(dst, src, dst_scale, name=None)", "rn 2.31"),
     _isa("rand_get_state", "0.2-0.4", "(dst, engine=engine.unknown, name=None)"),
@@ -82,16 +83,16 @@ SIGNATURES: tuple[Signature, ...] = (
     _isa("register_move", "0.2", "(dst, imm)", "stubs, update"),
     _isa("rng", "0.2-0.4", "(dst, engine=engine.unknown, name=None)"),
     _isa("scalar_tensor_tensor", "0.2", "(dst, data, op0, operand0, op1, operand1, reverse0=False, reverse1=False, "
-         "name=None, *, dtype=None)", "rn 2.27, rn 2.28"),
+         "name=None, *, dtype=None)", "public kernels"),
     _isa("sendrecv", "0.2", "(src, dst, send_to_rank, recv_from_rank, pipe_id, name=None, *, use_gpsimd_dma=False)",
          "stubs, update"),
     _isa("sendrecv", "0.3", "(src, dst, send_to_rank, recv_from_rank, pipe_id, dma_engine=dma_engine.dma, name=None)",
          "rn 2.30"),
-    _isa("tensor_copy", "0.2", "(dst, src, engine=engine.unknown, name=None, *, dtype=None)", "rn 2.27, rn 2.28"),
+    _isa("tensor_copy", "0.2", "(dst, src, engine=engine.unknown, name=None, *, dtype=None)", "public kernels"),
     _isa("tensor_copy_dynamic_dst", "0.2-0.3", "(dst, src, engine=engine.unknown, name=None)", "stubs of 2.27"),
     _isa("tensor_copy_dynamic_src", "0.2-0.3", "(dst, src, engine=engine.unknown, name=None)", "stubs of 2.27"),
     _isa("tensor_reduce", "0.2", "(dst, op, data, axis, negate=False, keepdims=False, name=None, *, dtype=None)",
-         "update, rn 2.27, rn 2.28"),
+         "update, public kernels"),
     _isa("tensor_scalar_cumulative", "0.2",
          "(dst, src, op0, op1, imm0, imm1=None, reduce_cmd=reduce_cmd.reset_reduce)"),
     _isa("tensor_scalar_reduce", "0.2-0.3",
@@ -131,8 +132,9 @@ KEYWORDS: tuple[Keyword, ...] = (
     Keyword("nki.isa.*", "mask", "0.1", "slice the operands to what is valid", "guide"),
     Keyword("nki.language.*", "mask", "0.1", "slice the operands to what is valid", "guide"),
     Keyword("nki.isa.*", "dtype", "0.1", _DTYPE, "rn 2.27"),
-    *(Keyword(f"nki.isa.{f}", "dtype", "0.1-0.2", _DTYPE, "rn 2.27, rn 2.28")
-      for f in ("tensor_copy", "tensor_reduce", "nc_transpose", "scalar_tensor_tensor")),
+    Keyword("nki.isa.tensor_copy", "dtype", "0.1-0.2", _DTYPE, "rn 2.27, tutorials of 2.28", taken=True),
+    *(Keyword(f"nki.isa.{f}", "dtype", "0.1-0.2", _DTYPE, "public kernels")
+      for f in ("tensor_reduce", "nc_transpose", "scalar_tensor_tensor")),
     Keyword("nki.isa.*", "dst", "0.2-", "in NKI 0.1 assign what the call returns", "guide"),
     Keyword("nki.isa.memset", "shape", "0.1", "dst has the shape", "rn 2.27"),
     Keyword("nki.isa.affine_select", "pred", "0.1", "use pattern, offset, channel_multiplier and cmp_op", "rn 2.27"),

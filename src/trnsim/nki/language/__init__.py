@@ -146,6 +146,7 @@ from trnsim.nki.language.reductions import all, max, mean, min, prod, rms_norm, 
 from trnsim.nki.language.rounding import ceil, floor, trunc
 from trnsim.nki.language.tokens import average, bypass, prelu
 from trnsim.nki.versions.calls import guard as _guard
+from trnsim.nki.versions.calls import guard_methods as _guard_methods
 
 __all__ = [
     "DType",
@@ -286,6 +287,7 @@ __all__ = [
 ]  # fmt: skip
 
 _guard(globals(), "nki.language", __all__)
+_guard_methods(NkiTensor)
 
 
 def __getattr__(name: str) -> _Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -16,6 +18,7 @@ from trnsim import releases
 from trnsim.errors import CompilerError
 from trnsim.isa import constants
 from trnsim.isa.alu import ALU
+from trnsim.machine import core as machine
 from trnsim.releases import LATEST, MISSING, CallError
 
 ENUMS: dict[str, type[Enum]] = {
@@ -26,6 +29,7 @@ ENUMS: dict[str, type[Enum]] = {
 }
 _NAMES = {name: getattr(constants, name) for name in constants.__dict__ if not name.startswith("_")}
 _NAMES |= {"equal": ALU["equal"], "maximum": ALU["maximum"]}
+_PACKAGE = os.path.dirname(releases.__file__).removesuffix("releases")
 _KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -111,6 +115,29 @@ def guard(names: dict[str, Any], module: str, public: list[str]) -> None:
         value = names[name]
         if inspect.isfunction(value) and not hasattr(value, "instruction"):
             names[name] = checked(value, f"{module}.{name}")
+
+
+_BEFORE_VIEWS = ("0.2", "0.3", "0.4")  # releases whose tensors have reshape, view and ap only
+
+
+def _since_views(method: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        core = machine._current
+        if core is not None and core.launch.release.version in _BEFORE_VIEWS:
+            caller = sys._getframe(1).f_code.co_filename
+            if not caller.startswith((_PACKAGE, "<nki.")):
+                raise releases.missing_name("nki.language.NkiTensor", name, core.launch.release.version)
+        return method(self, *args, **kwargs)
+
+    return call
+
+
+def guard_methods(tensor: type) -> None:
+    """Let the methods of tensors that not every release has raise in those that have not, when a kernel calls them."""
+    for name in list(vars(tensor)):
+        if releases.find_name(f"nki.language.NkiTensor.{name}") is not None:
+            setattr(tensor, name, _since_views(getattr(tensor, name), name))
 
 
 def _later_calls(function: Callable[..., Any], name: str, latest: Callable[..., Any]) -> Callable[..., Any]:
