@@ -8,6 +8,7 @@ computes its numbers and nothing is kept.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ from trnsim.hardware import load_chip, load_timing
 from trnsim.machine import core as machine
 from trnsim.machine.launch import Program
 from trnsim.machine.tensor import NkiTensor
+from trnsim.machine.trace import INSTRUCTIONS
 from trnsim.numerics import DType, as_dtype
-from trnsim.releases import DEFAULT, Release
+from trnsim.releases import DEFAULT, Release, given_twice
 
 if TYPE_CHECKING:
     from trnsim.hardware import Chip
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from trnsim.timing import Timeline
 
 DEFAULT_CHIP = "trn2"
+_TWICE = re.compile(r"(\w+)\(\) got multiple values for argument '(\w+)'")
 _TARGETS = {
     "trn1": "trn1",
     "inf2": "inf2",
@@ -169,7 +172,14 @@ def run_kernel(
         program.progress = lambda core, row: report(name, f"core {core}", row)
     binder = Binder(program, options)
     bound_args, bound_kwargs = binder.bind(function, args, kwargs)
-    results = program.run(function, bound_args, bound_kwargs)
+    try:
+        results = program.run(function, bound_args, bound_kwargs)
+    except TypeError as error:
+        # Python itself refuses an argument given by position and by name, before the function can say anything.
+        found = _TWICE.match(str(error))
+        if found is None or f"nki.isa.{found[1]}" not in INSTRUCTIONS:
+            raise
+        raise given_twice(f"nki.isa.{found[1]}", found[2], release.version) from error
     for core in program.cores:
         add_schedule(core, schedule_edges)
     outputs = binder.results(results)

@@ -137,6 +137,13 @@ def too_many_arguments(function: str, version: str, known: Iterable[str]) -> Cal
     return CallError(text + order_hint(function, version), instruction=short, limit=f"({', '.join(known)})")
 
 
+def given_twice(function: str, name: str, version: str) -> CallError:
+    """The error for an argument given by position and by name."""
+    short = function.rpartition(".")[2]
+    text = f"{function} of NKI {version} got {name!r} by position and by name"
+    return CallError(text + reordered_hint(function), instruction=short, operand=name)
+
+
 def reordered_hint(function: str) -> str:
     """How releases order the arguments of ``function`` where they differ, as the end of a message."""
     return "".join(
@@ -182,6 +189,7 @@ __all__ = [
     "find_name",
     "find_signature",
     "foreign_tensor",
+    "given_twice",
     "missing_arguments",
     "missing_name",
     "no_attribute",

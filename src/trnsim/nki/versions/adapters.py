@@ -13,7 +13,7 @@ import numpy as np
 
 from trnsim.errors import CompilerError
 from trnsim.isa import control, dma, reductions, scalar, tensor, vector
-from trnsim.isa.alu import as_alu_op
+from trnsim.isa.alu import ACTIVATIONS, as_alu_op
 from trnsim.isa.constants import dge_mode as DgeMode
 from trnsim.isa.constants import dma_engine, reduce_cmd
 from trnsim.isa.instruction import NkiInstruction
@@ -191,7 +191,7 @@ def _on_scalar_engine(op: str, source: NkiTensor, dtype: Any) -> NkiTensor:
     if source.memory == HBM:
         raise CompilerError("x must be a tile on chip", instruction=f"nl.{op}", operand="x", value=source.memory)
     result = machine.current().ndarray(source.shape, result_dtype(dtype, source), source.buffer)
-    scalar.activation(result, op, source)
+    scalar.activation(result, ACTIVATIONS[op], source)
     return result
 
 
