@@ -66,7 +66,7 @@ def signature(name: str, function: Callable[..., Any], version: str) -> inspect.
 def checked(
     function: Callable[..., Any], name: str, version: str = LATEST, target: Callable[..., Any] | None = None
 ) -> Callable[..., Any]:
-    """``name`` (``nki.isa.iota``) as ``version`` has it; calls ``target`` (default: ``function``) by keyword.
+    """``name`` (``nki.isa.iota``) as ``version`` has it; calls ``target`` (default: ``function``).
 
     The result raises CompilerError for calls that its signature does not allow, naming the release that does. A
     function of any arguments is returned as it is.
@@ -98,7 +98,8 @@ def checked(
         body += [f"{n} = _enum(_enums[{n!r}], {n})" for n in known if n in ENUMS]
     elif "buffer" in known:
         body.append("if buffer.__class__ is str: raise _buffer(buffer)")
-    body.append(f"return _target({', '.join(f'{n}={n}' for n in known)})")
+    same = target is None and releases.find_signature(name, version) is None and keyword_only == len(parameters)
+    body.append(f"return _target({', '.join(known) if same else ', '.join(f'{n}={n}' for n in known)})")
     short = name.rpartition(".")[2]
     source = f"def {short}({', '.join(written)}, **_other_):\n    " + "\n    ".join(body)
     exec(compile(source, f"<{name}>", "exec"), scope)  # noqa: S102
