@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from trnsim.errors import InputError
-from trnsim.releases import MissingNameError, Release, find_name, missing_name
+from trnsim.releases import DEFAULT, MissingNameError, Release, find_name, missing_name
 
 _installed: Release | None = None
 
@@ -47,9 +47,14 @@ def install(*, shadow: bool = False, nki_version: str | None = None, source: str
     return release
 
 
+def in_place() -> Release:
+    """The release that ``import nki`` means now; plain functions are taken for kernels of it."""
+    return _installed or DEFAULT
+
+
 def missing_import(error: ImportError) -> MissingNameError | None:
     """What to say of ``from nki.isa import x`` if another release of NKI has ``x``: Python's own message does not."""
     found = re.match(r"cannot import name '(\w+)' from '(?:trnsim\.)?(nki[\w.]*)'", str(error))
     if found is None or find_name(f"{found[2]}.{found[1]}") is None:
         return None
-    return missing_name(found[2], found[1], (_installed or Release()).version)
+    return missing_name(found[2], found[1], in_place().version)

@@ -29,7 +29,7 @@ ALLOWED = {
     "compat": {"nki", "session", "machine", "numerics"},
     "pytest_plugin": {"compat", "installation"},
     "report": {"timing", "isa", "machine", "hardware", "numerics"},
-    "api": {"nki", "session", "report", "machine", "hardware", "numerics"},
+    "api": {"installation", "nki", "session", "report", "machine", "hardware", "numerics"},
     "script": {"api", "installation", "nki", "session"},
     "cli": {"api", "installation", "script", "nki", "session", "report", "timing", "hardware"},
     "__init__": {"api", "installation", "session", "hardware"},

@@ -49,6 +49,7 @@ NAMES: tuple[Name, ...] = (
     Name("nki.isa.get_nc_sub_version", "0.5-"),
     Name("nki.isa.topk", "0.6", "use nisa.max8 and nisa.nc_match_replace8", "rn 2.32"),
     Name("nki.isa.NkiInstruction", "0.6"),
+    Name("nki.isa.NKIObject", "0.3", "use nl.NKIObject"),
     # -- nki.language
     *_rows(_LANGUAGE, "0.1", "arange mgrid", _SLICE, "guide"),
     Name("nki.language.par_dim", "0.1", "the first dimension is the partitions; blocks are lists of tiles", "guide"),
@@ -87,6 +88,7 @@ NAMES: tuple[Name, ...] = (
     *_rows(_COLLECTIVES, "0.2-", "all_gather all_reduce all_to_all collective_permute collective_permute_implicit "
            "collective_permute_implicit_current_processing_rank_id collective_permute_implicit_reduce rank_id "
            "reduce_scatter ReplicaGroup", "", "rn 2.28"),
+    Name("nki.collectives.NKIObject", "0.2-0.3", "use nl.NKIObject"),
     Name("nki.collectives.all_to_all_v", "0.3-", "use all_to_all", "rn 2.29"),
     Name("nki.collectives.all_gather_v", "0.6", "use all_gather of the largest size", "rn 2.32"),
 )  # fmt: skip

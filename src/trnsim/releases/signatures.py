@@ -29,7 +29,7 @@ class Keyword:
     versions: str
     instead: str = ""
     source: str = "stubs"
-    taken: bool = False  # trnsim takes it in every release all the same
+    evidence: bool = True  # whether a program that uses it is one for these releases
 
 
 def _isa(function: str, versions: str, text: str, source: str = "stubs", *, reordered: bool = False) -> Signature:
@@ -105,6 +105,7 @@ SIGNATURES: tuple[Signature, ...] = (
     Signature("nki.language.zeros", "0.2", "(shape, dtype, buffer=None, name='')"),
     Signature("nki.language.num_programs", "0.2", "(axes=None)", "stubs, rn 2.29"),
     Signature("nki.language.program_id", "0.2", "(axis)", "stubs, rn 2.29"),
+    Signature("nki.language.shared_constant", "0.2", "(constant, dtype=None)"),
     Signature("nki.language.shared_identity_matrix", "0.2", "(n, dtype='uint8')"),
     *_collectives("0.2", {
         "all_gather": "srcs, dsts, replica_group, collective_dim",
@@ -132,9 +133,10 @@ KEYWORDS: tuple[Keyword, ...] = (
     Keyword("nki.isa.*", "mask", "0.1", "slice the operands to what is valid", "guide"),
     Keyword("nki.language.*", "mask", "0.1", "slice the operands to what is valid", "guide"),
     Keyword("nki.isa.*", "dtype", "0.1", _DTYPE, "rn 2.27"),
-    Keyword("nki.isa.tensor_copy", "dtype", "0.1-0.2", _DTYPE, "rn 2.27, tutorials of 2.28", taken=True),
-    *(Keyword(f"nki.isa.{f}", "dtype", "0.1-0.2", _DTYPE, "public kernels")
-      for f in ("tensor_reduce", "nc_transpose", "scalar_tensor_tensor")),
+    # Every view takes the first, and nki-library, which is for NKI 0.3, has the second in a branch.
+    *(Keyword(f"nki.isa.{f}", "dtype", "0.1-0.2", _DTYPE, "public kernels", evidence=False)
+      for f in ("tensor_copy", "scalar_tensor_tensor")),
+    *(Keyword(f"nki.isa.{f}", "dtype", "0.1-0.2", _DTYPE, "public kernels") for f in ("tensor_reduce", "nc_transpose")),
     Keyword("nki.isa.*", "dst", "0.2-", "in NKI 0.1 assign what the call returns", "guide"),
     Keyword("nki.isa.memset", "shape", "0.1", "dst has the shape", "rn 2.27"),
     Keyword("nki.isa.affine_select", "pred", "0.1", "use pattern, offset, channel_multiplier and cmp_op", "rn 2.27"),
@@ -167,6 +169,7 @@ KEYWORDS: tuple[Keyword, ...] = (
     Keyword("nki.language.*", "precise_schedule", "0.1", "leave it out"),
     Keyword("nki.language.*", "directives", "0.1", "leave it out"),
     Keyword("nki.language.shared_identity_matrix", "dst", "0.3-"),
+    Keyword("nki.language.shared_constant", "dtype", "0.1-0.2", "give an array of that dtype"),
     *(Keyword(f"nki.language.{f}", "compute_dtype", "0.1", "the dtype of the result is dtype=")
       for f in ("softmax",)),
     *(Keyword(f"nki.language.{f}", "lazy_initialization", "0.1", "leave it out") for f in ("ndarray", "zeros")),

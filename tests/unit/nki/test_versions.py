@@ -266,6 +266,13 @@ def view_method(nki, x):
     return save(nki, t.slice(1, 0, 2))
 
 
+def constant(**given):
+    def body(nki, x):
+        return save(nki, load(nki, nki.language.shared_constant(np.arange(6.0).reshape(2, 3), **given)))
+
+    return body
+
+
 def new_shape(nki, x):
     t = load(nki, x)
     return save(nki, t.reshape(new_shape=(x.shape[0], 2, x.shape[1] // 2)), shape=x.shape)
@@ -327,6 +334,8 @@ CASES = {
                                "reduce_cmd|needs reduce_res"),
     "method slice": (view_method, X, "0.5-", lambda x: x[:, :2], "belongs to NKI 0.5 and later"),
     "reshape(new_shape)": (new_shape, X, "0.2-", same, ""),
+    "shared_constant(dtype)": (constant(dtype="bfloat16"), X, "0.2", lambda x: np.arange(6).reshape(2, 3),
+                               "no keyword 'dtype'; NKI 0.1 to 0.2 have it"),
     "output in nl.hbm": (private_output, X, "0.2-", same, ""),
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ from trnsim.isa.operators import FP32_MIN
 from trnsim.machine import core as machine
 from trnsim.machine.form import HBM
 from trnsim.machine.tensor import NkiTensor
-from trnsim.nki import collectives
+from trnsim.nki import collectives, language
 from trnsim.nki.language.operands import result_dtype, tile
 from trnsim.numerics import as_dtype
 from trnsim.releases import versions
@@ -193,6 +193,13 @@ def _on_scalar_engine(op: str, source: NkiTensor, dtype: Any) -> NkiTensor:
     result = machine.current().ndarray(source.shape, result_dtype(dtype, source), source.buffer)
     scalar.activation(result, ACTIVATIONS[op], source)
     return result
+
+
+@_of("nki.language.shared_constant", "0.2")
+def _shared_constant(constant: Any, dtype: Any) -> Any:
+    if dtype is not None and not isinstance(constant, str):
+        constant = np.asarray(constant).astype(as_dtype(dtype).numpy)
+    return language.shared_constant(constant)
 
 
 @_of("nki.collectives.collective_permute_implicit_current_processing_rank_id", "0.2")

@@ -155,7 +155,7 @@ class _Finder:
             if given.arg is None:
                 continue
             row = releases.find_keyword(function, given.arg)
-            if row is not None and not row.taken:
+            if row is not None and row.evidence:
                 self._add(node, f"{function}({given.arg}=)", row.versions)
             value = given.value.value if isinstance(given.value, ast.Constant) else None
             if given.arg in _ENUMS and type(value) is int and function.startswith("nki.isa."):

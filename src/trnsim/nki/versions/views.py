@@ -81,9 +81,13 @@ def _names(base: ModuleType, module: str, version: str) -> dict[str, Any]:
     return {**found, "__all__": sorted(found)}
 
 
-def _dynamic(name: str, version: str) -> Any:
-    """``tensor_copy_dynamic_src`` and ``_dst``, which the latest release does not have."""
-    return checked(isa.tensor_copy, f"nki.isa.{name}", version, ADAPTERS[f"nki.isa.{name}", version])
+def _gone(version: str) -> dict[str, Any]:
+    """What only older releases have, by its full name."""
+    found: dict[str, Any] = {"nki.isa.NKIObject": language.NKIObject, "nki.collectives.NKIObject": language.NKIObject}
+    for name in ("nki.isa.tensor_copy_dynamic_src", "nki.isa.tensor_copy_dynamic_dst"):
+        if releases.exists(name, version):
+            found[name] = checked(isa.tensor_copy, name, version, ADAPTERS[name, version])
+    return {name: value for name, value in found.items() if releases.exists(name, version)}
 
 
 @cache
@@ -122,9 +126,9 @@ def modules(release: Release) -> dict[str, ModuleType]:
         }
         if releases.exists("nki.typing", version):
             below["typing"] = typing
-        for name in ("tensor_copy_dynamic_src", "tensor_copy_dynamic_dst"):
-            if releases.exists(f"nki.isa.{name}", version):
-                setattr(below["isa"], name, _dynamic(name, version))
+        for name, value in _gone(version).items():
+            module, _, short = name.rpartition(".")
+            below[module.removeprefix("nki.")].__dict__[short] = value
         if version == "0.2":
             below["isa"].__dict__["dma_engine"] = engine.dma
         below["language"].__dict__["tile_size"] = _Constants(version)
