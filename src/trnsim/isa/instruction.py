@@ -75,6 +75,10 @@ class NkiInstruction:
         return self
 
 
+class _KindError(CompilerError):
+    """A tensor where something else belongs, or the other way round: often the call of another release."""
+
+
 class InstructionFunction(Protocol):
     """What ``@instruction`` makes of a function."""
 
@@ -154,11 +158,15 @@ class Instruction:
         lacking = [name for name, value in values.items() if value is MISSING]
         try:
             if lacking:
-                raise releases.missing_arguments(self.name, lacking, core.launch.release.version, self.kinds)
+                raise releases.missing_arguments(self.name, lacking, core.launch.release.version, [*self.kinds, "name"])
             return self._classify(core, values, key)
         except TrnsimError as error:
             if isinstance(error, CompilerError) and not lacking:
-                error.message += releases.reordered_hint(self.name)
+                shifted = isinstance(error, _KindError) or isinstance(error.value, NkiTensor)
+                version = core.launch.release.version
+                error.message += (
+                    releases.order_hint(self.name, version) if shifted else releases.reordered_hint(self.name)
+                )
             error.instruction = error.instruction or self.short
             error.generation = error.generation or core.generation
             if error.location is None:
@@ -200,7 +208,7 @@ class Instruction:
                 for index, tensor in enumerate(tensors):
                     label = f"{name}{index}" if kind == "Ins" else name
                     if not isinstance(tensor, NkiTensor):
-                        raise CompilerError(
+                        raise _KindError(
                             f"{label} must be a tensor of the kernel, not {type(tensor).__name__}"
                             + releases.foreign_tensor(tensor),
                             operand=label,
@@ -236,6 +244,8 @@ class Instruction:
                 value = as_activation(value, name)
                 attributes[name] = value.name
             else:
+                if isinstance(value, NkiTensor):
+                    raise _KindError(f"{name} takes no tensor", operand=name, value=value)
                 if name == "dge_mode" and value in _DGE_BY_NUMBER:  # nki-library gives numbers to NKI 0.3 and later
                     value = _DGE_BY_NUMBER[value]
                 if name in _ENUMS and isinstance(value, int):

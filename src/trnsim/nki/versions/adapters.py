@@ -13,7 +13,7 @@ import numpy as np
 
 from trnsim.errors import CompilerError
 from trnsim.isa import control, dma, reductions, scalar, tensor, vector
-from trnsim.isa.alu import ACTIVATIONS, as_alu_op
+from trnsim.isa.alu import ACTIVATIONS
 from trnsim.isa.constants import dge_mode as DgeMode
 from trnsim.isa.constants import dma_engine, reduce_cmd
 from trnsim.isa.instruction import NkiInstruction
@@ -154,11 +154,11 @@ def _early_operators(function: Callable[..., Any], short: str) -> Adapter:
     """``square`` and ``relu`` became operators of VectorE with 0.4 (release notes of 2.30)."""
 
     def call(op0: Any, **given: Any) -> Any:
-        operator = as_alu_op(op0, "op0")
-        if operator.name in ("square", "relu"):
+        operator = getattr(op0, "__trnsim_op__", "")
+        if operator in ("square", "relu"):
             raise CompilerError(
-                f"nl.{operator.name} is op0 of {short} since NKI 0.4; use nisa.activation", instruction=short,
-                operand="op0", value=operator.name,
+                f"nl.{operator} is op0 of {short} since NKI 0.4; use nisa.activation", instruction=short,
+                operand="op0", value=operator,
             )  # fmt: skip
         return function(op0=op0, **given)
 
