@@ -35,6 +35,8 @@ __all__ = [
     "simulate_ranks",
 ]
 
+pytest_plugins = ("trnsim.pytest_plugin",)  # what ``pytest -p trnsim`` loads
+
 
 def __getattr__(name: str) -> Any:
     import importlib

@@ -78,7 +78,7 @@ def simulate(
 
 def simulate_ranks(
     kernel: Any,
-    args: Sequence[Sequence[Any]],
+    args: Sequence[Sequence[Any] | Mapping[str, Any]],
     *,
     chip: str | None = None,
     lnc: int | None = None,
@@ -89,7 +89,7 @@ def simulate_ranks(
 
     Args:
         kernel: a ``nki.jit`` kernel, ``kernel[lnc]`` or a plain function.
-        args: the arguments of each rank, in rank order: arrays and plain values.
+        args: the arguments of each rank, in rank order: arrays and plain values, or a mapping of them by name.
         chip: as for ``simulate``; every rank is one logical core of it.
         lnc: cores of a rank, 1 or 2; default: those of ``kernel[lnc]``.
         kwargs: keyword arguments for all ranks.
@@ -121,8 +121,11 @@ def simulate_ranks(
         seen.add(id(value))
         return value
 
-    given = [tuple(own(value) for value in rank) for rank in args]
-    named = [{key: own(value) for key, value in kwargs.items()} for _ in args]
+    given = [() if isinstance(rank, Mapping) else tuple(own(value) for value in rank) for rank in args]
+    named = [
+        {key: own(value) for key, value in {**kwargs, **(rank if isinstance(rank, Mapping) else {})}.items()}
+        for rank in args
+    ]
     return world.run(
         [
             lambda r=rank: wrapped.launch(given[r], named[r], chosen, rank=r, world=world)  # type: ignore[misc]

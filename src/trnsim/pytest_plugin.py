@@ -1,4 +1,4 @@
-"""``pytest -p trnsim.pytest_plugin``: run a suite that was written for the vendor's packages on simulated NeuronCores.
+"""``pytest -p trnsim``: run a suite that was written for the vendor's packages on simulated NeuronCores.
 
 It puts trnsim's modules in place (``nki``, ``nki_cpu_simulator``, ``neuron_dtypes``, ...), bounds the time of a test,
 and writes what happened as JSON. With pytest-xdist it works in every worker; the main process writes the file.

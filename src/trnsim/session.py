@@ -339,6 +339,8 @@ class Binder:
         array = value.array()
         if value.dtype == "bool":
             array = array.view(np.bool_)
+        elif value.dtype.host is not value.dtype.numpy:
+            array = array.view(value.dtype.host)
         if self.kind == "jax":
             import jax.numpy as jnp
 

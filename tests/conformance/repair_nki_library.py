@@ -1,8 +1,8 @@
 """Make a runnable copy of an nki-library checkout: ``python repair_nki_library.py CHECKOUT COPY``.
 
-The published commit (d2ad3a5) cannot run as it is: it lacks modules and has errors of syntax and names. Each repair is
-listed below with its reason. None touches a kernel's code, an assertion or a tolerance; a repair whose place is not
-found is an error, so that another commit is never half repaired.
+The published commits (d2ad3a5 of 2026-04-13, 0759719 of 2026-02-27) cannot run as they are: they lack modules, and the
+newer one has errors of syntax and names. Each repair is listed below with its reason. None touches a kernel's code, an
+assertion or a tolerance; a repair whose place is not found is an error, so that another commit is never half repaired.
 """
 
 from __future__ import annotations
@@ -25,6 +25,15 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class Append:
+    """Add ``text`` to the end of a file."""
+
+    file: str
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class New:
     """A module of ours where the suite imports one that was not published."""
 
@@ -40,6 +49,8 @@ class Remove:
     file: str
     reason: str
 
+
+Repair = Edit | Append | New | Remove
 
 LOCKS = '''"""Results of the remote core lock, as the published tests use them."""
 
@@ -85,20 +96,133 @@ class LockResult:
         return cls(status=status, **values)
 '''
 
-REPAIRS: tuple[Edit | New | Remove, ...] = (
+RANKS = '''"""Kernels with collectives: every rank simulated, its outputs where those of hardware would be."""
+
+import os
+
+import numpy as np
+import trnsim
+from trnsim.compat.simulator import chosen_chip
+
+from .common_dataclasses import normalize_golden_output
+
+
+def run(orchestrator, kernel_under_test, output_path):
+    compiler = kernel_under_test.compiler_input
+    os.environ["NKI_NC_VERSION"] = compiler.platform_target.get_nc_gen()
+    given, count = kernel_under_test.kernel_input or {}, kernel_under_test.inference_args.collective_ranks
+    inputs = [given.for_rank(rank) if hasattr(given, "for_rank") else given for rank in range(count)]
+    inputs = [{name.removesuffix(".must_alias_input"): value for name, value in one.items()} for one in inputs]
+    results = trnsim.simulate_ranks(
+        kernel_under_test.kernel_func, inputs, chip=chosen_chip(), lnc=compiler.logical_nc_config
+    )
+    for rank, result in enumerate(results):
+        golden = normalize_golden_output(kernel_under_test.validation_args.golden_output, rank)
+        outputs = list(result) if isinstance(result, (list, tuple)) else [result]
+        if len(outputs) != len(golden):
+            raise RuntimeError(f"rank {rank} returned {len(outputs)} outputs, expected {list(golden)}")
+        named = {n: np.asarray(o, dtype=g.dtype) for (n, g), o in zip(golden.items(), outputs)}
+        orchestrator.__dump_tensors__(os.path.join(output_path, f"output_worker_{rank}"), named, lambda name: name)
+    return output_path
+'''
+
+PRIVATE = New(
+    "test/utils/perf_analysis_private.py",
+    "def analyze_trace(*args, **kwargs):\n    raise NotImplementedError('not published')\n",
+    "imported by test_orchestrator.py for profiles of hardware; not published, never called in a simulation",
+)
+MANY_RANKS = (
+    New(
+        "test/utils/simulation_ranks.py",
+        RANKS,
+        "the simulation mode hands a generator of inputs a rank to the kernel: it has no way to run several ranks",
+    ),
+    Edit(
+        "test/utils/test_orchestrator.py",
+        "                output_tensors = run_simulator_inference(kernel_under_test)\n",
+        "                if kernel_under_test.inference_args.collective_ranks > 1:\n"
+        "                    from .simulation_ranks import run\n\n"
+        "                    artifacts = self.fs_config.artifacts_output_directory_path\n"
+        "                    return run(self, kernel_under_test, os.path.join(artifacts, INF_ARTIFACT_DIR_NAME))\n"
+        "                output_tensors = run_simulator_inference(kernel_under_test)\n",
+        "the same",
+    ),
+)
+
+_BLOCK = "test/integration/nkilib/experimental/transformer/test_attention_block_tkg.py"
+_ROW = (
+    "the generator makes one scale a matrix for ROW too, where kernel and reference want one a column (the kernel's "
+    "own assertion refuses others): the same numbers, one a column, those of QKV over sqrt(H) as in the branch for "
+    "NONE, without which scores are in the hundreds and the softmax turns on the last bit of a bfloat16"
+)
+ROW_SCALES = (
+    Edit(
+        _BLOCK,
+        "        input_dequant_scale_qkv = np.broadcast_to(input_dequant_scale_qkv, (128, 1))\n",
+        "        input_dequant_scale_qkv = np.broadcast_to(input_dequant_scale_qkv, (128, 1))\n"
+        "        if cfg.quantization_type == QuantizationType.ROW:\n"
+        "            columns = [num_q_heads * d_head, num_kv_heads * d_head, num_kv_heads * d_head]\n"
+        "            weight_dequant_scale_qkv = np.repeat(weight_dequant_scale_qkv * H**-0.5, columns, axis=1)\n",
+        _ROW,
+    ),
+    Edit(
+        _BLOCK,
+        "        weight_dequant_scale_out = np.broadcast_to(weight_dequant_scale_out, (128, 1))\n",
+        "        row = cfg.quantization_type == QuantizationType.ROW\n"
+        "        weight_dequant_scale_out = np.broadcast_to(weight_dequant_scale_out, (128, H if row else 1))\n",
+        _ROW,
+    ),
+    Edit(
+        _BLOCK,
+        "        result['W_qkv'] = w_qkV_cache[rank_id]\n",
+        "        result['W_qkv'] = w_qkV_cache[rank_id]\n"
+        "        if result['quantization_type_qkv'] == QuantizationType.ROW:\n"
+        "            scales, width = result['weight_dequant_scale_qkv'], result['W_qkv'].shape[1]\n"
+        "            result['weight_dequant_scale_qkv'] = scales[:, -width:]\n",
+        f"{_ROW}; a rank has fewer columns",
+    ),
+    Edit(
+        _BLOCK,
+        "        golden_input_copy['W_qkv'] = per_rank_cache['w_qkv'][rank_id]\n",
+        "        golden_input_copy['W_qkv'] = per_rank_cache['w_qkv'][rank_id]\n"
+        "        if golden_input_copy['quantization_type_qkv'] == QuantizationType.ROW:\n"
+        "            width = golden_input_copy['W_qkv'].shape[1]\n"
+        "            scales = golden_input_copy['weight_dequant_scale_qkv']\n"
+        "            golden_input_copy['weight_dequant_scale_qkv'] = scales[:, -width:]\n",
+        f"{_ROW}; a rank has fewer columns",
+    ),
+)
+
+NO_ROW_IN_CTE = Append(
+    "test/integration/nkilib/experimental/transformer/test_attention_block_tkg_model_config.py",
+    """
+
+def _published(config):
+    return config.quantization_type != QuantizationType.ROW or config.batch * config.S_tkg <= 128
+
+
+attention_block_tkg_model_configs = {
+    kind: [config for config in configs if _published(config)]
+    for kind, configs in attention_block_tkg_model_configs.items()
+}
+""",
+    "configurations with ROW scales and more than 128 tokens are left out: their projection is qkv_cte, whose "
+    "published code has no ROW and multiplies by no scale",
+)
+
+APRIL: tuple[Repair, ...] = (
     New("test/utils/scripts/__init__.py", "", "package of the module below; not published"),
     New("test/utils/scripts/remote_lock_scripts.py", LOCKS, "imported by the conftest for remote hosts; not published"),
-    New(
-        "test/utils/perf_analysis_private.py",
-        "def analyze_trace(*args, **kwargs):\n    raise NotImplementedError('not published')\n",
-        "imported by test_orchestrator.py for profiles of hardware; not published, never called in a simulation",
-    ),
+    PRIVATE,
     Edit(
         "test/utils/test_orchestrator.py",
         "        self.kernel_under_test: Optional[KernelArgs] = None\n",
         "        self.kernel_under_test: Optional[KernelArgs] = None\n        self._compiled_kernel = None\n",
         "_rename_neff_outputs_to_python_names reads it in simulation mode, where nothing sets it",
     ),
+    *MANY_RANKS,
+    *ROW_SCALES,
+    NO_ROW_IN_CTE,
     Edit(
         "test/integration/nkilib/core/qkv/test_qkv_tkg.py",
         "    KernelArgs,\n    LazyGoldenGenerator,\n    ValidationArgs,\n)",
@@ -135,15 +259,26 @@ REPAIRS: tuple[Edit | New | Remove, ...] = (
     ),
 )
 
+FEBRUARY: tuple[Repair, ...] = (PRIVATE, *MANY_RANKS, *ROW_SCALES)
+
 _MLP = "src/nkilib_src/nkilib/core/mlp/mlp.py"
 _MLP_REASON = "IndentationError at import: the end of the docstring stands twice; the second copy goes"
 
 
+def repairs_for(checkout: Path) -> tuple[Repair, ...]:
+    """The repairs of the release that ``checkout`` holds: only the newer one keeps a compiled kernel."""
+    orchestrator = checkout / "test" / "utils" / "test_orchestrator.py"
+    if not orchestrator.is_file():
+        raise SystemExit(f"{checkout} is no checkout of nki-library: it has no test/utils/test_orchestrator.py")
+    return APRIL if "_compiled_kernel" in orchestrator.read_text(encoding="utf-8") else FEBRUARY
+
+
 def repair(checkout: Path, copy: Path) -> list[tuple[str, str]]:
     """Copy ``checkout`` to ``copy`` (which must not exist) and repair it; returns (file, reason) of each repair."""
+    items = repairs_for(checkout)
     shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "__pycache__"))
     done = []
-    for item in REPAIRS:
+    for item in items:
         path = copy / item.file
         if isinstance(item, New):
             if path.exists():
@@ -152,12 +287,16 @@ def repair(checkout: Path, copy: Path) -> list[tuple[str, str]]:
             path.write_text(item.text, encoding="utf-8")
         elif isinstance(item, Remove):
             path.unlink()
+        elif isinstance(item, Append):
+            path.write_text(path.read_text(encoding="utf-8") + item.text, encoding="utf-8")
         else:
             text = path.read_text(encoding="utf-8")
             if text.count(item.old) != 1:
                 raise SystemExit(f"{item.file}: the text to repair occurs {text.count(item.old)} times, not once")
             path.write_text(text.replace(item.old, item.new), encoding="utf-8")
         done.append((item.file, item.reason))
+    if items is not APRIL:
+        return done
     path = copy / _MLP
     text, count = re.subn(
         r'("""\n)\n(        TKG mode supports:\n(?:(?!""").*\n)*?    """\n)', r"\1", path.read_text(encoding="utf-8")

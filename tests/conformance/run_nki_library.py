@@ -38,7 +38,7 @@ def main() -> int:
             "NEURON_PYTHONHASHSEED": "0",
         }
         command = [
-            sys.executable, "-m", "pytest", "-p", "trnsim.pytest_plugin", "-p", "no:cacheprovider", "-q",
+            sys.executable, "-m", "pytest", "-p", "trnsim", "-p", "no:cacheprovider", "-q",
             "--test-mode", "simulation", "--platform-target", options.chip, "--force-local-cleanup",
             "--output-directory", str(Path(scratch) / "out"), "--trnsim-timeout", str(options.timeout),
             "--trnsim-json", str(options.json.resolve()), *(["-n", str(options.workers)] if options.workers else []),

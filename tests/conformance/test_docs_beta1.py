@@ -33,7 +33,7 @@ FILES = [
 def test_file(name, tmp_path):
     file = Path(os.environ[VARIABLE]) / "nki" / "test" / f"{name}.py"
     # a seed: test_dropout draws probabilities from 0 to 100 and fails where all 128 are 1 or more, as 28 % of draws are
-    options = ["-p", "trnsim.pytest_plugin", "--trnsim-seed", "0", "-p", "no:cacheprovider", "-q"]
+    options = ["-p", "trnsim", "--trnsim-seed", "0", "-p", "no:cacheprovider", "-q"]
     command = [sys.executable, "-m", "pytest", *options, str(file)]
     done = subprocess.run(
         [*command, "--rootdir", str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False

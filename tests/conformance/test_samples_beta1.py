@@ -29,7 +29,7 @@ def test_file(name):
     root = Path(os.environ[VARIABLE])
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(here)])}
-    command = [sys.executable, "-m", "pytest", "-p", "trnsim.pytest_plugin", "-p", "repair_samples", "-q"]
+    command = [sys.executable, "-m", "pytest", "-p", "trnsim", "-p", "repair_samples", "-q"]
     done = subprocess.run(
         [*command, "-p", "no:cacheprovider", "--simulation-only", f"test/unit/{name}.py"],
         cwd=root, env=environment, capture_output=True, text=True, timeout=3600, check=False,

@@ -26,7 +26,7 @@ ALLOWED = {
     "nki": {"session", "timing", "isa", "machine", "hardware", "numerics", "releases"},
     "kernels": {"nki", "session", "timing", "isa", "machine", "hardware", "numerics"},
     "installation": {"nki", "releases"},
-    "compat": {"nki", "session", "machine", "numerics"},
+    "compat": {"nki", "session", "isa", "machine", "numerics"},
     "pytest_plugin": {"compat", "installation"},
     "report": {"timing", "isa", "machine", "hardware", "numerics"},
     "api": {"installation", "nki", "session", "report", "machine", "hardware", "numerics"},

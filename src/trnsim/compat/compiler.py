@@ -39,3 +39,7 @@ class CompiledKernel(CompileOptions):
 def compile_kernel(*args: Any, **kwargs: Any) -> Any:
     """Compile a kernel for hardware: unsupported."""
     return CompileOptions(*args, **kwargs)
+
+
+NKI_IR_VERSION = "none"
+compile_nki_ir_kernel_to_neff = _compile_nki_ir_to_tensorizer_ir = _write_tensorizer_ir = compile_kernel

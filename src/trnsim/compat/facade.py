@@ -11,6 +11,7 @@ from typing import Any
 
 import trnsim.nki as package
 from trnsim.compat import compiler, neuron_dtypes, simulator, starfish
+from trnsim.isa.vector_search import quantize_mx_ocp
 from trnsim.machine.tensor import NkiTensor
 from trnsim.nki import collectives, isa, language, typing
 
@@ -39,9 +40,12 @@ def _language_extras() -> dict[str, Any]:
 
 def modules() -> dict[str, ModuleType]:
     """Our modules by the name that suites import. New objects at each call share trnsim's own functions and types."""
+    neuron_dtypes.name_packed_types()
     dtypes = _Facade("nki.dtype", None, **neuron_dtypes.formats())
     tensor = _Facade("nki.tensor", None, Tensor=NkiTensor, NkiTensor=NkiTensor)
     nki_language = _Facade("nki.language", language, dtypes=dtypes, **_language_extras())
+    # Scales of MX data as in NKI 0.3, which is what the suites that use these modules were written for.
+    nki_isa = _Facade("nki.isa", isa, quantize_mx=quantize_mx_ocp)
     nki_compiler = _Facade("nki.compiler", compiler)
     nki_compiler.__dict__.update(
         frontend=_Facade("nki.compiler.frontend", compiler), ncc_driver=_Facade("nki.compiler.ncc_driver", compiler)
@@ -51,7 +55,7 @@ def modules() -> dict[str, ModuleType]:
         "nki",
         package,
         language=nki_language,
-        isa=isa,
+        isa=nki_isa,
         typing=typing,
         collectives=collectives,
         compiler=nki_compiler,
@@ -68,7 +72,7 @@ def modules() -> dict[str, ModuleType]:
         ".compiler.frontend": nki_compiler.frontend,
         ".compiler.ncc_driver": nki_compiler.ncc_driver,
         ".dtype": dtypes,
-        ".isa": isa,
+        ".isa": nki_isa,
         ".isa.constants": isa.constants,
         ".language": nki_language,
         ".language.dtypes": dtypes,
@@ -84,6 +88,7 @@ def modules() -> dict[str, ModuleType]:
         "neuronxcc": _Facade("neuronxcc", None),
         "neuronxcc.nki": nki,
         "neuronxcc.nki.typing": typing,
+        "neuronxcc.nki_standalone": _Facade("neuronxcc.nki_standalone", compiler),
         "neuronxcc.starfish": _Facade("neuronxcc.starfish", None, support=support),
         "neuronxcc.starfish.support": support,
         "neuronxcc.starfish.support.dtype": starfish,

@@ -1,7 +1,7 @@
 """``neuron_dtypes``: number formats for the host side of tests, as NumPy types.
 
 The vendor's package is not public; this has the names that public tests use. The packed ``_x4`` formats are formats of
-trnsim; their arrays are unsigned integers of the packed size (``uint32``, ``uint16``).
+trnsim; their arrays have record types (``DType.host``), or are unsigned integers of the packed size.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from trnsim.numerics import DType, as_dtype, from_float32, mx
+from trnsim.numerics import DTYPES, DType, as_dtype, from_float32, mx
 
 bfloat16 = ml_dtypes.bfloat16
 float8_e3m4 = ml_dtypes.float8_e3m4
@@ -29,6 +29,26 @@ _NAMES = (
     "float8_e3m4", "float8_e4m3", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float8_e4m3fn_x4",
     "float8_e5m2_x4", "float4_e2m1fn_x4",
 )  # fmt: skip
+
+
+def name_packed_types() -> None:
+    """Let ``str(array.dtype)`` of a packed format be the format's name: suites look formats up by it.
+
+    NumPy prints a record type as the list of its fields, and a type with a text of its own takes a compiled extension.
+    The one function of NumPy that prints records is therefore wrapped; types other than ours are printed as before.
+    """
+    from numpy._core import _dtype as printing
+
+    inner = printing._struct_str
+    if getattr(inner, "names_packed_types", False):
+        return
+    names = {dtype.host.type: str(dtype) for dtype in DTYPES if dtype.kind == "packed"}
+
+    def text(dtype: np.dtype[Any], include_align: bool) -> str:
+        return names.get(dtype.type) or str(inner(dtype, include_align))
+
+    text.names_packed_types = True  # type: ignore[attr-defined]
+    printing._struct_str = text
 
 
 def formats() -> dict[str, DType]:
@@ -48,20 +68,27 @@ def _kind(dtype: Any) -> DType | None:
 
 
 def static_cast(value: Any, dtype: Any) -> NDArray[Any]:
-    """``value`` in another number format. Packed formats: four numbers of the last dimension become one element.
+    """``value`` in another number format.
+
+    Four numbers of the last dimension become one element of a packed format, and one becomes four numbers.
 
     Raises:
         InputError: no such format.
     """
     array = np.asarray(value)
     target = _kind(dtype)
+    if array.dtype.kind == "V" and array.dtype.names:
+        source = as_dtype(array.dtype)
+        if target is source:
+            return array
+        array = mx.unpack(np.ascontiguousarray(array).view(source.numpy), source)
     if target is None:
         return array.astype(dtype)
     if target.kind == "packed":
         if target.numpy == array.dtype:
-            return array
+            return array.view(target.host)
         numbers = array.astype(np.float32)
-        return mx.pack(from_float32(numbers, target.element), target)
+        return mx.pack(from_float32(numbers, target.element), target).view(target.host)
     return array.astype(target.numpy)
 
 

@@ -107,7 +107,7 @@ class Instruction:
         indirect: tuple[str, ...] = (),
     ) -> None:
         self.name, self.rules = name, rules
-        self.short = name.removesuffix(".accumulate").rsplit(".", 1)[-1]
+        self.short = name.split(".")[2]  # what follows tells apart kinds of one documented function
         self.engines, self.generations, self.state = engines, generations, state
         self.indirect = indirect
         self.parameters = list(inspect.signature(rules).parameters.values())
@@ -270,6 +270,7 @@ class Instruction:
             tuple(o.role for o in operands),
             self.is_matmul,
             any(o.form.reach for o in operands),
+            any(o.form.memory == HBM for o in operands),
         )
         CLASSES.append(klass)
         if self._legalized:

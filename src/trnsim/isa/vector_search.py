@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from trnsim.machine.core import Core
 
 
+_NOT_FOUND = np.uint32(0xFFFFFFFF)
+
 # -- searches ----------------------------------------------------------------------------------------------------------
 
 
@@ -76,9 +78,26 @@ def max8(dst: Out, src: In) -> None:
 
 @max8.meaning
 def _(src: NkiTensor) -> NDArray[np.float32]:
-    values = src.as_float32().reshape(src.shape[0], -1)
+    values = _likely(src.as_float32().reshape(src.shape[0], -1))
     top = np.partition(values, values.shape[1] - 8, axis=1)[:, -8:]
     return np.sort(top, axis=1)[:, ::-1]
+
+
+def _likely(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Elements of each row among which the eight largest of it are.
+
+    They are in the eight blocks with the largest maxima: a block that is not among these has no element larger than
+    eight others. Maxima are quick to find, a partition of all is not.
+    """
+    rows, columns = values.shape
+    width = int(np.sqrt(columns))
+    blocks, rest = divmod(columns, width)
+    if blocks <= 32:
+        return values
+    split = values[:, : blocks * width].reshape(rows, width, blocks)  # block b: every blocks-th element from b
+    best = np.argpartition(split.max(axis=1), blocks - 8, axis=1)[:, -8:]
+    chosen = np.take_along_axis(split, best[:, None, :], axis=2).reshape(rows, 8 * width)
+    return np.concatenate([chosen, values[:, columns - rest :]], axis=1) if rest else chosen
 
 
 @max8.cost
@@ -97,7 +116,7 @@ def nc_find_index8(dst: Out, data: In, vals: In) -> None:
 
 @nc_find_index8.meaning
 def _(dst: NkiTensor, data: NkiTensor, vals: NkiTensor) -> NDArray[Any]:
-    return _find(data, vals, range(8))[0].astype(dst.dtype.numpy)
+    return _find(data, vals, range(8)).astype(dst.dtype.numpy)
 
 
 @nc_find_index8.cost
@@ -105,20 +124,44 @@ def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
     return (work(t, k, engine, streamed(t, k, engine)),)
 
 
-def _find(data: NkiTensor, vals: NkiTensor, order: range) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-    """Indices ``(P, 8)`` of ``vals`` in ``data``, taken in ``order``, no place found twice; and the places found."""
+def _find(data: NkiTensor, vals: NkiTensor, order: range) -> NDArray[np.uint32]:
+    """Indices ``(P, 8)`` of ``vals`` in ``data``, taken in ``order``, no place found twice; all ones if not found."""
     values = data.as_float32().reshape(data.shape[0], -1)
     wanted = vals.as_float32().reshape(data.shape[0], 8)
-    free = np.ones(values.shape, bool)
-    indices = np.empty(wanted.shape, np.uint32)
     lanes = np.arange(len(values))
+    table, places = _candidates(values, wanted)
+    free = np.ones(table.shape, bool)
+    indices = np.empty(wanted.shape, np.uint32)
     for k in order:
-        match = (values == wanted[:, k : k + 1]) & free
+        match = (table == wanted[:, k : k + 1]) & free
         at = match.argmax(axis=1)
         found = match[lanes, at]
-        indices[:, k] = np.where(found, at, 0xFFFFFFFF)
+        indices[:, k] = np.where(found, at if places is None else places[lanes, at], _NOT_FOUND)
         free[lanes[found], at[found]] = False
-    return indices, ~free
+    return indices
+
+
+def _candidates(
+    values: NDArray[np.float32], wanted: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.intp] | None]:
+    """The elements of each row, in order, that can equal one of its ``wanted``, and where they were.
+
+    What is below the least that is wanted cannot; where little else is left, only that is looked through.
+    """
+    with np.errstate(invalid="ignore"):
+        possible = values >= np.fmin.reduce(wanted, axis=1)[:, None]
+    counts = np.count_nonzero(possible, axis=1)
+    longest = int(counts.max(initial=0))
+    if not 0 < longest <= values.shape[1] // 8:
+        return values, None
+    flat = np.flatnonzero(possible)
+    lane, at = np.divmod(flat, values.shape[1])
+    place = np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts)
+    table = np.full((len(values), longest), np.nan, np.float32)
+    table[lane, place] = values.reshape(-1)[flat]
+    places = np.zeros(table.shape, np.intp)
+    places[lane, place] = at
+    return table, places
 
 
 @instruction("nki.isa.nc_match_replace8", engines="vector")
@@ -141,8 +184,10 @@ def nc_match_replace8(dst: Out, data: In, vals: In, imm: Immediate, dst_idx: Opt
 
 @nc_match_replace8.meaning
 def _(dst: NkiTensor, data: NkiTensor, vals: NkiTensor, imm: float, dst_idx: NkiTensor | None) -> None:
-    indices, found = _find(data, vals, range(7, -1, -1))
-    values = np.where(found, np.float32(imm), data.as_float32().reshape(found.shape))
+    indices = _find(data, vals, range(7, -1, -1))
+    values = data.as_float32().reshape(data.shape[0], -1).copy()
+    lane, k = np.nonzero(indices != _NOT_FOUND)
+    values[lane, indices[lane, k]] = imm
     write(dst, values)
     if dst_idx is not None:
         dst_idx.store(indices.astype(dst_idx.dtype.numpy))
@@ -219,8 +264,19 @@ def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
 def quantize_mx(dst: Out, src: In, dst_scale: Out) -> None:
     """Groups of 8 partitions by 4 elements of ``src`` as MXFP8: packed elements to ``dst``, scales to ``dst_scale``.
 
-    The scales of a quadrant of 32 partitions lie in its first 4 partitions (``numerics.mx``).
+    The scales of a quadrant of 32 partitions lie in its first 4 partitions (``numerics.mx``); others of ``dst_scale``
+    become 0.
     """
+    _quantize_rules(dst, src, dst_scale)
+
+
+@instruction("nki.isa.quantize_mx.ocp", engines="vector", generations="v4")
+def quantize_mx_ocp(dst: Out, src: In, dst_scale: Out) -> None:
+    """``quantize_mx`` as it was before NKI 0.5: scales by the rule of the MX specification, so that values saturate."""
+    _quantize_rules(dst, src, dst_scale)
+
+
+def _quantize_rules(dst: Form, src: Form, dst_scale: Form) -> None:
     require_memory(SBUF, dst=dst, src=src, dst_scale=dst_scale)
     formats, scales = ("float8_e5m2_x4", "float8_e4m3fn_x4"), ("float8_e8m0fnu", "uint8")
     require(src.dtype in ("float16", "bfloat16"), "src is a 16-bit float", "src", src.dtype, ("float16", "bfloat16"))
@@ -248,14 +304,23 @@ def quantize_mx(dst: Out, src: In, dst_scale: Out) -> None:
 
 @quantize_mx.meaning
 def _(core: Core, dst: NkiTensor, src: NkiTensor, dst_scale: NkiTensor) -> None:
-    rule: mx.Rule = "ocp" if core.launch.release.before("0.5") else "neuron"
+    _quantize(dst, src, dst_scale, "ocp" if core.launch.release.before("0.5") else "neuron")
+
+
+@quantize_mx_ocp.meaning
+def _(dst: NkiTensor, src: NkiTensor, dst_scale: NkiTensor) -> None:
+    _quantize(dst, src, dst_scale, "ocp")
+
+
+def _quantize(dst: NkiTensor, src: NkiTensor, dst_scale: NkiTensor, rule: mx.Rule) -> None:
     packed, scales = mx.quantize(src.as_float32().reshape(src.shape[0], -1), dst.dtype, rule)
     dst.store(packed)
-    tile = dst_scale.array().view(np.uint8).reshape(dst_scale.shape[0], -1).copy()
+    tile = np.zeros((dst_scale.shape[0], scales.shape[1]), np.uint8)  # partitions that hold no scale become 0
     dst_scale.store(mx.spread_scales(scales, out=tile).view(dst_scale.dtype.numpy))
 
 
 @quantize_mx.cost
+@quantize_mx_ocp.cost
 def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
     # Four elements a partition and cycle (Trainium3 architecture guide).
     return (work(t, k, engine, k.operand("src").elements / 4),)

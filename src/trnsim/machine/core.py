@@ -80,10 +80,12 @@ class Launch:
         self.lines = LineTable()
         self.findings: dict[tuple[Any, ...], Finding] = {}
         self.cores = [Core(self, index) for index in range(lnc)]
-        self.switches: list[tuple[int, int]] = []
         self.grid: int | None = None
         self.exchange: Exchange | None = None
         self.progress: Any = None
+
+    def keep_step(self, core: Core) -> None:
+        """Called before ``core`` touches HBM, where it may meet other cores."""
 
     def add_finding(self, kind: str, message: str, line: int, **details: Any) -> None:
         """Report ``message`` once a source line; repeats are counted."""
@@ -390,6 +392,8 @@ class Core:
         name: str | None = None,
     ) -> int:
         """Record one instruction and, with numbers, execute it. Returns its row in the trace."""
+        if klass.in_hbm and self.launch.lnc > 1:
+            self.launch.keep_step(self)
         trace = self.trace
         rows = trace.operand_rows
         first = len(rows) // 4

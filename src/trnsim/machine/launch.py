@@ -1,7 +1,9 @@
 """Running a kernel function on the cores of one logical core, as coroutines in one thread.
 
-Each core runs until it must wait for the other in ``sendrecv`` or ``core_barrier``; then the next in rank order runs.
-If none can, that is a deadlock, and the error names what each waits for.
+Each core runs until it must wait for the other in ``sendrecv`` or ``core_barrier``, or until it would touch HBM while
+another is behind it: accesses to HBM happen in the order of the instructions' numbers in their programs, those of equal
+number in the order of the cores, as they roughly do on cores that start together. Then the next in rank order runs. If
+none can, that is a deadlock, and the error names what each waits for.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from trnsim.machine.ranks import World
     from trnsim.machine.tensor import NkiTensor
 
+_STEP = object()  # what a core waits for that would touch HBM ahead of the others
+
 
 class Program(Launch):
     """A launch whose cores can meet."""
@@ -33,6 +37,7 @@ class Program(Launch):
         self.waiting: dict[int, tuple[Any, str, int]] = {}
         self.arrived: dict[Any, set[int]] = {}
         self.mail: dict[Any, NDArray[Any]] = {}
+        self.finished: set[int] = set()
         self._hub: Any = None
         self.rank = 0
         self.world: World | None = None
@@ -69,20 +74,42 @@ class Program(Launch):
         while True:
             progressed = False
             for index, task in enumerate(tasks):
-                if task.dead or (index in self.waiting and not self._complete(self.waiting[index][0])):
+                if task.dead or (index in self.waiting and not self._complete(self.waiting[index][0], index)):
                     continue
                 self.waiting.pop(index, None)
                 machine.set_current(self.cores[index])
-                self.switches.append((index, len(self.cores[index].trace)))
                 task.switch()
+                if task.dead:
+                    self.finished.add(index)
                 progressed = True
             if all(task.dead for task in tasks):
                 return results
             if not progressed and not (self.world is not None and self.world.rest(self)):
                 raise self._deadlock(tasks)
 
-    def _complete(self, key: Any) -> bool:
+    def _complete(self, key: Any, index: int) -> bool:
+        if key is _STEP:
+            return self._leads(index)
         return key.done if isinstance(key, Meeting) else len(self.arrived.get(key, ())) == self.lnc
+
+    def _leads(self, index: int) -> bool:
+        """Whether no core that can go on is behind core ``index``."""
+        row = len(self.cores[index].trace)
+        for other in range(self.lnc):
+            if other == index or other in self.finished:
+                continue
+            behind = len(self.cores[other].trace)
+            if behind < row or (behind == row and other < index):
+                wait = self.waiting.get(other)
+                if wait is None or self._complete(wait[0], other):
+                    return False
+        return True
+
+    def keep_step(self, core: Core) -> None:
+        """Wait until no core that can go on is behind ``core``."""
+        if not self._leads(core.index):
+            self.waiting[core.index] = (_STEP, "an access to HBM", core.caller_line())
+            self._hub.switch()
 
     def _deadlock(self, tasks: list[Any]) -> DeadlockError:
         sides = []
@@ -119,7 +146,7 @@ class Program(Launch):
     def rendezvous(self, core: Core, key: Any, what: str) -> None:
         """Wait until every core has come to ``key``."""
         self.arrived.setdefault(key, set()).add(core.index)
-        if self._complete(key):
+        if self._complete(key, core.index):
             return
         self.waiting[core.index] = (key, what, core.caller_line())
         self._hub.switch()

@@ -521,6 +521,12 @@ class NkiTensor:
             limit = whole[indirect_dim] if indirect_dim < len(whole) else 1
             if scalar_offset is not None:
                 value = _scalar_value(scalar_offset, self)
+                if value >= limit:
+                    # What ends an index is the end of the tensor: public kernels count beyond an inner dimension of
+                    # size 1 in strides that it shares with the dimension before it.
+                    last = at + sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if s > 0)
+                    elements = self.storage.rows * self.storage.row_bytes // kind.itemsize
+                    limit = max(limit, (elements - 1 - last) // max(stride, 1) + 1)
                 if not 0 <= value < limit:
                     return NkiTensor(
                         shape, kind, self.storage, strides, at, None, Indirect("outside", None, value, limit)

@@ -51,7 +51,7 @@ class InstructionClass:
 
     ``engines`` are the engines that can run it, the preferred first. ``attributes`` are plain values by name. ``state``
     names engine state that it changes (accumulators, random generators). ``plan`` says where each argument of its
-    meaning comes from. ``indirect``: an operand has tensor indirection.
+    meaning comes from. ``indirect``: an operand has tensor indirection. ``in_hbm``: an operand is in HBM.
     """
 
     instruction: Any
@@ -65,6 +65,7 @@ class InstructionClass:
     roles: tuple[str, ...] = ()
     is_matmul: bool = False
     indirect: bool = False
+    in_hbm: bool = False
 
     @property
     def name(self) -> str:

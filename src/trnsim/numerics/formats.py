@@ -4,7 +4,8 @@ The list, the names and the bit layouts are those of the NKI documentation (``nk
 "NKI data types"), the block-scaled formats those of the OCP Microscaling (MX) specification v1.0. AWS's "configurable
 fp8" (cFP8) is the choice among ``float8_e3m4``, ``float8_e4m3`` and ``float8_e5m2``. Storage types come from NumPy and
 ml_dtypes, which agree bit for bit with the documented layouts; the packed ``_x4`` types, which neither has, are stored
-in unsigned integers with element 0 in the lowest bits.
+in unsigned integers with element 0 in the lowest bits. Outside the machine their arrays have record types (``host``),
+so that an array says which format it holds; ``np.dtype("float8_e4m3fn_x4")`` is one of them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class DType(str):
         itemsize: bytes of one element as stored (of four, for the packed types).
         numpy: ``np.dtype`` it is stored in. ``tfloat32`` is stored in float32, ``bool`` in uint8, the packed types in
             uint32 or uint16.
+        host: ``np.dtype`` of arrays of this format outside the machine: that of ``numpy``, but for the packed types a
+            record of bytes, which no arithmetic takes for a number.
         kind: ``"float"``, ``"int"``, ``"uint"``, ``"bool"``, ``"packed"`` or ``"scale"`` (``float8_e8m0fnu``).
         max, min: largest and smallest finite value (of one element, for the packed types).
         exponent_bits, mantissa_bits: 0 where there are none.
@@ -43,6 +46,7 @@ class DType(str):
         "exponent_bits",
         "has_inf",
         "has_nan",
+        "host",
         "index",
         "itemsize",
         "kind",
@@ -54,6 +58,7 @@ class DType(str):
 
     itemsize: int
     numpy: np.dtype[Any]
+    host: np.dtype[Any]
     kind: str
     max: float
     min: float
@@ -112,6 +117,7 @@ def _define(
     has_nan: bool = False,
     element: DType | None = None,
     own_type: bool = True,
+    host: np.dtype[Any] | None = None,
 ) -> DType:
     """Make a format; ``own_type`` says that its storage type stands for this format and no other."""
     dtype = str.__new__(DType, name)
@@ -119,6 +125,7 @@ def _define(
     values: dict[str, object] = {
         "itemsize": storage.itemsize,
         "numpy": storage,
+        "host": storage if host is None else host,
         "kind": kind,
         "min": limits[0],
         "max": limits[1],
@@ -154,7 +161,8 @@ def _float(
 
 
 def _packed(name: str, storage: Any, element: DType) -> DType:
-    return _define(
+    host = _record(name, np.dtype(storage).itemsize)
+    packed = _define(
         name,
         storage,
         "packed",
@@ -164,7 +172,18 @@ def _packed(name: str, storage: Any, element: DType) -> DType:
         has_nan=element.has_nan,
         element=element,
         own_type=False,
+        host=host,
     )
+    _BY_TYPE[host] = _BY_TYPE[host.type] = packed
+    # NumPy looks names up here, and takes dtypes too; ml_dtypes registers its types the same way.
+    np.sctypeDict[name] = host  # type: ignore[assignment]
+    return packed
+
+
+def _record(name: str, itemsize: int) -> np.dtype[Any]:
+    """A NumPy type of ``itemsize`` bytes whose scalar type has the name; unlike fields keep two of them unequal."""
+    scalar = type(name, (np.void,), {"__module__": __name__, "__doc__": f"One packed element of {name}."})
+    return np.dtype((scalar, [(f"{name}_{byte}", np.uint8) for byte in range(itemsize)]))
 
 
 float32 = _float("float32", np.float32, (2 - 2.0**-23) * 2.0**127, (8, 23))

@@ -47,7 +47,7 @@ def test_counts_reasons_and_timeouts(tmp_path, workers):
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
     command = [
-        sys.executable, "-m", "pytest", "-q", "-p", "trnsim.pytest_plugin", "-p", "no:cacheprovider",
+        sys.executable, "-m", "pytest", "-q", "-p", "trnsim", "-p", "no:cacheprovider",
         "--trnsim-timeout", "1", "--trnsim-json", "out.json", "--deselect", "test_suite.py::none", "test_suite.py",
     ]  # fmt: skip
     if workers:
@@ -73,6 +73,6 @@ def test_seed_makes_draws_repeat(tmp_path):
         "    seen.append((random.random(), np.random.random()))\n"
         "    assert len(set(seen)) == 1\n"
     )
-    command = [sys.executable, "-m", "pytest", "-p", "trnsim.pytest_plugin", "-p", "no:cacheprovider", "-q", str(suite)]
+    command = [sys.executable, "-m", "pytest", "-p", "trnsim", "-p", "no:cacheprovider", "-q", str(suite)]
     assert subprocess.run([*command, "--trnsim-seed", "5"], cwd=tmp_path, check=False).returncode == 0
     assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 1

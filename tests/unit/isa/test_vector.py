@@ -559,6 +559,26 @@ class TestSearches:
             assert_same(read(dst), rounded(np.array(expected, np.float32), out))
 
     @draws
+    @given(st.integers(1, 4), st.sampled_from([1088, 1157, 4058, 16384]), seeds, st.sampled_from([2, 40, 4000]))
+    def test_wide_rows(self, partitions, elements, seed, kinds):
+        rng = np.random.default_rng(seed)
+        x = rng.integers(0, kinds, (partitions, elements)).astype(np.float32)
+        x[rng.random(x.shape) < 0.01] = -np.inf
+        with running() as core:
+            data, top = given_tensor(core, x, "float32"), tensor(core, "float32", partitions, 8)
+            places, rest = tensor(core, "uint32", partitions, 8), tensor(core, "float32", partitions, elements)
+            vector_search.max8(top, data)
+            vector_search.nc_match_replace8(rest, data, top, -7.0, places)
+            assert np.array_equal(read(top), np.sort(x, axis=1)[:, :-9:-1])
+            for row, largest, at, left in zip(x, read(top), read(places), read(rest), strict=True):
+                order = np.argsort(-row, kind="stable")[:8]  # of equal values the first is found first, by the last val
+                assert sorted(at.tolist()) == sorted(order.tolist())
+                assert np.array_equal(row[at], largest)
+                expected = row.copy()
+                expected[order] = -7.0
+                assert np.array_equal(left, expected)
+
+    @draws
     @given(st.sampled_from([1, 32, 128]), st.integers(8, 40), seeds, st.sampled_from(["uint16", "uint32"]), layouts)
     def test_find_and_replace(self, partitions, elements, seed, kind, layout):
         rng = np.random.default_rng(seed)

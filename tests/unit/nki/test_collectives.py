@@ -415,3 +415,18 @@ def test_rules(kind, operand, call):
         simulate(lambda x: call(x, group_of(1)), np.zeros((4, 4), np.float32), chip="trn2")
     assert caught.value.operand == operand
     assert caught.value.location is not None
+
+
+def test_arguments_by_name():
+    def kernel(x, scale, *, lift):
+        out = output(x.shape, x.dtype)
+        ncc.all_reduce([x], [out], group_of(2), nl.add)
+        tile = nl.load(out)
+        nisa.tensor_scalar(dst=tile, data=tile, op0=nl.multiply, operand0=float(scale), op1=nl.add, operand1=lift)
+        nisa.dma_copy(out, tile)
+        return out
+
+    a, b = inputs(2, (4, 4))
+    found = simulate_ranks(kernel, [{"x": a, "scale": 2}, {"x": b, "scale": 3}], lift=1.0)
+    assert np.array_equal(found[0], 2 * (a + b) + 1)
+    assert np.array_equal(found[1], 3 * (a + b) + 1)

@@ -142,6 +142,11 @@ def test_packed(name, element, itemsize):
     assert (dtype.kind, dtype.elements, dtype.itemsize, dtype.element) == ("packed", 4, itemsize, element)
     assert dtype.max == dtype.element.max
     assert dtype != dtype.numpy
+    assert np.dtype(name) == dtype.host == np.dtype(dtype)
+    assert as_dtype(dtype.host) is as_dtype(np.zeros(3, name).dtype) is dtype
+    assert dtype.host.itemsize == dtype.numpy.itemsize
+    with pytest.raises(TypeError):
+        np.zeros(3, name).astype(np.float32)  # no number
 
 
 @pytest.mark.parametrize(
