@@ -334,8 +334,8 @@ class Core:
             len(launch.storages),
             name,
             HBM,
-            # Public kernels ask where their inputs are: those for NKI 0.2 expect nl.hbm, nki-library shared_hbm.
-            MemoryRegion.private_hbm if launch.release.version == "0.2" else MemoryRegion.shared_hbm,
+            # Kernels ask: those of the MX guide, on one core, expect nl.hbm; nki-library, on two, shared_hbm.
+            MemoryRegion.shared_hbm if launch.lnc > 1 and launch.release.version != "0.2" else MemoryRegion.private_hbm,
             kind,
             sizes,
             int(np.prod(sizes[:-1], dtype=np.int64)),
