@@ -1,7 +1,7 @@
 """Speed and memory, each against a peer or a limit measured in the same run.
 
-``python bench/run.py [NAME ...]``; NAME is one of matmul, pallas, time_only, start. The SDK's kernels come from a local
-checkout named by ``TRNSIM_SDK``; parts that need it are skipped, visibly, without it.
+``python bench/run.py [NAME ...]``; NAME is one of matmul, pallas, time_only, start, instructions. The SDK's kernels
+come from a local checkout named by ``TRNSIM_SDK``; parts that need it are skipped, visibly, without it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from instructions import bench_instructions
 
 import trnsim
 
@@ -207,7 +208,13 @@ def bench_start():
 
 
 if __name__ == "__main__":
-    parts = {"matmul": bench_matmul, "time_only": bench_time_only, "pallas": bench_pallas, "start": bench_start}
+    parts = {
+        "matmul": bench_matmul,
+        "time_only": bench_time_only,
+        "pallas": bench_pallas,
+        "start": bench_start,
+        "instructions": bench_instructions,
+    }
     unknown = set(sys.argv[1:]) - set(parts)
     if unknown:
         sys.exit(f"unknown benchmark {', '.join(sorted(unknown))}; known: {', '.join(parts)}")

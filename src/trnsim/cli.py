@@ -89,7 +89,9 @@ def run(
 
 @app.command()
 def profile(
-    target: Annotated[str, typer.Argument(metavar="FILE.py:KERNEL", help="The kernel to profile.")],
+    target: Annotated[
+        str, typer.Argument(metavar="FILE.py:KERNEL", help="The kernel to profile; KERNEL[2,4] on a grid.")
+    ],
     arg: Annotated[
         list[str] | None,
         typer.Option("--arg", help="f32[2048,2048], file.npy or a literal; NAME=... gives it by name. Repeat."),

@@ -16,7 +16,8 @@ _installed: Release | None = None
 def install(*, shadow: bool = False, nki_version: str | None = None, source: str | Path | None = None) -> Release:
     """Put trnsim's modules in place as ``nki``, ``nki.isa``, ``nki.language`` and so on, and as ``neuronxcc.nki``.
 
-    A real ``nki`` installation is never shadowed unless ``shadow`` asks for it.
+    ``torch_xla`` and ``torch_neuronx`` become stand-ins for device scripts. A real installation is never shadowed
+    unless ``shadow`` asks for it.
 
     Args:
         nki_version: the release of NKI that programs are written for, ``0.2`` to ``0.6``. Default: the environment
@@ -35,6 +36,7 @@ def install(*, shadow: bool = False, nki_version: str | None = None, source: str
     existing = sys.modules.get("nki")
     if _installed is None and not shadow and (existing is not None or importlib.util.find_spec("nki") is not None):
         raise InputError("a real nki package is installed; trnsim.install(shadow=True) puts trnsim's in its place")
+    from trnsim.compat import frameworks
     from trnsim.nki.versions import choose, finder, views
 
     release = choose.choose(nki_version, source)
@@ -43,6 +45,7 @@ def install(*, shadow: bool = False, nki_version: str | None = None, source: str
         sys.modules.pop(name, None)
     sys.modules.update(found)
     finder.provide(shadow=shadow)
+    frameworks.provide(shadow=shadow)
     _installed = release
     return release
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -108,13 +109,16 @@ def _is_users(error: Exception) -> bool:
 
 
 def profile_kernel(target: str, arguments: list[str], session: Session, nki_version: str | None = None) -> None:
-    """Run kernel ``FILE.py:KERNEL`` once with arguments given as text."""
+    """Run kernel ``FILE.py:KERNEL`` once with arguments given as text; ``KERNEL[2,4]`` launches it on a grid."""
     from trnsim.api import parse_argument
-    from trnsim.nki.kernel import Kernel, as_kernel
+    from trnsim.nki.kernel import as_kernel
 
     path, colon, name = target.rpartition(":")
     if not colon or not path:
         raise InputError(f"{target!r} must be FILE.py:KERNEL")
+    name, bracket, grid = name.partition("[")
+    if bracket and not re.fullmatch(r"[0-9]+(,[0-9]+)*\]", grid.replace(" ", "")):
+        raise InputError(f"{target!r}: a launch grid is written KERNEL[2] or KERNEL[2,4]")
     code = compile_file(path)
     release = install(nki_version=nki_version, source=path)
     module = ModuleType("trnsim_profiled")
@@ -125,9 +129,11 @@ def profile_kernel(target: str, arguments: list[str], session: Session, nki_vers
         exec(code, module.__dict__)  # noqa: S102
         kernel: Any = module.__dict__.get(name)
         if kernel is None or not callable(kernel):
-            known = sorted(k for k, v in module.__dict__.items() if isinstance(v, Kernel))
+            known = sorted(k for k, v in module.__dict__.items() if callable(getattr(v, "launch", None)))
             raise InputError(f"{path} has no kernel {name!r}; it has {', '.join(known) or 'none'}")
         kernel = as_kernel(kernel, release)
+        if bracket:
+            kernel = kernel[tuple(int(n) for n in grid.rstrip("]").split(","))]
         positional: list[Any] = []
         named: dict[str, Any] = {}
         for item in arguments:

@@ -143,11 +143,14 @@ def run_kernel(
     rank: int = 0,
     world: World | None = None,
     release: Release = DEFAULT,
+    schedule_reason: str = "",
+    any_lnc: bool = False,
 ) -> Any:
     """Run a kernel function on simulated cores and return what it returns, as the caller's kind of array.
 
     ``release``: of NKI, that the kernel is written for. ``rank`` and ``world``: the kernel is one of several that
-    communicate; see ``machine/ranks.py``.
+    communicate; see ``machine/ranks.py``. ``schedule_reason`` says why the schedule ``nki`` is not the default of the
+    kernel's NKI version. ``any_lnc``: the kernel may use fewer cores than ``NEURON_LOGICAL_NC_CONFIG`` says.
 
     Raises:
         TrnsimError: what the kernel did wrong, or what trnsim cannot do.
@@ -156,7 +159,7 @@ def run_kernel(
     options = options or (session.options if session else SimulationOptions(timed=False))
     chip = choose_chip(options, platform_target)
     lnc = grid if grid is not None else (options.lnc or 1)
-    _check_environment(name, lnc)
+    _check_environment(name, lnc, any_lnc=any_lnc)
     if lnc not in (1, 2):
         raise CompilerError(f"{name}[{lnc}]: a logical core has 1 or 2 cores", operand="lnc", value=lnc, limit=(1, 2))
     if lnc == 2 and chip.core is not None and chip.core.version == "v2":
@@ -184,18 +187,19 @@ def run_kernel(
         add_schedule(core, schedule_edges)
     outputs = binder.results(results)
     if session is not None and options.timed:
-        call = make_call(program, options, name, binder.arguments, time.perf_counter() - started)
+        reason = schedule_reason if options.schedule == "nki" else ""
+        call = make_call(program, options, name, binder.arguments, time.perf_counter() - started, reason)
         session.calls.append(call)
     return outputs
 
 
-def _check_environment(name: str, lnc: int) -> None:
+def _check_environment(name: str, lnc: int, *, any_lnc: bool) -> None:
     """What the documented environment variables ask for, where it differs from what will happen.
 
     ``NKI_SIMULATOR`` needs nothing: every kernel is simulated.
     """
     wanted = os.environ.get("NEURON_LOGICAL_NC_CONFIG")
-    if wanted and wanted != str(lnc):
+    if wanted and wanted != str(lnc) and not any_lnc:
         raise InputError(
             f"NEURON_LOGICAL_NC_CONFIG={wanted}, but {name or 'the kernel'} is launched on {lnc} cores: "
             f"launch it as kernel[{wanted}], or change the variable"
@@ -440,7 +444,12 @@ def _as_torch(tensor: NkiTensor) -> Any:
 
 
 def make_call(
-    program: Program, options: SimulationOptions, name: str, arguments: list[str], seconds: float
+    program: Program,
+    options: SimulationOptions,
+    name: str,
+    arguments: list[str],
+    seconds: float,
+    schedule_reason: str = "",
 ) -> KernelCall:
     """The record of a kernel call, with its predicted time."""
     from trnsim.report.call import KernelCall
@@ -462,6 +471,7 @@ def make_call(
         generation=program.generation,
         cores=program.lnc,
         schedule=options.schedule,
+        schedule_reason=schedule_reason,
         clock=timing_options.clock,
         arguments=tuple(arguments),
         timeline=timeline,

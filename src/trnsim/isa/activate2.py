@@ -125,9 +125,9 @@ def _(
             x = operator(second, x) if reverse else operator(x, second)
     x = np.where(x > 0, x, column(relu_param, data) * x) if op.name == "prelu" else op(x)
     x = np.asarray(x, np.float32)
-    dst.store_float32(x)
     cmd = _command(reduce_cmd)
     if cmd == "idle" and reduce_res is None:
+        dst.store_float32(x)
         return
     registers = accumulator(core, data, _STATE)
     if cmd.startswith("reset"):
@@ -136,6 +136,7 @@ def _(
     if cmd.endswith("reduce"):
         assert reduce_op is not None
         registers[:] = reduce_op(registers, _reduced(reduce_op, x.reshape(len(x), -1)))
+    dst.store_float32(x)  # after the sum: x may be data itself, which dst may overlap
     if reduce_res is not None:
         write(reduce_res, registers)
 

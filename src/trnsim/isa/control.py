@@ -80,8 +80,8 @@ def register_move(dst: VirtualRegister, src: Any) -> NkiInstruction:
 def _load(src: In, cell: Immediate) -> None:
     """One element of SBUF or HBM into a register."""
     require(src.size == 1, "src must have exactly one element", "src", src.shape, 1)
-    require(src.memory in (SBUF, HBM), "src must be in SBUF or HBM", "src", src.memory)
-    require(src.dtype.itemsize <= 4, "a register holds 32 bits", "src", src.dtype)
+    require(src.memory in (SBUF, HBM), "src must be in SBUF or HBM", "src", src.memory, (SBUF, HBM))
+    require(src.dtype.itemsize <= 4, "a register holds 32 bits", "src", src.dtype, "4 bytes")
 
 
 @_load.meaning
@@ -111,7 +111,7 @@ def register_load(dst: VirtualRegister, src: NkiTensor) -> NkiInstruction:
 def _store(dst: Out, cell: Immediate) -> None:
     """A register's value into one element of SBUF or HBM."""
     require(dst.size == 1, "dst must have exactly one element", "dst", dst.shape, 1)
-    require(dst.memory in (SBUF, HBM), "dst must be in SBUF or HBM", "dst", dst.memory)
+    require(dst.memory in (SBUF, HBM), "dst must be in SBUF or HBM", "dst", dst.memory, (SBUF, HBM))
 
 
 @_store.meaning
@@ -147,13 +147,13 @@ def _exchange(
 ) -> None:
     """Send ``src`` to another core's ``dst`` and receive into ours."""
     del pipe_id
-    require(src.memory == SBUF, "src must be in SBUF", "src", src.memory)
-    require(dst.memory == SBUF, "dst must be in SBUF", "dst", dst.memory)
+    require(src.memory == SBUF, "src must be in SBUF", "src", src.memory, SBUF)
+    require(dst.memory == SBUF, "dst must be in SBUF", "dst", dst.memory, SBUF)
     require(src.dtype == dst.dtype, "src and dst must have the same dtype", "dst", dst.dtype, src.dtype)
     require(src.shape == dst.shape, "src and dst must have the same shape", "dst", dst.shape, src.shape)
     for name, rank in (("send_to_rank", send_to_rank), ("recv_from_rank", recv_from_rank)):
         require(rank in (0, 1), "a rank of the logical core is 0 or 1", name, rank, (0, 1))
-    if machine.current().launch.release.before("0.4"):
+    if machine.current().launch.release.version in ("0.2", "0.3"):
         whole = src.partitions % 16 == 0
         require(whole, "before NKI 0.4 the partitions are a multiple of 16", "src", src.partitions, 16)
     if str(getattr(dma_engine, "name", dma_engine)) == "gpsimd_dma":
@@ -200,8 +200,8 @@ def sendrecv(
     core = machine.current()
     if core.launch.lnc < 2:
         raise HardwareError(
-            "sendrecv needs two cores: launch the kernel with kernel[2]", instruction="sendrecv", value="LNC=1",
-            generation=core.generation,
+            "sendrecv needs two cores: launch the kernel with kernel[2]", instruction="sendrecv",
+            operand="send_to_rank", value="LNC=1", limit="LNC=2", generation=core.generation,
         )  # fmt: skip
     pipe = int(pipe_id)
     count = core.pipes.get(pipe, 0)
@@ -217,8 +217,10 @@ def sendrecv(
 
 @instruction("nki.isa.core_barrier", engines="gpsimd vector scalar tensor sync", generations="v3 v4")
 def _barrier(data: In, cores: Any, engine: Any) -> None:
-    """Wait on one engine until all cores have come here."""
-    require(tuple(cores) == (0, 1), "only cores (0, 1) can meet", "cores", cores, (0, 1))
+    """Wait on one engine until all cores have come here; a core alone waits for nobody."""
+    both = machine.current().launch.lnc > 1
+    limit = (0, 1) if both else (0,)
+    require(tuple(cores) == limit, f"only cores {limit} can meet", "cores", cores, limit)
 
 
 @_barrier.meaning
@@ -234,17 +236,27 @@ def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
 def core_barrier(
     data: NkiTensor, cores: Any = (0, 1), engine: Any = Engine.gpsimd, name: str | None = None
 ) -> NkiInstruction:
-    """Wait until both cores have reached this call, so that what each wrote to ``data`` may be read by the other."""
+    """Wait until both cores have reached this call, so that what each wrote to ``data`` may be read by the other.
+
+    ``cores`` is (0, 1). A kernel on one core may name that core alone, (0,) or 0, as public kernels do.
+
+    Raises:
+        HardwareError: the kernel runs on one core, or ``cores`` are others.
+        DeadlockError: the other core never makes the matching call.
+    """
     core = machine.current()
+    named = (int(cores),) if isinstance(cores, (int, np.integer)) else tuple(cores)
     if core.launch.lnc < 2:
-        raise HardwareError(
-            "core_barrier needs two cores: launch the kernel with kernel[2]", instruction="core_barrier",
-            value="LNC=1", generation=core.generation,
-        )  # fmt: skip
-    count = core.pipes.get("barrier", 0)
-    core.pipes["barrier"] = count + 1
-    key = ("core_barrier", 0, count)
-    assert core.launch.exchange is not None
-    core.launch.exchange.rendezvous(core, key, f"core_barrier, call {count}")
-    core.pending_rendezvous = key
-    return _barrier(data, tuple(cores), engine, name)
+        if len(named) > 1:
+            raise HardwareError(
+                "core_barrier needs two cores: launch the kernel with kernel[2]", instruction="core_barrier",
+                operand="cores", value="LNC=1", limit="LNC=2", generation=core.generation,
+            )  # fmt: skip
+    elif named == (0, 1):
+        count = core.pipes.get("barrier", 0)
+        core.pipes["barrier"] = count + 1
+        key = ("core_barrier", 0, count)
+        assert core.launch.exchange is not None
+        core.launch.exchange.rendezvous(core, key, f"core_barrier, call {count}")
+        core.pending_rendezvous = key
+    return _barrier(data, named, engine, name)

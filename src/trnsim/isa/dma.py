@@ -18,7 +18,7 @@ from trnsim.isa.constants import dge_mode as DgeMode
 from trnsim.isa.constants import engine as Engine
 from trnsim.isa.constants import oob_mode as OobMode
 from trnsim.isa.costs import reads_and_writes
-from trnsim.isa.instruction import In, Ins, Out, instruction, require
+from trnsim.isa.instruction import In, Ins, Out, instruction, require, target
 from trnsim.isa.work import Transfer
 from trnsim.machine import core as machine
 from trnsim.machine.form import HBM, PSUM, SBUF, Form
@@ -34,21 +34,38 @@ def _name(value: Any) -> str:
 
 
 def _check_common(
-    dst: Form, sources: tuple[Form, ...], dge_mode: Any, oob_mode: Any, *, allow_psum: bool = False
+    dst: Form, sources: dict[str, Form], dge_mode: Any, oob_mode: Any, *, allow_psum: bool = False
 ) -> None:
-    for name, form in (("dst", dst), *((f"src{i}" if len(sources) > 1 else "src", s) for i, s in enumerate(sources))):
+    for name, form in (("dst", dst), *sources.items()):
         psum = form.memory == PSUM and not allow_psum
         require(not psum, "DMA reaches HBM and SBUF, not PSUM", name, "psum", ("hbm", "sbuf"))
         if form.indirect > 0:
-            require(form.memory == HBM, "a view with vector_offset must be in HBM", name, form.memory)
+            _check_index(name, form)
     require(_name(dge_mode) in _MODES, "no such descriptor generation mode", "dge_mode", dge_mode, _MODES)
-    require(_name(oob_mode) in ("error", "skip"), "no such out-of-bounds mode", "oob_mode", oob_mode)
+    modes = ("error", "skip")
+    require(_name(oob_mode) in modes, "no such out-of-bounds mode", "oob_mode", oob_mode, modes)
+
+
+def _check_index(name: str, form: Form) -> None:
+    """A view with ``vector_offset`` is in HBM, its index in SBUF: an integer for each of its rows."""
+    index = Form.table[form.indirect - 1]
+    require(form.memory == HBM, "a view with vector_offset must be in HBM", name, form.memory, HBM)
+    require(index.memory == SBUF, "the indices of vector_offset must be in SBUF", name, index.memory, SBUF)
+    kinds = ("int", "uint")
+    require(index.dtype.kind in kinds, "indices of vector_offset are integers", name, index.dtype, "an integer dtype")
+    require(
+        index.size >= form.shape[0],
+        "vector_offset needs an index for each row of the pattern",
+        name,
+        f"{index.shape} indices",
+        f"{form.shape[0]} rows",
+    )
 
 
 def _check_priority(priority: Any) -> None:
     if priority is not None:
         generation = machine.current().generation
-        require(generation == "v4", "DMA priorities need NeuronCore-v4", "priority", priority)
+        require(generation == "v4", "DMA priorities need NeuronCore-v4", "priority", priority, "NeuronCore-v4")
         require(priority in (0, 1, 2, 3), "priority must be 0 to 3", "priority", priority, (0, 3))
 
 
@@ -66,7 +83,7 @@ def dma_copy(
     Views made with ``vector_offset`` gather or scatter rows. An index out of bounds is an error, or with
     ``oob_mode.skip`` leaves the destination as it is. Integers of one size are copied bit for bit.
     """
-    _check_common(dst, (src,), dge_mode, oob_mode, allow_psum=machine.current().launch.release.version == "0.2")
+    _check_common(dst, {"src": src}, dge_mode, oob_mode, allow_psum=machine.current().launch.release.version == "0.2")
     _check_priority(priority)
     require(
         dst.size == src.size,
@@ -78,14 +95,22 @@ def dma_copy(
     mode = _name(dge_mode)
     generation = machine.current().generation
     if mode == "hwdge":
-        require(generation != "v2", "hardware descriptor generation needs NeuronCore-v3", "dge_mode", mode)
+        require(
+            generation != "v2", "hardware descriptor generation needs NeuronCore-v3", "dge_mode", mode, "swdge, none"
+        )
         require(dst.dtype == src.dtype, "hwdge moves raw bytes: dtypes must match", "dst", dst.dtype, src.dtype)
-        require(_name(engine) in ("unknown", "sync", "scalar"), "hwdge is issued by sync or scalar", "engine", engine)
-        require(not (src.indirect > 0 or dst.indirect > 0), "vector_offset needs swdge", "dge_mode", mode)
+        require(
+            _name(engine) in ("unknown", "sync", "scalar"),
+            "hwdge is issued by sync or scalar",
+            "engine",
+            engine,
+            "sync, scalar",
+        )
+        require(not (src.indirect > 0 or dst.indirect > 0), "vector_offset needs swdge", "dge_mode", mode, "swdge")
     else:
-        require(_name(engine) == "unknown", "engine is for dge_mode.hwdge only", "engine", engine)
+        require(_name(engine) == "unknown", "engine is for dge_mode.hwdge only", "engine", engine, "unknown")
     if mode == "none":
-        require(not (src.indirect or dst.indirect), "run-time addresses need a DGE", "dge_mode", mode)
+        require(not (src.indirect or dst.indirect), "run-time addresses need a DGE", "dge_mode", mode, "swdge, hwdge")
     _check_packed(dst, src)
     # `engine` names the ring's engine, not who executes: the DMA engines do.
 
@@ -104,74 +129,145 @@ def _converted(values: NDArray[Any], src: NkiTensor, dst: NkiTensor) -> NDArray[
     return cast(values, src.dtype, dst.dtype)
 
 
-def _row_offsets(view: NkiTensor, skip: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Element offsets of every element of an indirect view, and which rows are in bounds."""
+def _row_indices(view: NkiTensor, skip: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Row that each row of an indirect view names (0 where that is out of bounds), and which are in bounds."""
     moved = view.indirection
     assert moved is not None
     assert moved.index is not None
     count = view.shape[0]
     index = moved.index.array().reshape(-1)[:count].astype(np.int64) % 2**32
     valid = index < moved.limit
-    if not skip and not valid.all():
-        row = int(np.argmin(valid))
+    if not valid.all():
+        if not skip:
+            row = int(np.argmin(valid))
+            raise HardwareError(
+                f"index {int(index[row])} in partition {row} is out of bounds for {view.name!r}",
+                instruction="dma_copy",
+                operand="vector_offset",
+                value=int(index[row]),
+                limit=moved.limit,
+            )
+        index = np.where(valid, index, 0)
+    last = view.offset + int(np.max(index)) * moved.stride
+    last += sum((n - 1) * s for n, s in zip(view.shape[1:], view.strides[1:], strict=True) if s > 0)
+    limit = view.storage.rows * view.storage.row_bytes // view.dtype.itemsize
+    if last >= limit:
         raise HardwareError(
-            f"index {int(index[row])} in partition {row} is out of bounds for {view.name!r}",
-            instruction="dma_copy",
-            operand="vector_offset",
-            value=int(index[row]),
-            limit=moved.limit,
+            f"an indirect access leaves {view.name!r}", operand="vector_offset", value=last, limit=limit
         )
+    return index, valid
+
+
+def _rows(view: NkiTensor, index: NDArray[np.int64]) -> NDArray[Any] | None:
+    """Rows 0 to the largest of ``index``, as a NumPy view of the storage; None if rows overlap or run backwards."""
+    moved = view.indirection
+    assert moved is not None
+    size = view.dtype.itemsize
+    free = list(zip(view.shape[1:], view.strides[1:], strict=True))
+    if min((s for _, s in free), default=0) < 0 or sum((n - 1) * s for n, s in free) >= moved.stride:
+        return None
+    return np.ndarray(
+        (int(np.max(index)) + 1, *view.shape[1:]),
+        view.dtype.numpy,
+        view.storage.bytes(),
+        view.offset * size,
+        (moved.stride * size, *(s * size for _, s in free)),
+    )
+
+
+def _offsets(view: NkiTensor, index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Element offsets ``(rows, elements of a row)`` in the storage."""
+    moved = view.indirection
+    assert moved is not None
     rest = np.zeros(1, np.int64)
     for n, s in zip(view.shape[1:], view.strides[1:], strict=True):
         rest = (rest[:, None] + np.arange(n, dtype=np.int64) * s).ravel()
-    offsets = view.offset + np.where(valid, index, 0)[:, None] * moved.stride + rest[None, :]
-    limit = view.storage.rows * view.storage.row_bytes // view.dtype.itemsize
-    if offsets.size and (int(np.max(offsets)) >= limit):
-        raise HardwareError(
-            f"an indirect access leaves {view.name!r}", operand="vector_offset", value=int(np.max(offsets)), limit=limit
-        )
-    return offsets, valid
+    return np.asarray(view.offset + index[:, None] * moved.stride + rest[None, :])
+
+
+def _gather(view: NkiTensor, index: NDArray[np.int64]) -> NDArray[Any]:
+    """A copy of the rows ``index`` of an indirect view."""
+    rows = _rows(view, index)
+    if rows is None:
+        return np.asarray(_flat(view)[_offsets(view, index)])
+    # ``take`` copies whole rows, but first all of an array with gaps.
+    return rows.take(index, axis=0, mode="clip") if rows.flags.c_contiguous else rows[index]
+
+
+def _gather_into(dst: NkiTensor, src: NkiTensor, index: NDArray[np.int64]) -> bool:
+    """Gather without a copy in between; False, and nothing done, where the operands do not lend themselves to it."""
+    plain = dst.indirection is None and dst.dtype is src.dtype and dst.shape == (len(index), *src.shape[1:])
+    rows = _rows(src, index) if plain and dst.storage is not src.storage else None
+    if rows is None or not rows.flags.c_contiguous or not dst.is_contiguous():
+        return False
+    out = target(dst)
+    if not out.flags.c_contiguous:
+        return False
+    rows.take(index, axis=0, out=out, mode="clip")
+    return True
+
+
+def _scatter(view: NkiTensor, index: NDArray[np.int64], values: NDArray[Any]) -> None:
+    """Write rows ``index`` of an indirect view; of equal indices the last one stays."""
+    rows = _rows(view, index) if len(index) else None
+    if rows is None:
+        offsets = _offsets(view, index)
+        _flat(view)[offsets] = values.reshape(offsets.shape)
+    else:
+        rows[index] = values.reshape(len(index), *view.shape[1:])
 
 
 def _flat(view: NkiTensor) -> NDArray[Any]:
     return view.storage.bytes().view(view.dtype.numpy)
 
 
-@dma_copy.meaning
-def _(dst: NkiTensor, src: NkiTensor, oob_mode: Any) -> NDArray[Any] | None:
-    skip = _name(oob_mode) == "skip"
-    for name, view in (("dst", dst), ("src", src)):
+def _outside(instruction: str, views: dict[str, NkiTensor], skip: bool) -> bool:
+    """True if a scalar offset leaves its tensor and the access is skipped; without ``skip`` that is an error."""
+    for name, view in views.items():
         if view.indirection is not None and view.indirection.index is None:
             if skip:
-                return None
+                return True
             raise HardwareError(
                 f"run-time index {view.indirection.stride} is out of bounds for {view.name!r}",
-                instruction="dma_copy",
+                instruction=instruction,
                 operand=name,
                 value=view.indirection.stride,
                 limit=view.indirection.limit,
             )
+    return False
+
+
+@dma_copy.meaning
+def _(dst: NkiTensor, src: NkiTensor, oob_mode: Any) -> NDArray[Any] | None:
+    skip = _name(oob_mode) == "skip"
+    if _outside("dma_copy", {"dst": dst, "src": src}, skip):
+        return None
     valid: NDArray[np.bool_] | None = None
     if src.indirection is not None:
-        offsets, valid = _row_offsets(src, skip)
-        values = _flat(src)[offsets]
+        index, valid = _row_indices(src, skip)
+        if valid.all() and _gather_into(dst, src, index):
+            return None
+        values = _gather(src, index)
     else:
         values = src.array()
     values = _converted(values, src, dst)
     if dst.indirection is not None:
-        offsets, valid_rows = _row_offsets(dst, skip)
+        index, valid_rows = _row_indices(dst, skip)
         storage = dst.storage
         storage.make_writable()
         storage.shadow = None
-        rows = values.reshape(offsets.shape)
-        _flat(dst)[offsets[valid_rows]] = rows[valid_rows]
+        rows = values.reshape(dst.shape)
+        if valid_rows.all() and src.storage is not storage:
+            _scatter(dst, index, rows)
+        else:
+            _scatter(dst, index[valid_rows], rows[valid_rows])
         return None
     if valid is not None and not valid.all():
-        target = dst.array().reshape(dst.shape)
-        if dst.shape[0] != len(valid):
-            raise HardwareError("a gather that skips rows needs one row a partition", operand="dst", value=dst.shape)
-        dst.storage.shadow = None
-        target[valid] = values.reshape(dst.shape)[valid]
+        storage = dst.storage
+        storage.make_writable()
+        storage.shadow = None
+        keep = np.repeat(valid, dst.size // len(valid)).reshape(dst.shape)
+        np.copyto(dst.array(), values.reshape(dst.shape), where=keep)
         return None
     dst.store(values)
     return None
@@ -226,36 +322,43 @@ def dma_transpose(
 
     With a ``vector_offset`` on ``src`` the rows are gathered first (software descriptors, NeuronCore-v3 on).
     """
-    _check_common(dst, (src,), dge_mode, oob_mode)
+    _check_common(dst, {"src": src}, dge_mode, oob_mode)
     _check_priority(priority)
     generation = machine.current().generation
     rank = len(src.shape)
-    require(rank in _AXES, "dma_transpose takes 2 to 4 dimensions", "src", src.shape)
+    require(rank in _AXES, "dma_transpose takes 2 to 4 dimensions", "src", src.shape, "2 to 4")
     order = tuple(axes) if axes is not None else _AXES[rank]
     require(order == _AXES[rank], "unsupported permutation", "axes", order, _AXES[rank])
     permuted = tuple(src.shape[a] for a in order)
-    require(dst.memory == SBUF, "dst must be in SBUF", "dst", dst.memory)
+    require(dst.memory == SBUF, "dst must be in SBUF", "dst", dst.memory, SBUF)
     require(dst.dtype == src.dtype, "dst must have the dtype of src", "dst", dst.dtype, src.dtype)
     if not src.indirect:
         require(dst.shape == permuted, "dst must have the permuted shape of src", "dst", dst.shape, permuted)
     mode = _name(dge_mode)
     two = src.dtype.itemsize == 2
     if src.indirect > 0:
-        require(generation != "v2", "an indirect transpose needs NeuronCore-v3", "src", "vector_offset")
-        require(mode in ("unknown", "swdge"), "an indirect transpose uses swdge", "dge_mode", mode)
-        require(two, "an indirect transpose needs a 2-byte dtype", "src", src.dtype)
+        require(generation != "v2", "an indirect transpose needs NeuronCore-v3", "src", "vector_offset", "v3, v4")
+        require(mode in ("unknown", "swdge"), "an indirect transpose uses swdge", "dge_mode", mode, "swdge")
+        require(two, "an indirect transpose needs a 2-byte dtype", "src", src.dtype, "2 bytes")
         require(src.shape[-1] <= 128, "the last dimension is at most 128", "src", src.shape, 128)
-        require(src.shape[0] % 16 == 0, "the first dimension must be a multiple of 16", "src", src.shape)
+        require(src.shape[0] % 16 == 0, "the first dimension must be a multiple of 16", "src", src.shape, 16)
         if rank == 4:
             require(
-                1 in (src.shape[1], src.shape[2]), "a 4-D indirect transpose needs a middle size of 1", "src", src.shape
+                1 in (src.shape[1], src.shape[2]),
+                "a 4-D indirect transpose needs a middle size of 1",
+                "src",
+                src.shape,
+                1,
             )
         require(dst.size == src.size, "dst must have the elements of src", "dst", dst.shape, src.shape)
+        _check_transpose_index(Form.table[src.indirect - 1])
         return
-    require(mode != "swdge", "swdge transposes need a vector_offset", "dge_mode", mode)
+    require(mode != "swdge", "swdge transposes need a vector_offset", "dge_mode", mode, "hwdge")
     if mode == "hwdge":
-        require(generation != "v2", "hardware descriptor generation needs NeuronCore-v3", "dge_mode", mode)
-        require(two, "a hwdge transpose needs a 2-byte dtype", "src", src.dtype)
+        require(
+            generation != "v2", "hardware descriptor generation needs NeuronCore-v3", "dge_mode", mode, "swdge, none"
+        )
+        require(two, "a hwdge transpose needs a 2-byte dtype", "src", src.dtype, "2 bytes")
         require(src.shape[-1] <= 128, "the last dimension is at most 128", "src", src.shape, 128)
         release = machine.current().launch.release
         if release.version != "0.1" and release.before("0.6"):
@@ -269,7 +372,18 @@ def dma_transpose(
                 "first size 1, 2, 4, 8 or 16, times the second last a multiple of 16",
                 "src",
                 src.shape,
+                "shape[0] * shape[-2] % 16 == 0",
             )
+
+
+def _check_transpose_index(index: Form) -> None:
+    """Two dimensions of uint32: 16 to 128 partitions in sixteens, all 128 of them if there is more than one column."""
+    require(len(index.shape) == 2, "indices have two dimensions", "src", f"{index.shape} indices", 2)
+    require(index.dtype == "uint32", "indices of a transpose are uint32", "src", index.dtype, "uint32")
+    lanes = index.shape[0]
+    fits = lanes == 128 if index.shape[1] > 1 else lanes in range(16, 129, 16)
+    limit = "128 partitions" if index.shape[1] > 1 else "16 to 128 partitions, a multiple of 16"
+    require(fits, "indices lie in other partitions", "src", f"{index.shape} indices", limit)
 
 
 @dma_transpose.meaning
@@ -278,10 +392,9 @@ def _(dst: NkiTensor, src: NkiTensor, axes: Any, oob_mode: Any) -> NDArray[Any] 
     moved = src.indirection
     if moved is None:
         return src.array().transpose(order)
-    if moved.index is None:
-        if _name(oob_mode) == "skip":
-            return None
-        raise HardwareError("run-time index is out of bounds", operand="src", value=moved.stride, limit=moved.limit)
+    if _outside("dma_transpose", {"src": src}, _name(oob_mode) == "skip"):
+        return None
+    assert moved.index is not None
     rows = src.shape[0]
     index = moved.index.array()
     flat = index.reshape(index.shape[0], -1).T.reshape(-1)[:rows].astype(np.int64) % 2**32
@@ -296,10 +409,10 @@ def _(dst: NkiTensor, src: NkiTensor, axes: Any, oob_mode: Any) -> NDArray[Any] 
     values = _flat(src)[offsets].reshape(src.shape).transpose(order)
     if valid.all():
         return values.reshape(dst.shape)
-    target = dst.array()
+    kept = dst.array()
     dst.storage.shadow = None
-    keep = valid.reshape(1, -1) if target.ndim == 2 else valid.reshape((1,) * (target.ndim - 1) + (-1,))
-    np.copyto(target, values.reshape(target.shape), where=keep)
+    keep = valid.reshape(1, -1) if kept.ndim == 2 else valid.reshape((1,) * (kept.ndim - 1) + (-1,))
+    np.copyto(kept, values.reshape(kept.shape), where=keep)
     return None
 
 
@@ -325,42 +438,53 @@ def dma_compute(
     oob_mode: Any = OobMode.error,
 ) -> None:
     """Dst = the sum of ``srcs`` in float32, in the DMA engines; one indirect source makes it a read-modify-write."""
-    _check_common(dst, srcs, DgeMode.unknown, oob_mode)
+    _check_common(dst, {f"srcs{i}": s for i, s in enumerate(srcs)}, DgeMode.unknown, oob_mode)
     require(reduce_op.name == "add", "the DMA engines only add", "reduce_op", reduce_op.name, "add")
     require(1 <= len(srcs) <= 16, "1 to 16 sources", "srcs", len(srcs), 16)
     require(
         scales is None or (len(scales) == len(srcs) and all(s == 1.0 for s in scales)),
-        "scales must be 1.0",
+        "scales must be 1.0, one for each source",
         "scales",
         scales,
+        (1.0,) * len(srcs),
     )
     for index, form in enumerate(srcs):
-        require(form.size == dst.size, "sources and dst differ in elements", f"srcs[{index}]", form.shape, dst.shape)
+        require(form.size == dst.size, "sources and dst differ in elements", f"srcs{index}", form.shape, dst.shape)
     indirect = [s for s in (*srcs, dst) if s.indirect]
     if indirect:
         require(len(srcs) == 2, "a read-modify-write takes two sources", "srcs", len(srcs), 2)
-        require(unique_indices, "indices must be unique", "unique_indices", unique_indices)
+        require(unique_indices, "indices must be unique", "unique_indices", unique_indices, True)
+    moved = [s for s in srcs if s.indirect > 0]
+    if moved or dst.indirect > 0:
+        require(len(moved) == 1, "a read-modify-write has one source with vector_offset", "srcs", len(moved), 1)
+        if dst.indirect > 0:
+            require(moved[0] is dst, "the source with vector_offset must match dst", "srcs", moved[0], dst)
+        else:
+            require(dst.memory == SBUF, "rows are gathered and added to a tile in SBUF", "dst", dst.memory, SBUF)
 
 
 @dma_compute.meaning
 def _(dst: NkiTensor, srcs: list[NkiTensor], oob_mode: Any) -> NDArray[Any] | None:
     skip = _name(oob_mode) == "skip"
+    views = {"dst": dst} | {f"srcs{i}": s for i, s in enumerate(srcs)}
+    if _outside("dma_compute", views, skip):
+        return None
     total: NDArray[np.float32] | None = None
     valid: NDArray[np.bool_] | None = None
     for src in srcs:
         if src.indirection is not None and src.indirection.index is not None:
-            offsets, valid = _row_offsets(src, skip)
-            values = cast(_flat(src)[offsets], src.dtype, as_float32_dtype())
+            index, valid = _row_indices(src, skip)
+            values = cast(_gather(src, index), src.dtype, as_float32_dtype())
         else:
             values = src.as_float32()
         total = values.reshape(-1).astype(np.float32) if total is None else total + values.reshape(-1)
     assert total is not None
     if dst.indirection is not None and dst.indirection.index is not None:
-        offsets, rows = _row_offsets(dst, skip)
+        index, rows = _row_indices(dst, skip)
         dst.storage.make_writable()
         dst.storage.shadow = None
-        result = cast(total.reshape(offsets.shape), as_float32_dtype(), dst.dtype)
-        _flat(dst)[offsets[rows]] = result[rows]
+        result = cast(total.reshape(dst.shape), as_float32_dtype(), dst.dtype)
+        _scatter(dst, index[rows], result[rows])
         return None
     if valid is not None and not valid.all():
         keep = dst.as_float32().reshape(len(valid), -1)

@@ -27,6 +27,7 @@ from trnsim.isa.instruction import (
     target,
 )
 from trnsim.isa.work import Work
+from trnsim.machine import core as machine
 from trnsim.machine.form import SBUF, Form
 from trnsim.machine.tensor import NkiTensor
 from trnsim.machine.trace import InstructionClass
@@ -45,8 +46,13 @@ _CORE_LANES = 16
 def _require_pattern(pattern: Any, dst: Form) -> None:
     try:
         counts = [int(count) for _, count in pattern]
-    except (TypeError, ValueError) as error:
-        raise CompilerError("pattern is a list of [step, count]", operand="pattern", value=pattern) from error
+        whole = all(int(number) == number for pair in pattern for number in pair)
+    except (TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise CompilerError(
+            "pattern is a list of [step, count], integers", operand="pattern", value=pattern, limit="[[step, count]]"
+        )
     require(1 <= len(counts) <= 4, "a pattern has 1 to 4 dimensions", "pattern", len(counts), 4)
     require(
         math.prod(counts) == dst.elements and min(counts) > 0,
@@ -57,10 +63,26 @@ def _require_pattern(pattern: Any, dst: Form) -> None:
     )
 
 
-def _affine(pattern: Any, lanes: int, offset: Any, channel_multiplier: Any) -> NDArray[np.int32]:
+def _int32(value: Any, name: str, instruction: str) -> int:
+    """A number of an affine pattern, which the engine takes in 32 bits; a register is read."""
+    number = int(value)
+    if number != value or not -(2**31) <= number < 2**31:
+        raise CompilerError(
+            f"{name} is an int32",
+            instruction=instruction,
+            operand=name,
+            value=value,
+            limit="int32",
+            generation=machine.current().generation,
+        )
+    return number
+
+
+def _affine(pattern: Any, lanes: int, offset: Any, channel_multiplier: Any, instruction: str) -> NDArray[np.int32]:
     """``offset + p * channel_multiplier + sum(index * step)``, ``(lanes, elements)``, in 32-bit integers."""
     free = _steps(tuple((int(step), int(count)) for step, count in pattern))
-    channels = np.arange(lanes) * int(channel_multiplier) + int(offset)
+    channels = np.arange(lanes) * _int32(channel_multiplier, "channel_multiplier", instruction)
+    channels += _int32(offset, "offset", instruction)
     result: NDArray[np.int32] = channels.astype(np.int32)[:, None] + free
     return result
 
@@ -84,7 +106,7 @@ def iota(dst: Out, pattern: Any, offset: Immediate = 0, channel_multiplier: Imme
 
 @iota.meaning
 def _(dst: NkiTensor, pattern: Any, offset: Any, channel_multiplier: Any) -> NDArray[Any]:
-    values = _affine(pattern, dst.shape[0], offset, channel_multiplier)
+    values = _affine(pattern, dst.shape[0], offset, channel_multiplier, "iota")
     return values.view(np.uint32) if dst.dtype == "uint32" else values
 
 
@@ -122,7 +144,7 @@ def _(
     cmp_op: AluOp,
     offset: Any,
 ) -> None:
-    values = _affine(pattern, dst.shape[0], offset, channel_multiplier)
+    values = _affine(pattern, dst.shape[0], offset, channel_multiplier, "affine_select")
     reject = np.logical_not(getattr(np, cmp_op.name)(values, np.int32(0)))
     if dst.dtype is on_true_tile.dtype:
         dst.store(on_true_tile.array())

@@ -23,6 +23,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -226,7 +227,11 @@ class Instruction:
                         assert tensor.indirection.index is not None
                         operands.append(OperandClass(label + ".index", READ, tensor.indirection.index.form))
                     elif form.indirect < 0 and "oob_mode" not in self.kinds:
-                        raise HardwareError("a run-time index is out of bounds", operand=label)
+                        assert tensor.indirection is not None
+                        raise HardwareError(
+                            "a run-time index is out of bounds", operand=label, value=tensor.indirection.stride,
+                            limit=tensor.indirection.limit,
+                        )  # fmt: skip
                     forms.append(form)
                 seen[name] = tuple(forms) if kind == "Ins" else forms[0]
                 if kind == "Ins":
@@ -266,7 +271,7 @@ class Instruction:
             engines,
             len(CLASSES),
             state,
-            plan,
+            _bound_call(plan),
             tuple(o.role for o in operands),
             self.is_matmul,
             any(o.form.reach for o in operands),
@@ -291,7 +296,9 @@ class Instruction:
             engines = without(engines, "scalar")
             require(bool(engines), "ScalarE cannot scatter into PSUM", "dst", PSUM, "sbuf")
         if not engines:
-            raise HardwareError("no engine can run this combination of operands", value=attributes)
+            raise HardwareError(
+                "no engine can run this combination of operands", operand="engine", value=attributes, limit=self.engines
+            )
         if wanted == "unknown":
             return engines
         if wanted not in engines:
@@ -341,20 +348,13 @@ class Instruction:
         if klass.indirect:
             self._execute_indirect(core, klass, operands, immediate)
             return
-        arguments: list[Any] = []
-        for kind, value in klass.plan:
-            if kind == 0:
-                arguments.append(operands[value])
-            elif kind == 1:
-                arguments.append(value)
-            elif kind == 2:
-                arguments.append(immediate[value])
-            elif kind == 3:
-                arguments.append([operands[i] for i in value])
-            else:
-                arguments.append(core)
+        if core.launch.quiet:
+            result = klass.call(self._meaning, core, operands, immediate)
+            if result is not None:
+                write(operands[0], result)
+            return
         with np.errstate(all="ignore"):
-            result = self._meaning(*arguments)
+            result = klass.call(self._meaning, core, operands, immediate)
             if result is not None:
                 write(operands[0], result)
 
@@ -368,6 +368,28 @@ class Instruction:
         for role, tensor, filled in zip(klass.roles, operands, plain, strict=True):
             if role != READ and filled is not tensor:
                 indirection.scatter(tensor, filled.array(), group)
+
+
+def _bound_call(plan: tuple[tuple[int, Any], ...]) -> Callable[..., Any]:
+    """A function of a meaning, the core, the operands and the immediates that calls the meaning as ``plan`` says."""
+    constants = tuple(value for kind, value in plan if kind == 1)
+    text: list[str] = []
+    fixed = 0
+    for kind, value in plan:
+        if kind == 1:
+            text.append(f"constants[{fixed}]")
+            fixed += 1
+        elif kind == 3:
+            text.append("[" + ", ".join(f"operands[{i}]" for i in value) + "]")
+        else:
+            text.append("core" if kind == 4 else f"{'operands' if kind == 0 else 'immediate'}[{value}]")
+    return _call_of(", ".join(text))(constants)
+
+
+@cache
+def _call_of(arguments: str) -> Callable[[tuple[Any, ...]], Callable[..., Any]]:
+    source = f"lambda constants: lambda meaning, core, operands, immediate: meaning({arguments})"
+    return cast("Callable[[tuple[Any, ...]], Callable[..., Any]]", eval(source))  # noqa: S307
 
 
 def write(dst: NkiTensor, result: Any) -> None:

@@ -14,6 +14,7 @@ from trnsim.isa.instruction import (
     require,
     target,
 )
+from trnsim.machine import core as machine
 from trnsim.machine.form import PSUM, Form
 from trnsim.machine.tensor import NkiTensor
 
@@ -91,8 +92,24 @@ def require_bits(op: AluOp, **forms: Form) -> None:
         )
 
 
-def scalar_operand(op: AluOp, operand: Any, data: NkiTensor) -> Any:
-    return None if op.unary else column(operand, data)
+def scalar_operand(op: AluOp, operand: Any, data: NkiTensor, label: str, instruction: str) -> Any:
+    """The second operand of ``op`` in float32, ready to broadcast; None for a unary one.
+
+    Raises:
+        CompilerError: a unary operator is given a number other than 0, which it would ignore.
+    """
+    if not op.unary:
+        return column(operand, data)
+    if operand:
+        raise CompilerError(
+            f"{op.name} takes no second operand",
+            instruction=instruction,
+            operand=label,
+            value=operand,
+            limit="None or 0",
+            generation=machine.current().generation,
+        )
+    return None
 
 
 def compute(op: AluOp, x: Any, y: Any, reverse: bool = False) -> NDArray[np.float32]:
@@ -137,7 +154,7 @@ def scalar_bits(dst: NkiTensor, data: NkiTensor, steps: Any) -> NDArray[Any]:
 
 def compute_exact(dst: NkiTensor, op: AluOp, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any] | None:
     """32-bit integer arithmetic that wraps around; mixed signs compare by value."""
-    if x.dtype != y.dtype:
+    if x.dtype != y.dtype or op.name in ("abs_max", "abs_min"):  # the magnitude of -2**31 is no int32
         x, y = x.astype(np.int64), y.astype(np.int64)
     elif op.function.__class__ is np.ufunc and x.dtype == dst.dtype.numpy and x.shape == dst.shape:
         op.function(x, y, out=target(dst))

@@ -111,15 +111,16 @@ def _require_states(form: Form, name: str, engine: str) -> tuple[str, ...]:
     """``form`` holds generator states of ``engine``, which must be an engine with states to load and store."""
     require(form.dtype == "uint32", "states are uint32", name, form.dtype, "uint32")
     require(len(form.shape) == 2, "states have 2 dimensions", name, form.shape, 2)
+    allowed = ("gpsimd",) if machine.current().generation == "v3" else ("gpsimd", "vector")
     words = _STATE_WORDS.get(engine)
     require(
-        words is None or form.elements == words,
+        engine not in allowed or form.elements == words,
         f"a state of {engine} has {words} words a partition",
         name,
         form.elements,
         words,
     )
-    return _only(engine, ("gpsimd",) if machine.current().generation == "v3" else ("gpsimd", "vector"))
+    return _only(engine, allowed)
 
 
 def _state_of(seen: dict[str, Any]) -> str:

@@ -234,7 +234,9 @@ def tensor_scalar_reduce(
     ``reduce_cmd`` resets the accumulators first, or continues, or loads ``reduce_init``; ``reduce_res``, one element a
     partition, receives them (negated by ``reduce_res_negate``, which leaves the registers as they are).
     """
-    del reverse0, reduce_res_negate
+    del reduce_res_negate
+    if reverse0:
+        raise CompilerError("NKI does not support reverse0 here yet", operand="reverse0", value=reverse0, limit=False)
     require_numbers(dst=dst, data=data, reduce_res=reduce_res)
     require_same_size(dst, data, names=("data",))
     require(op0.kind != "bitvec", "bitvec operators are not supported", "op0", op0, "arithmetic operators")
@@ -260,12 +262,12 @@ def _(
     operand0: Any,
     reduce_op: AluOp,
     reduce_res: NkiTensor | None,
-    reverse0: bool,
     reduce_cmd: Any,
     reduce_init: Any,
     reduce_res_negate: bool,
 ) -> None:
-    values = compute(op0, data.as_float32(), scalar_operand(op0, operand0, data), reverse0)
+    second = scalar_operand(op0, operand0, data, "operand0", "tensor_scalar_reduce")
+    values = compute(op0, data.as_float32(), second)
     total = _accumulate(core, data, reduce_op, values, member_name(reduce_cmd), reduce_init)
     write(dst, values)
     if reduce_res is not None:

@@ -160,6 +160,8 @@ def _activate(dst: NkiTensor, op: Activation, data: NkiTensor, bias: Any, scale:
             out[...] = function(x)
         return out  # type: ignore[no-any-return]
     result: NDArray[np.float32] = function(x)
+    if result is x and (dst.storage is data.storage or dst.storage.arena is not None):
+        result = x.copy()  # a copy's result is data itself, which dst may overlap in another dtype
     dst.store_float32(result)
     return result
 

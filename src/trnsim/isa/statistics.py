@@ -162,24 +162,30 @@ def _reduce(
     values: NDArray[np.float32],
     cmd: str,
     op: AluOp,
-    result: NkiTensor | None,
     initial: Any = None,
-) -> None:
-    """Reduce ``values`` into the accumulators as ``cmd`` says, and read them out to ``result`` if there is one.
+) -> NDArray[np.float32]:
+    """Reduce ``values`` into the accumulators as ``cmd`` says, and return those.
 
-    ``idle`` leaves them as they are here; on hardware they are undefined then, so reading them is reported.
+    ``idle`` leaves them as they are here; on hardware they are undefined then. Comes before anything is written, which
+    may be where ``initial`` is.
     """
     registers = _started(core, data, cmd, op, initial)
     if cmd != "idle":
         registers[:] = op(registers, op.reduce.reduce(values, axis=1))
-    elif result is not None:
+    return registers
+
+
+def _read_out(core: Core, registers: NDArray[np.float32], cmd: str, result: NkiTensor | None) -> None:
+    """The accumulators go to ``result``, if there is one; it is reported if ``idle`` left them undefined."""
+    if result is None:
+        return
+    if cmd == "idle":
         core.launch.add_finding(
             "accumulator-undefined",
             "reduce_res reads accumulators that reduce_cmd idle leaves undefined",
             core.caller_line(),
         )
-    if result is not None:
-        write(result, registers)
+    write(result, registers)
 
 
 def _read_ps(t: Timing, k: InstructionClass) -> int:
@@ -239,8 +245,10 @@ def _(
     values = on_true.as_float32().reshape(on_true.shape[0], -1)
     chosen = (predicate.array() != 0).reshape(values.shape)
     result = np.where(chosen ^ reverse_pred, values, np.reshape(column(on_false, on_true), (-1, 1)))
+    cmd = member_name(reduce_cmd)
+    registers = _reduce(core, on_true, result, cmd, reduce_op)
     write(dst, result)
-    _reduce(core, on_true, result, member_name(reduce_cmd), reduce_op, reduce_res)
+    _read_out(core, registers, cmd, reduce_res)
 
 
 @select_reduce.cost
@@ -286,7 +294,9 @@ def _(
     core: Core, dst: NkiTensor, src: NkiTensor, op0: AluOp, op1: AluOp, imm0: Any, imm1: Any, reduce_cmd: Any
 ) -> NDArray[np.float32]:
     registers = _started(core, src, member_name(reduce_cmd), op1, imm1)
-    values = compute(op0, src.as_float32(), scalar_operand(op0, imm0, src)).reshape(src.shape[0], -1)
+    values = compute(op0, src.as_float32(), scalar_operand(op0, imm0, src, "imm0", "tensor_scalar_cumulative")).reshape(
+        src.shape[0], -1
+    )
     result = np.concatenate([registers[:, None], values], axis=1)
     if op1.name == "subtract":  # the element less the register, which accumulate() has the other way round
         for i in range(1, result.shape[1]):
@@ -369,8 +379,10 @@ def _(
     reduce_init: Any,
 ) -> None:
     values = np.exp(src.as_float32() - column(max_value, src)).reshape(src.shape[0], -1)
+    cmd = member_name(reduce_cmd)
+    registers = _reduce(core, src, values, cmd, ALU["add"], reduce_init)
     write(dst, values)
-    _reduce(core, src, values, member_name(reduce_cmd), ALU["add"], reduce_res, reduce_init)
+    _read_out(core, registers, cmd, reduce_res)
 
 
 @_exponential.cost

@@ -139,6 +139,7 @@ def _matmul_rules(
                 "double_row operands have shape [K, 2, ...]",
                 operand,
                 form.shape,
+                "(K, 2, ...)",
             )
         columns, n = columns // 2, n // 2
     for operand, form in (("stationary", stationary), ("moving", moving)):
@@ -150,7 +151,9 @@ def _matmul_rules(
     _forbid_tiling(tile_position, dst, stationary, moving)
     row_limit, column_limit = 128, 128
     if bool(tile_position) != bool(tile_size):
-        raise CompilerError("tile_position and tile_size go together", operand="tile_size", value=tile_size)
+        raise CompilerError(
+            "tile_position and tile_size go together", operand="tile_size", value=tile_size, limit=tile_position
+        )
     if tile_size:
         row_limit, column_limit = (int(x) for x in tile_size)
         sizes = (64, 128) if generation == "v2" else (32, 64, 128)
@@ -496,6 +499,7 @@ def nc_transpose(dst: Out, data: In, engine: Any = Engine.unknown) -> tuple[str,
         data.dtype,
     )
     p, f = data.partitions, data.elements
+    require(p <= 128 and f <= 128, "TensorE transposes at most 128 x 128", "data", data.shape, (128, 128))
     require(
         dst.partitions == f and dst.elements == p,
         "dst must be (free size, partitions) of data",
@@ -503,7 +507,6 @@ def nc_transpose(dst: Out, data: In, engine: Any = Engine.unknown) -> tuple[str,
         dst.shape,
         (f, p),
     )
-    require(p <= 128 and f <= 128, "TensorE transposes at most 128 x 128", "data", data.shape, (128, 128))
     engines: tuple[str, ...] = ("tensor", "vector")
     if p > 32 or f > 32:
         engines = without(engines, "vector")
@@ -614,17 +617,22 @@ def _mx_rules(
     rows = stationary.partitions
     limit = 128
     _forbid_tiling(tile_position, dst, stationary, moving)
-    if tile_size:
-        limit = int(tile_size[0])
-        require(
-            int(tile_size[1]) == 128 and int(tile_position[1]) == 0,
-            "MX has row tiling only",
-            "tile_size",
-            tile_size,
-            128,
+    if bool(tile_position) != bool(tile_size):
+        raise CompilerError(
+            "tile_position and tile_size go together", operand="tile_size", value=tile_size, limit=tile_position
         )
+    if tile_size:
+        limit, row = int(tile_size[0]), int(tile_position[0])
+        require(int(tile_size[1]) == 128, "MX has row tiling only", "tile_size", tile_size, "128 columns")
+        require(int(tile_position[1]) == 0, "MX has row tiling only", "tile_position", tile_position, "column 0")
         require(limit in (32, 64, 128), "row tile size", "tile_size", tile_size, (32, 64, 128))
-        require(int(tile_position[0]) % limit == 0, "start row", "tile_position", tile_position, limit)
+        require(
+            row % limit == 0 and 0 <= row <= 128 - limit,
+            "start row must be a multiple of the tile size inside the array",
+            "tile_position",
+            tile_position,
+            limit,
+        )
     require(rows % 32 == 0 and rows <= limit, "partitions must be a multiple of 32", "stationary", rows, limit)
     require(moving.partitions == rows, "operands differ in partitions", "moving", moving.partitions, rows)
     m, n = stationary.elements, moving.elements

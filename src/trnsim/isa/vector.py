@@ -326,9 +326,9 @@ def _(
             return value.astype(dst.dtype.numpy)  # type: ignore[no-any-return]
     x = data.as_float32()
     if op1 is None:
-        return apply(op0, x, scalar_operand(op0, operand0, data), dst, reverse0)
-    x = compute(op0, x, scalar_operand(op0, operand0, data), reverse0)
-    return apply(op1, x, scalar_operand(op1, operand1, data), dst, reverse1)
+        return apply(op0, x, scalar_operand(op0, operand0, data, "operand0", "tensor_scalar"), dst, reverse0)
+    x = compute(op0, x, scalar_operand(op0, operand0, data, "operand0", "tensor_scalar"), reverse0)
+    return apply(op1, x, scalar_operand(op1, operand1, data, "operand1", "tensor_scalar"), dst, reverse1)
 
 
 @tensor_scalar.cost
@@ -375,7 +375,8 @@ def _(
     reverse0: bool,
     reverse1: bool,
 ) -> NDArray[Any] | None:
-    x = compute(op0, data.as_float32(), scalar_operand(op0, operand0, data), reverse0)
+    second = scalar_operand(op0, operand0, data, "operand0", "scalar_tensor_tensor")
+    x = compute(op0, data.as_float32(), second, reverse0)
     return apply(op1, x, operand1.as_float32().reshape(x.shape), dst, reverse1)
 
 

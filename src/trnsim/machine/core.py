@@ -22,10 +22,9 @@ from trnsim.errors import (
     NeedsDataError,
     TrnsimError,
     UndefinedBehaviorError,
-    UnsupportedError,
 )
-from trnsim.machine.coverage import Coverage
 from trnsim.machine.form import HBM, PSUM, SBUF, Form
+from trnsim.machine.products import Products, forget, unwritten
 from trnsim.machine.regions import MemoryRegion
 from trnsim.machine.registers import Cell, VirtualRegister, wrap32
 from trnsim.machine.storage import Arena, Storage, box
@@ -83,17 +82,18 @@ class Launch:
         self.grid: int | None = None
         self.exchange: Exchange | None = None
         self.progress: Any = None
+        self.quiet = False  # whether NumPy's floating-point warnings are off while it runs
 
     def keep_step(self, core: Core) -> None:
         """Called before ``core`` touches HBM, where it may meet other cores."""
 
-    def add_finding(self, kind: str, message: str, line: int, **details: Any) -> None:
+    def add_finding(self, kind: str, message: str, line: int, *, severity: str = "warning", **details: Any) -> None:
         """Report ``message`` once a source line; repeats are counted."""
         key = (kind, line, message)
         finding = self.findings.get(key)
         if finding is None:
             location = self.lines.locations[line] if line else None
-            self.findings[key] = Finding(kind, message, location=location, details=details)
+            self.findings[key] = Finding(kind, message, severity, location, details=details)
         else:
             finding.count += 1
 
@@ -405,16 +405,16 @@ class Core:
             if offset and storage.memory != HBM:
                 start, offset = divmod(offset, storage.row_bytes)
             rows.extend((storage.id, start, offset, form.id))
-            if role != WRITE and not storage.full:
+            if role != WRITE and not storage.full and (start, offset, form.id) not in storage.known:
                 self._check_written(tensor, form, start, offset, line, klass.name)
             if role != READ:
                 if not storage.full:
                     if form is storage.whole:
                         storage.full = True
-                    else:
+                    elif storage.arena is not None or (start, offset, form.id) not in storage.known:
                         self._mark_written(storage, form, start, offset)
                 if storage.pe_regions is not None and not klass.is_matmul:
-                    storage.pe_regions = None
+                    forget(storage, form, start, offset)
                 if storage.pins is not None:
                     storage.pins.flush()  # before the count: what it keeps is of the bytes before this write
                 storage.writers += 1
@@ -465,7 +465,14 @@ class Core:
             touched = box(storage, form, start, offset)
         if touched is None:
             return
-        missing = storage.coverage.missing(*touched)
+        low, high, intervals = touched
+        missing = [
+            band
+            for first, last in _row_ranges(form, low, high)
+            for band in storage.coverage.missing(first, last, intervals)
+        ]
+        if not form.indirect:
+            storage.known.add((start, offset, form.id))
         if missing:
             count = sum((high - low) * int((iv[:, 1] - iv[:, 0]).sum()) for low, high, iv in missing)
             self.launch.add_finding(
@@ -488,7 +495,7 @@ class Core:
             coverage.exact = False
             coverage.bands.clear()
             return
-        if form.contiguous and form.memory != HBM:
+        if form.contiguous and form.memory != HBM and form.strides[0] == 1:
             coverage.add(start, start + form.partition_span, offset, offset + form.span)
         else:
             touched = box(storage, form, start, offset)
@@ -497,30 +504,34 @@ class Core:
                 coverage.bands.clear()
                 return
             low, high, intervals = touched
-            if len(intervals) == 1:
-                coverage.add(low, high, int(intervals[0, 0]), int(intervals[0, 1]))
-            else:
-                coverage.add_runs(low, high, intervals[:, 0], int(intervals[0, 1] - intervals[0, 0]))
+            for first, last in _row_ranges(form, low, high):
+                if len(intervals) == 1:
+                    coverage.add(first, last, int(intervals[0, 0]), int(intervals[0, 1]))
+                else:
+                    coverage.add_runs(first, last, intervals[:, 0], int(intervals[0, 1] - intervals[0, 0]))
         storage.full = coverage.full
+        if storage.full:
+            storage.known.clear()
+        else:
+            storage.known.add((start, offset, form.id))
         if storage.arena is not None:
             self._mark_aliases(storage, form, start, offset)
 
     @staticmethod
     def _mark_aliases(storage: Storage, form: Form, start: int, offset: int) -> None:
         assert storage.address is not None
-        for other in storage.overlapping():
-            if other.full:
-                continue
+        for other in storage.arena.unwritten(storage):
             assert other.address is not None
             row = start + storage.address[0] - other.address[0]
             byte = offset + storage.address[1] - other.address[1]
             begins = form.interval_offsets + byte
             ends = begins + form.levels[-1][1]
             for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
-                low, high = max(0, row), min(other.rows, row + form.partition_span)
                 begin, end = max(0, begin), min(other.row_bytes, end)  # noqa: PLW2901
-                if low < high and begin < end:
-                    other.coverage.add(low, high, begin, end)
+                for first, last in _row_ranges(form, row, row + form.partition_span):
+                    low, high = max(0, first), min(other.rows, last)
+                    if low < high and begin < end:
+                        other.coverage.add(low, high, begin, end)
             other.full = other.coverage.full
 
     def accumulates(self, dst: NkiTensor, accumulate: bool | None) -> bool:
@@ -552,7 +563,7 @@ class Core:
                     f"NeuronCore-{self.generation}",
                     self.caller_line(),
                 )
-            storage.pe_regions = {key: form}
+            storage.pe_regions = Products({key: form})
             return bool(accumulate)
         if key in regions:
             return accumulate is None or accumulate
@@ -561,22 +572,9 @@ class Core:
         return adds
 
     def _overlapping_matmul(self, storage: Storage, form: Form, start: int, offset: int) -> bool:
-        """True if an earlier matmul wrote part of this region; the rest of it is then cleared."""
-        written = Coverage(storage.rows, storage.row_bytes)
-        assert storage.pe_regions is not None
-        if form.indirect or any(f.indirect for f in storage.pe_regions.values()):
-            raise UnsupportedError(
-                f"matmuls write {storage.name!r} through different indices: say accumulate=True or accumulate=False",
-                instruction="nc_matmul",
-                operand="accumulate",
-            )
-        for (p, b, _), other in storage.pe_regions.items():
-            written.add_runs(p, p + other.partition_span, other.interval_offsets + b, other.levels[-1][1])
-        wanted = box(storage, form, start, offset)
-        assert wanted is not None
-        missing = written.missing(*wanted)
-        size = sum((high - low) * int((iv[:, 1] - iv[:, 0]).sum()) for low, high, iv in missing)
-        if size >= form.partition_span * form.elements * form.dtype.itemsize:
+        """True if matmuls wrote part of this region last; the rest of it is then cleared."""
+        missing = unwritten(storage, form, start, offset)
+        if missing is None:
             return False
         for low, high, intervals in missing:
             for begin, end in intervals.tolist():
@@ -651,6 +649,15 @@ def set_current(core: Core | None) -> Core | None:
     global _current
     before, _current = _current, core
     return before
+
+
+def _row_ranges(form: Form, low: int, high: int) -> Iterator[tuple[int, int]]:
+    """The rows from ``low`` to ``high`` that a form touches, as ranges: each alone if it steps over partitions."""
+    if form.memory == HBM or form.strides[0] == 1 or form.indirect:
+        yield low, high
+    else:
+        for row in range(low, high, form.strides[0]):
+            yield row, row + 1
 
 
 def as_region(buffer: Any) -> MemoryRegion:

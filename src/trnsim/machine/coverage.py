@@ -10,8 +10,17 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+
 # Beyond this many runs in one storage the record is given up (``exact`` turns False) rather than grown without bound.
 _RUN_LIMIT = 65_536
+
+
+def intervals_of(starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """``(n, 2)`` intervals of one length."""
+    found = np.empty((len(starts), 2), np.int64)
+    found[:, 0] = starts
+    np.add(starts, length, out=found[:, 1])
+    return found
 
 
 def _merge(intervals: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -22,7 +31,23 @@ def _merge(intervals: NDArray[np.int64]) -> NDArray[np.int64]:
     starts, ends = intervals[order, 0], np.maximum.accumulate(intervals[order, 1])
     first = np.concatenate(([True], starts[1:] > ends[:-1]))
     last = np.concatenate((first[1:], [True]))
-    return np.stack((starts[first], ends[last]), axis=1)
+    found = np.empty((int(np.count_nonzero(first)), 2), np.int64)
+    found[:, 0], found[:, 1] = starts[first], ends[last]
+    return found
+
+
+def _union(have: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Union of two sets of intervals, ``have`` sorted and disjoint; quick where one new interval follows the rest."""
+    if len(new) == 1:
+        begin, end = new.item(0), new.item(1)
+        last = have.item(-1)
+        if begin > last:
+            return np.concatenate((have, new))
+        if begin >= have.item(-2):
+            joined = have.copy()
+            joined[-1, 1] = max(last, end)
+            return joined
+    return _merge(np.concatenate((have, new)))
 
 
 def _subtract(wanted: NDArray[np.int64], have: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -71,7 +96,7 @@ class Coverage:
     def add_runs(self, row: int, row_end: int, starts: NDArray[np.int64], length: int) -> None:
         """Rows ``row:row_end``, bytes ``s:s+length`` for each of ``starts`` are written."""
         if not self.full:
-            self._add(row, row_end, _merge(np.stack((starts, starts + length), axis=1)))
+            self._add(row, row_end, _merge(intervals_of(starts, length)))
 
     def _add(self, row: int, row_end: int, intervals: NDArray[np.int64]) -> None:
         if not self.exact:
@@ -79,7 +104,7 @@ class Coverage:
         for index in range(len(self.bands) - 1, -1, -1):
             p0, p1, have = self.bands[index]
             if p0 == row and p1 == row_end:
-                intervals = _merge(np.concatenate((have, intervals)))
+                intervals = _union(have, intervals)
                 del self.bands[index]
                 break
         for index in range(len(self.bands) - 1, -1, -1):
@@ -100,6 +125,10 @@ class Coverage:
         """The part of rows ``row:row_end`` x ``wanted`` intervals that is not written, as bands."""
         if self.full or not self.exact:
             return []
+        begin, end = (wanted.item(0), wanted.item(1)) if len(wanted) == 1 else (int(wanted.min()), int(wanted.max()))
+        for p0, p1, have in reversed(self.bands):
+            if p0 <= row and p1 >= row_end and len(have) == 1 and have.item(0) <= begin and have.item(1) >= end:
+                return []
         wanted = _merge(wanted)
         cuts = {row, row_end}
         for p0, p1, _ in self.bands:
@@ -107,8 +136,8 @@ class Coverage:
         edges = sorted(cuts)
         result = []
         for low, high in itertools.pairwise(edges):
-            have = [b[2] for b in self.bands if b[0] <= low and b[1] >= high]
-            left = _subtract(wanted, _merge(np.concatenate(have))) if have else wanted
+            written = [b[2] for b in self.bands if b[0] <= low and b[1] >= high]
+            left = _subtract(wanted, _merge(np.concatenate(written))) if written else wanted
             if len(left):
                 result.append((low, high, left))
         return result

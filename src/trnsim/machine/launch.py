@@ -39,6 +39,7 @@ class Program(Launch):
         self.mail: dict[Any, NDArray[Any]] = {}
         self.finished: set[int] = set()
         self._hub: Any = None
+        self._paused: dict[int, Any] = {}
         self.rank = 0
         self.world: World | None = None
 
@@ -50,8 +51,10 @@ class Program(Launch):
         """
         before = machine.set_current(self.cores[0])
         try:
+            self.quiet = True
             if self.lnc == 1:
-                return [function(*args, **kwargs)]
+                with np.errstate(all="ignore"):
+                    return [function(*args, **kwargs)]
             return self._run_cores(function, args, kwargs)
         except TrnsimError as error:
             running = machine._current
@@ -59,6 +62,7 @@ class Program(Launch):
                 error.location = _location(error, running)
             raise
         finally:
+            self.quiet = False
             machine.set_current(before)
 
     def _run_cores(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
@@ -68,7 +72,8 @@ class Program(Launch):
         self._hub = greenlet.getcurrent()
 
         def body(index: int) -> None:
-            results[index] = function(*args, **kwargs)
+            with np.errstate(all="ignore"):  # a greenlet has NumPy's settings to itself
+                results[index] = function(*args, **kwargs)
 
         tasks = [greenlet.greenlet(lambda i=i: body(i)) for i in range(self.lnc)]
         while True:
@@ -78,7 +83,7 @@ class Program(Launch):
                     continue
                 self.waiting.pop(index, None)
                 machine.set_current(self.cores[index])
-                task.switch()
+                self._paused.pop(index, task).switch()
                 if task.dead:
                     self.finished.add(index)
                 progressed = True
@@ -90,7 +95,8 @@ class Program(Launch):
     def _complete(self, key: Any, index: int) -> bool:
         if key is _STEP:
             return self._leads(index)
-        return key.done if isinstance(key, Meeting) else len(self.arrived.get(key, ())) == self.lnc
+        done = getattr(key, "done", None)
+        return len(self.arrived.get(key, ())) == self.lnc if done is None else bool(done)
 
     def _leads(self, index: int) -> bool:
         """Whether no core that can go on is behind core ``index``."""
@@ -108,8 +114,7 @@ class Program(Launch):
     def keep_step(self, core: Core) -> None:
         """Wait until no core that can go on is behind ``core``."""
         if not self._leads(core.index):
-            self.waiting[core.index] = (_STEP, "an access to HBM", core.caller_line())
-            self._hub.switch()
+            self.wait_until(core, _STEP, "an access to HBM")
 
     def _deadlock(self, tasks: list[Any]) -> DeadlockError:
         sides = []
@@ -136,8 +141,7 @@ class Program(Launch):
         """Wait until the other ranks have come to ``meeting``."""
         assert self.world is not None
         if self.lnc > 1:
-            self.waiting[core.index] = (meeting, f"{meeting.call} of rank {self.rank}", core.caller_line())
-            self._hub.switch()
+            self.wait_until(core, meeting, f"{meeting.call} of rank {self.rank}")
             return
         while not meeting.done:
             self.world.hub.switch()
@@ -148,7 +152,17 @@ class Program(Launch):
         self.arrived.setdefault(key, set()).add(core.index)
         if self._complete(key, core.index):
             return
+        self.wait_until(core, key, what)
+
+    def wait_until(self, core: Core, key: Any, what: str) -> None:
+        """Let the other cores run until ``key`` is done: every core has come to it, or its ``done`` is true.
+
+        The core goes on in the coroutine that waits, which may be one of several on this core.
+        """
+        import greenlet
+
         self.waiting[core.index] = (key, what, core.caller_line())
+        self._paused[core.index] = greenlet.getcurrent()
         self._hub.switch()
 
 

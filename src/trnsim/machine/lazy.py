@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trnsim.errors import UnsupportedError
 from trnsim.machine.form import HBM, Form
 from trnsim.machine.tensor import Indirect, NkiTensor
 from trnsim.machine.trace import CLASSES, READ, WRITE
@@ -24,13 +25,6 @@ Box = tuple[int, int, int, int]
 def execute_slice(core: Core, *, rows: list[int] | None = None, tensors: list[NkiTensor] | None = None) -> None:
     """Execute ``rows`` and whatever the bytes of ``tensors`` depend on."""
     launch = core.launch
-    if launch.lnc > 1:
-        from trnsim.errors import UnsupportedError
-
-        raise UnsupportedError(
-            "a time-only run on several cores cannot compute values that control flow or addresses need; "
-            "run it with numbers instead"
-        )
     count = len(core.trace)
     if core.executed is None or len(core.executed) < count:
         done = np.zeros(max(1024, 2 * count), bool)
@@ -45,6 +39,7 @@ def execute_slice(core: Core, *, rows: list[int] | None = None, tensors: list[Nk
     for tensor in tensors or []:
         if tensor.storage.kind == "input":
             core.require_data(tensor.storage, "a value that is needed")
+        _require_own(core, tensor.storage)
         start, offset = tensor.place()
         _add(reads, tensor.storage, tensor.form, start, offset)
     instructions, operands = core.trace.instruction_rows, core.trace.operand_rows
@@ -71,7 +66,10 @@ def execute_slice(core: Core, *, rows: list[int] | None = None, tensors: list[Nk
         if take:
             chosen.append(row)
             states.update(klass.state)
+            if launch.lnc > 1 and instructions[6 * row + 5] >= 0:
+                raise _depends_on_others(f"what {klass.name} gets from the other core")
             for role, storage, where in boxes:
+                _require_own(core, storage)
                 if role != WRITE:
                     if storage.kind == "input":
                         core.require_data(storage, "a value that is needed")
@@ -85,6 +83,21 @@ def execute_slice(core: Core, *, rows: list[int] | None = None, tensors: list[Nk
             storage.clear(missing)
         klass = CLASSES[instructions[6 * row]]
         klass.instruction.execute(core, klass, views(core, row), core.immediates[instructions[6 * row + 2]])
+
+
+def _require_own(core: Core, storage: Storage) -> None:
+    """Of several cores, only what a core computes from its own memory and from inputs nobody wrote can be told here."""
+    if core.launch.lnc > 1 and core.launch.infos[storage.id].shared:
+        given = storage.kind in ("input", "constant") and storage.writers <= 0
+        if not given:
+            raise _depends_on_others(f"{storage.name!r}, which both cores may write")
+
+
+def _depends_on_others(what: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"a value that control flow, an address or the caller needs depends on {what}: a time-only run on several "
+        "cores cannot compute it; run it with numbers instead"
+    )
 
 
 def views(core: Core, row: int) -> tuple[NkiTensor, ...]:

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from trnsim.machine.coverage import Coverage
+from trnsim.machine.coverage import Coverage, intervals_of
 from trnsim.machine.form import HBM
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trnsim.machine.form import Form
+    from trnsim.machine.products import Products
     from trnsim.numerics import DType
 
 
 _pool: dict[int, list[NDArray[np.uint8]]] = {}
 _POOL_BYTES = 32 << 20  # of buffers kept for reuse, of each size
+_BLOCK = 2048  # bytes of a partition by which an arena finds storages
 
 
 class Pending(Protocol):
@@ -55,6 +57,7 @@ class Storage:
         "host",
         "id",
         "kind",
+        "known",
         "line",
         "memory",
         "name",
@@ -91,6 +94,7 @@ class Storage:
         self.pitch = row_bytes
         self.pitch_offset = 0
         self.full = False
+        self.known: set[tuple[int, int, int]] = set()  # accesses (start, offset, form) within the written part
         self.whole: Form | None = None
         self._coverage: Coverage | None = None
         self.core = 0
@@ -101,7 +105,7 @@ class Storage:
         self.writable = True
         self.shadow: NDArray[np.float32] | None = None
         self.shadow_misses = 0
-        self.pe_regions: dict[tuple[int, int, int], Form] | None = None
+        self.pe_regions: Products | None = None
         self.writers = 0
         self.chain: Pending | None = None
         self.pins: Pending | None = None
@@ -150,10 +154,6 @@ class Storage:
             self.base = self.bytes().copy()
             self.writable = True
 
-    def overlapping(self) -> list[Storage]:
-        """Other storages whose explicit addresses share bytes with this one."""
-        return [] if self.arena is None else self.arena.overlapping(self)
-
     def fill_missing(self, bands: list[tuple[int, int, NDArray[np.int64]]]) -> None:
         """Give unwritten bytes the official simulator's sentinels: NaN in float formats, 4 in integers."""
         data = self.bytes()
@@ -177,7 +177,7 @@ class Arena:
     def __init__(self, memory: str, partitions: int, bytes_per_partition: int) -> None:
         self.memory, self.partitions, self.pitch = memory, partitions, bytes_per_partition
         self._data: NDArray[np.uint8] | None = None
-        self._members: list[weakref.ref[Storage]] = []
+        self._open: dict[int, list[weakref.ref[Storage]]] = {}  # those that may not be full yet, by block of bytes
 
     def bytes(self) -> NDArray[np.uint8]:
         if self._data is None:
@@ -188,23 +188,35 @@ class Arena:
         """Put ``storage`` at partition ``start``, byte ``offset``."""
         storage.arena, storage.address = self, (start, offset)
         storage.pitch, storage.pitch_offset = self.pitch, start * self.pitch + offset
-        self._members = [m for m in self._members if m() is not None]
-        self._members.append(weakref.ref(storage))
+        reference = weakref.ref(storage)
+        for block in self._blocks(storage):
+            self._open.setdefault(block, []).append(reference)
 
-    def overlapping(self, storage: Storage) -> list[Storage]:
+    @staticmethod
+    def _blocks(storage: Storage) -> range:
+        assert storage.address is not None
+        first = storage.address[1]
+        return range(first // _BLOCK, (first + storage.row_bytes - 1) // _BLOCK + 1)
+
+    def unwritten(self, storage: Storage) -> list[Storage]:
+        """Storages other than ``storage`` that share bytes with it and are not fully written."""
         assert storage.address is not None
         p0, b0 = storage.address
         p1, b1 = p0 + storage.rows, b0 + storage.row_bytes
-        found = []
-        for reference in self._members:
-            other = reference()
-            if other is None:
-                continue
-            assert other.address is not None
-            q0, c0 = other.address
-            if other is not storage and q0 < p1 and p0 < q0 + other.rows and c0 < b1 and b0 < c0 + other.row_bytes:
-                found.append(other)
-        return found
+        found: dict[int, Storage] = {}
+        for block in self._blocks(storage):
+            kept = []
+            for reference in self._open[block]:
+                other = reference()
+                if other is None or other.full:
+                    continue
+                kept.append(reference)
+                assert other.address is not None
+                q0, c0 = other.address
+                if other is not storage and q0 < p1 and p0 < q0 + other.rows and c0 < b1 and b0 < c0 + other.row_bytes:
+                    found[other.id] = other
+            self._open[block] = kept
+        return list(found.values())
 
 
 def box(storage: Storage, form: Form, start: int, offset: int) -> tuple[int, int, NDArray[np.int64]] | None:
@@ -214,8 +226,7 @@ def box(storage: Storage, form: Form, start: int, offset: int) -> tuple[int, int
     """
     run = form.levels[-1][1]
     if form.memory != HBM:
-        starts = form.interval_offsets + offset
-        return start, start + form.partition_span, np.stack((starts, starts + run), axis=1)
+        return start, start + form.partition_span, intervals_of(form.interval_offsets + offset, run)
     row_bytes = storage.row_bytes
     row, column = divmod(offset, row_bytes)
     levels = list(form.levels)
@@ -241,4 +252,4 @@ def box(storage: Storage, form: Form, start: int, offset: int) -> tuple[int, int
         span *= count
     rows = span
     starts = starts + column
-    return row, row + rows, np.stack((starts, starts + run), axis=1)
+    return row, row + rows, intervals_of(starts, run)

@@ -7,6 +7,7 @@ partition. Views never copy.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from trnsim.errors import CompilerError, HardwareError, IndexRangeError, InternalError, UnsupportedError
 from trnsim.machine.form import HBM, PSUM, Form
 from trnsim.numerics import as_dtype, from_float32, to_float32
+from trnsim.numerics.formats import float32
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,7 +105,7 @@ class NkiTensor:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def memory(self) -> str:
@@ -138,13 +140,13 @@ class NkiTensor:
                 form = Form.of(HBM, self.dtype, self.shape, self.strides, 0, 0, indirect)
             else:
                 size = self.dtype.itemsize
-                start, offset = divmod(self.offset * size, storage.row_bytes)
+                row_bytes = storage.row_bytes
+                start, offset = divmod(self.offset * size, row_bytes) if self.offset else (0, 0)
                 address = storage.address
                 if address is not None:
                     start += address[0]
                     offset += address[1]
-                per_partition = storage.row_bytes // size
-                strides = (self.strides[0] // per_partition if self.shape[0] > 1 else 1, *self.strides[1:])
+                strides = (self.strides[0] // (row_bytes // size) if self.shape[0] > 1 else 1, *self.strides[1:])
                 phase = offset % _BANK_BYTES if storage.memory == PSUM else 0
                 reach = moved.limit if moved is not None and moved.kind == "snake" else 0
                 form = Form.of(storage.memory, self.dtype, self.shape, strides, start, phase, indirect, reach)
@@ -187,9 +189,12 @@ class NkiTensor:
         if self.indirection is not None:
             self._check_static(keys)
         rank = len(shape)
-        if Ellipsis in keys if not _has_tensor(keys) else False:
-            at = keys.index(Ellipsis)
-            keys = keys[:at] + (slice(None),) * (rank - len(keys) + 1) + keys[at + 1 :]
+        for item in keys:
+            if item is Ellipsis:
+                if not _has_tensor(keys):
+                    at = [k is Ellipsis for k in keys].index(True)
+                    keys = keys[:at] + (slice(None),) * (rank - len(keys) + 1) + keys[at + 1 :]
+                break
         if len(keys) > rank:
             raise IndexRangeError(f"{len(keys)} indices for {self!r} with {rank} dimensions")
         on_chip = self.storage.memory != HBM
@@ -203,7 +208,15 @@ class NkiTensor:
                 start, stop, step = item.start, item.stop, item.step
                 start = 0 if start is None else (start if type(start) is int else _integer(start))
                 stop = size if stop is None else (stop if type(stop) is int else _integer(stop))
-                step = 1 if step is None else _integer(step)
+                if step is None:
+                    if 0 <= start < stop <= size:
+                        offset += start * strides[dim]
+                        new_shape.append(stop - start)
+                        new_strides.append(strides[dim])
+                        continue
+                    step = 1
+                else:
+                    step = _integer(step)
                 if start < 0:
                     start += size
                 if stop < 0:
@@ -346,9 +359,9 @@ class NkiTensor:
         sizes = list(shape)
         dim = self._dim(dim, free=len(sizes) != 1)
         if sizes.count(-1) == 1:
-            known = int(np.prod([s for s in sizes if s != -1]))
+            known = int(math.prod(s for s in sizes if s != -1))
             sizes[sizes.index(-1)] = self.shape[dim] // max(known, 1)
-        if int(np.prod(sizes)) != self.shape[dim]:
+        if math.prod(sizes) != self.shape[dim]:
             raise CompilerError("the new sizes must multiply to the old", value=tuple(shape), limit=self.shape[dim])
         strides: list[int] = []
         stride = self.strides[dim]
@@ -370,7 +383,7 @@ class NkiTensor:
                 "these dimensions are not contiguous in memory", operand="flatten_dims", value=repr(self)
             )
         return self._view(
-            (*self.shape[:first], int(np.prod(merged)), *self.shape[last + 1 :]),
+            (*self.shape[:first], int(math.prod(merged)), *self.shape[last + 1 :]),
             (*self.strides[:first], stride, *self.strides[last + 1 :]),
         )
 
@@ -384,9 +397,9 @@ class NkiTensor:
             raise CompilerError("reshape takes one shape", operand="shape", value=given)
         target = list(given[0][0] if len(given[0]) == 1 and isinstance(given[0][0], (tuple, list)) else given[0])
         if target.count(-1) == 1:
-            known = int(np.prod([s for s in target if s != -1]))
+            known = int(math.prod(s for s in target if s != -1))
             target[target.index(-1)] = self.size // max(known, 1)
-        if int(np.prod(target)) != self.size:
+        if math.prod(target) != self.size:
             raise CompilerError("reshape must keep the number of elements", value=tuple(target), limit=self.shape)
         fixed = int(self.on_chip or self.indirection is not None)
         if fixed and (not target or target[0] != self.shape[0]):
@@ -491,8 +504,8 @@ class NkiTensor:
             raise HardwareError(
                 "an access pattern has 1 to 5 dimensions", instruction="ap", value=len(pattern), limit=5
             )
-        strides = tuple(_integer(p[0]) for p in pattern)
-        shape = tuple(_integer(p[1]) for p in pattern)
+        strides = tuple([p[0] if type(p[0]) is int else _integer(p[0]) for p in pattern])
+        shape = tuple([p[1] if type(p[1]) is int else _integer(p[1]) for p in pattern])
         ratio = self.dtype.itemsize / kind.itemsize
         base = self.offset if ratio == 1 else int(self.offset * ratio)
         at = base + (0 if offset is None else _integer(offset))
@@ -500,7 +513,7 @@ class NkiTensor:
             raise HardwareError("counts must be positive", instruction="ap", operand="pattern", value=pattern)
         if self.on_chip:
             per_partition = self.storage.row_bytes // kind.itemsize
-            own = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize // kind.itemsize
+            own = math.prod(self.shape[1:]) * self.dtype.itemsize // kind.itemsize
             if shape[0] > 1 and strides[0] % per_partition and own and strides[0] % own == 0:
                 # Of a slice, public kernels count a partition as the slice's own free elements.
                 strides = (strides[0] // own * per_partition, *strides[1:])
@@ -517,7 +530,7 @@ class NkiTensor:
             if self.indirection is not None:
                 raise CompilerError("a view can be indirect once only", value=repr(self))
             whole = self._base_shape()
-            stride = int(np.prod(whole[indirect_dim + 1 :], dtype=np.int64))
+            stride = math.prod(whole[indirect_dim + 1 :])
             limit = whole[indirect_dim] if indirect_dim < len(whole) else 1
             if scalar_offset is not None:
                 value = _scalar_value(scalar_offset, self)
@@ -563,8 +576,12 @@ class NkiTensor:
     def check_bounds(self, what: str) -> None:
         """Raise HardwareError if the view reaches outside its storage."""
         storage = self.storage
-        low = self.offset + sum(min(0, (n - 1) * s) for n, s in zip(self.shape, self.strides, strict=True))
-        high = self.offset + sum(max(0, (n - 1) * s) for n, s in zip(self.shape, self.strides, strict=True))
+        low = high = self.offset
+        for n, s in zip(self.shape, self.strides, strict=True):
+            if s > 0:
+                high += (n - 1) * s
+            else:
+                low += (n - 1) * s
         limit = storage.rows * storage.row_bytes // self.dtype.itemsize
         if low < 0 or high >= limit:
             raise HardwareError(
@@ -576,7 +593,9 @@ class NkiTensor:
         if self.on_chip:
             per_partition = self.partition_elements
             first = self.offset % per_partition
-            free = sum((n - 1) * s for n, s in zip(self.shape[1:], self.strides[1:], strict=True))
+            free = 0
+            for n, s in zip(self.shape[1:], self.strides[1:], strict=True):
+                free += (n - 1) * s
             if first + free >= per_partition:
                 raise HardwareError(
                     f"access pattern {self.get_pattern()} at offset {self.offset} runs past the partition of "
@@ -649,7 +668,7 @@ class NkiTensor:
 
     def as_float32(self) -> NDArray[np.float32]:
         """The elements upcast exactly to float32 (a view if they are float32 already)."""
-        return to_float32(self.array(), self.dtype)
+        return self.array() if self.dtype is float32 else to_float32(self.array(), self.dtype)
 
     def as_float32_shared(self) -> NDArray[np.float32]:
         """As ``as_float32``, but the whole storage is upcast once and kept until it is written again."""
@@ -676,7 +695,7 @@ class NkiTensor:
         target = self.array()
         if values.shape != self.shape:
             values = values.reshape(self.shape)
-        if target.dtype == np.float32 and self.dtype == "float32":
+        if self.dtype is float32:
             target[...] = values
         else:
             from_float32(values, self.dtype, out=target)

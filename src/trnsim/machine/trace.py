@@ -50,8 +50,8 @@ class InstructionClass:
     """An instruction with all that decides its rules and cost: attributes and the forms of its operands.
 
     ``engines`` are the engines that can run it, the preferred first. ``attributes`` are plain values by name. ``state``
-    names engine state that it changes (accumulators, random generators). ``plan`` says where each argument of its
-    meaning comes from. ``indirect``: an operand has tensor indirection. ``in_hbm``: an operand is in HBM.
+    names engine state that it changes (accumulators, random generators). ``call`` calls its meaning with its
+    arguments. ``indirect``: an operand has tensor indirection. ``in_hbm``: an operand is in HBM.
     """
 
     instruction: Any
@@ -61,7 +61,7 @@ class InstructionClass:
     engines: tuple[str, ...]
     id: int = -1
     state: tuple[str, ...] = ()
-    plan: tuple[tuple[int, Any], ...] = ()
+    call: Any = None
     roles: tuple[str, ...] = ()
     is_matmul: bool = False
     indirect: bool = False

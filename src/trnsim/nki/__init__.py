@@ -7,6 +7,7 @@ from typing import Any
 
 from trnsim import releases
 from trnsim.nki.kernel import Kernel, simulate
+from trnsim.nki.launchers import baremetal, benchmark, profile, simulate_kernel
 
 __version__ = "0.6.0"
 
@@ -34,4 +35,8 @@ def __getattr__(name: str) -> Any:
     raise releases.no_attribute("nki", name)
 
 
-__all__ = ["collectives", "isa", "jit", "language", "simulate", "typing"]
+# The four launchers of NKI 0.1 are not part of 0.6; see launchers.py.
+__all__ = [
+    "baremetal", "benchmark", "collectives", "isa", "jit", "language", "profile", "simulate", "simulate_kernel",
+    "typing",
+]  # fmt: skip

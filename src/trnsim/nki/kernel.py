@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Options of ``nki.jit`` that public kernels pass. ``mode`` is ignored since NKI 0.3; ``platform_target`` names the
 # chip.
-_OPTIONS = {
+OPTIONS = {
     "mode", "platform_target", "kernel_return", "show_compiler_tb", "experimental_flags", "debug_kernel",
     "enable_out_of_bound_check", "additional_compile_opt",
 }  # fmt: skip
@@ -33,10 +33,10 @@ class Kernel:
     """
 
     def __init__(self, func: Callable[..., Any], *, release: Release = DEFAULT, **options: Any) -> None:
-        unknown = set(options) - _OPTIONS
+        unknown = set(options) - OPTIONS
         if unknown:
             raise CompilerError(
-                f"nki.jit has no option {', '.join(sorted(unknown))}", instruction="nki.jit", limit=sorted(_OPTIONS)
+                f"nki.jit has no option {', '.join(sorted(unknown))}", instruction="nki.jit", limit=sorted(OPTIONS)
             )
         self.func = func
         self.release = release
@@ -112,7 +112,7 @@ class Kernel:
 
 def as_kernel(kernel: Any, release: Release = DEFAULT) -> Any:
     """``kernel`` itself if it is one, of any release; a plain function as one of ``release``."""
-    return kernel if hasattr(kernel, "launch") else Kernel(kernel, release=release)
+    return kernel if callable(getattr(kernel, "launch", None)) else Kernel(kernel, release=release)
 
 
 def simulate(kernel: Any, release: Release = DEFAULT) -> Callable[..., Any]:

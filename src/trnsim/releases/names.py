@@ -30,10 +30,6 @@ _NO_FUNCTION = "in NKI 0.2 issue the nki.isa instructions instead"
 NAMES: tuple[Name, ...] = (
     # -- nki
     Name("nki.simulate", "0.3-", "call the kernel: every kernel is simulated", "rn 2.29"),
-    Name("nki.simulate_kernel", "0.1", "use nki.simulate(kernel)(...), or call the kernel", "rn 2.28"),
-    Name("nki.baremetal", "0.1", "call the kernel", "rn 2.28"),
-    Name("nki.benchmark", "0.1", "use trnsim profile, or trnsim.profile", "rn 2.28"),
-    Name("nki.profile", "0.1", "use trnsim profile, or trnsim.profile", "rn 2.28"),
     Name("nki.trace", "0.1", "call the function"),
     Name("nki.typing", "0.1 0.3-", "leave the annotation out", "rn 2.29"),
     Name("nki.tensor", "0.1", "use nl.NkiTensor", "rn 2.28"),

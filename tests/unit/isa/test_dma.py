@@ -1,15 +1,18 @@
 """DMA instructions that compute or transpose, and registers that are stored, against NumPy."""
 
+import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from isa_harness import assert_refused, assert_same, draw_values, given_tensor, nl, read, running, single, tensor
 
 import trnsim.nki.isa as nisa
 from trnsim.errors import HardwareError
 
 
-def hbm(core, values, dtype):
-    view = core.ndarray(values.shape, dtype, "hbm")
+def hbm(core, values, dtype, memory="hbm"):
+    view = core.ndarray(values.shape, dtype, memory)
     view.array()[...] = values
     view.storage.full = True
     return view
@@ -40,6 +43,41 @@ def test_dma_compute_adds_to_chosen_rows():
         expected = base.copy()
         expected[chosen[:, 0]] += rows
         assert_same(table.array(), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pattern=st.sampled_from([[[1, 8]], [[2, 4]], [[0, 3], [1, 8]], [[4, 2], [1, 3]], [[1, 4], [4, 2]], [[1, 12]]]),
+    rows=st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    outside=st.booleans(),
+    dtypes=st.sampled_from([("float32", "float32"), ("bfloat16", "float32"), ("int32", "uint32")]),
+)
+def test_dma_copy_gathers_and_scatters_any_pattern(pattern, rows, outside, dtypes):
+    """``[[0, 3], ...]`` repeats, ``[[1, 12]]`` reaches into the next row: rows overlap."""
+    kind = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "int32": np.int32, "uint32": np.uint32}
+    table = np.arange(12 * 8).reshape(12, 8).astype(kind[dtypes[0]])
+    picked = [*rows, 12] if outside else rows
+    free = np.zeros(1, int)
+    for stride, count in pattern:
+        free = (free[:, None] + np.arange(count) * stride).ravel()
+    shape = (len(picked), *(count for _, count in pattern))
+    with running() as core:
+        source = hbm(core, table, dtypes[0])
+        index = given_tensor(core, np.array(picked, np.int32)[:, None], "int32")
+        dst = hbm(core, np.zeros(shape, kind[dtypes[1]]), dtypes[1], "sbuf")
+        view = source.ap([[8, len(picked)], *pattern], vector_offset=index)
+        nisa.dma_copy(dst, view, oob_mode=nisa.oob_mode.skip)
+        expected = np.zeros((len(picked), free.size), kind[dtypes[1]])
+        for i, row in enumerate(rows):
+            expected[i] = table.reshape(-1)[row * 8 + free].astype(kind[dtypes[1]])
+        assert_same(dst.array(), expected.reshape(shape))
+
+        values = (100 + np.arange(np.prod(shape))).reshape(shape).astype(kind[dtypes[0]])
+        nisa.dma_copy(view, hbm(core, values, dtypes[0], "sbuf"), oob_mode=nisa.oob_mode.skip)
+        expected = table.reshape(-1).copy()
+        for i, row in enumerate(rows):
+            expected[row * 8 + free] = values[i].reshape(-1)
+        assert_same(source.array(), expected.reshape(12, 8))
 
 
 def test_dma_compute_limits():

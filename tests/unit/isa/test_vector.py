@@ -116,6 +116,15 @@ class TestElementwise:
             assert_same(read(dst), wrapped(expected, out))
             assert core.trace.classes[core.trace.instructions["klass"][-1]].engines == ("gpsimd",)
 
+    def test_magnitudes_of_the_least_word(self):
+        x = np.array([[-(2**31), 2**31 - 1, -5]], np.int32)
+        with running("v4") as core:
+            data, other = given_tensor(core, x, "int32"), given_tensor(core, x[:, ::-1].copy(), "int32")
+            for name in ("abs_max", "abs_min"):
+                dst = tensor(core, "int32", 1, 3)
+                vector.tensor_tensor(dst, data, other, op(name))
+                assert_same(read(dst), REFERENCE[name](x.astype(object), x[:, ::-1].astype(object)).astype(np.int32))
+
     def test_words_go_through_float32_elsewhere(self):
         x = np.full((4, 3), 2**24 + 1, np.int32)
         with running() as core:

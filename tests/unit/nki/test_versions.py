@@ -523,7 +523,7 @@ WRONG = {
     "no such keyword": (lambda n, t: n.isa.tensor_copy(t, t, frob=1), "nki.isa.tensor_copy of NKI {v} has no keyword"),
     "loop options": (lambda n, t: n.language.affine_range(4, precise_schedule=True), "NKI 0.1 has it"),
     "too many": (lambda n, t: n.isa.reciprocal(t, t, None, t, t), "reciprocal of NKI {v} takes fewer positional"),
-    "launcher": (lambda n, t: n.simulate_kernel(t), "nki.simulate_kernel is not in NKI {v}.*use nki.simulate"),
+    "launcher": (lambda n, t: n.trace(t), "nki.trace is not in NKI {v}: it belongs to NKI 0.1 .*call the function"),
     "collective": (lambda n, t: n.collectives.all_gather([t], [t], None, 0, channel=1), "no keyword 'channel'"),
 }  # fmt: skip
 

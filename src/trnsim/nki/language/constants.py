@@ -189,3 +189,8 @@ class _TileSize(NKIObject):
 
 
 tile_size = _TileSize()
+
+
+def sizeinbytes(dtype: Any) -> int:
+    """Bytes of an element. Kernels import it from this module, undocumented."""
+    return as_dtype(dtype).itemsize

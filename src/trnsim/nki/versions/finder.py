@@ -14,6 +14,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from trnsim.nki.versions.stubs import NOT_PUBLIC, StubModule, is_stub
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,7 +25,9 @@ MODULES = {
     "neuronxcc.nki": _BETA1,
     "neuronxcc.nki.language": f"{_BETA1}.language",
     "neuronxcc.nki.isa": f"{_BETA1}.isa",
+    "neuronxcc.nki.language.constants": f"{_BETA1}.constants",
     "neuronxcc.nki.isa.constants": "trnsim.isa.constants",
+    "neuronxcc.nki.isa.neuron_isa": f"{_BETA1}.isa",
     "neuronxcc.nki.typing": f"{_BETA1}.typing",
     "neuronxcc.nki.compiler": f"{_BETA1}.compiler",
     "neuronxcc.starfish": "",
@@ -33,7 +37,7 @@ MODULES = {
 }
 
 
-class _Loader(importlib.abc.Loader):
+class Loader(importlib.abc.Loader):
     """Hands out a module of trnsim under another name."""
 
     def __init__(self, target: str) -> None:
@@ -54,6 +58,19 @@ class _Loader(importlib.abc.Loader):
             module.__spec__ = self.own
 
 
+class StubLoader(importlib.abc.Loader):
+    """Makes modules of names that say why they cannot be used."""
+
+    def __init__(self, why: str = NOT_PUBLIC) -> None:
+        self.why = why
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return StubModule(spec.name, self.why)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing to execute."""
+
+
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -61,10 +78,12 @@ class _Finder(importlib.abc.MetaPathFinder):
         del path, target
         found = MODULES.get(fullname)
         if found is None:
+            if is_stub(fullname):
+                return importlib.machinery.ModuleSpec(fullname, StubLoader(), is_package=True)
             if fullname.startswith("neuronxcc.nki."):
                 raise ModuleNotFoundError(f"trnsim has no module {fullname!r}", name=fullname)
             return None
-        return importlib.machinery.ModuleSpec(fullname, _Loader(found), is_package=found in ("", _BETA1))
+        return importlib.machinery.ModuleSpec(fullname, Loader(found), is_package=found in ("", _BETA1))
 
 
 _finder = _Finder()

@@ -14,12 +14,14 @@ from typing import Any
 from trnsim import releases
 from trnsim.errors import CompilerError
 from trnsim.isa.constants import engine
-from trnsim.nki import collectives, isa, language, typing
+from trnsim.nki import collectives, isa, language, launchers, typing
 from trnsim.nki.kernel import Kernel, simulate
 from trnsim.nki.language.tokens import Operator
 from trnsim.nki.versions.adapters import ADAPTERS
 from trnsim.nki.versions.calls import ENUMS, checked
 from trnsim.releases import LATEST, Release
+
+_LAUNCHERS = ("baremetal", "benchmark", "profile", "simulate_kernel")  # of NKI 0.1; see launchers.py
 
 
 class View(ModuleType):
@@ -132,7 +134,8 @@ def modules(release: Release) -> dict[str, ModuleType]:
         if version == "0.2":
             below["isa"].__dict__["dma_engine"] = engine.dma
         below["language"].__dict__["tile_size"] = _Constants(version)
-    own = {**below, "jit": jit, "simulate": simulated, "__version__": f"{version}.0", "__path__": []}
+    own: dict[str, Any] = {name: getattr(launchers, name) for name in _LAUNCHERS}
+    own |= {**below, "jit": jit, "simulate": simulated, "__version__": f"{version}.0", "__path__": []}
     if not releases.exists("nki.simulate", version):
         del own["simulate"]
     found: dict[str, ModuleType] = {"nki": View("nki", version, **own, __all__=[*sorted(below), "jit"])}

@@ -66,7 +66,7 @@ function aboutPanel(call, versions) {
   const r = call.report;
   const rows = [
     ["support", `${r.support}${r.support_reason ? `: ${r.support_reason}` : ""}`],
-    ["schedule", r.schedule], ["clock", r.clock], ["generation", r.generation],
+    ["schedule", r.schedule + (r.schedule_reason ? `, because ${r.schedule_reason}` : "")], ["clock", r.clock], ["generation", r.generation],
     ["arguments", r.arguments.join("; ")],
     ["numbers", r.numeric ? "computed" : "time only"],
     ["seed", r.seed === null ? "" : String(r.seed)],

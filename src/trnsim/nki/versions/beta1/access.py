@@ -95,7 +95,9 @@ def _advanced(x: Any, keys: tuple[Any, ...]) -> tuple[list[Index], tuple[int, ..
     for dim, (key, size) in enumerate(zip(keys, x.shape, strict=True)):
         if isinstance(key, Index):
             if key.ndim == 1 and x.ndim > 1:
-                raise CompilerError("an nl.arange of one dimension is no index: use nl.arange(n)[:, None]")
+                raise CompilerError(
+                    f"indexing tensor `{x.tile.name}` with 1d arange is not supported: use nl.arange(n)[:, None]"
+                )
             given.append(key)
         elif hasattr(key, "tile"):
             if dynamic is not None:
@@ -105,8 +107,13 @@ def _advanced(x: Any, keys: tuple[Any, ...]) -> tuple[list[Index], tuple[int, ..
         elif isinstance(key, (slice, DynamicSlice)):
             if isinstance(key, slice) and key == slice(None) and size == 1:
                 given.append(Index(0, (0,), (1,)))
-            else:
-                given.append(None)
+                continue
+            if any(isinstance(k, Index) for k in keys):
+                raise CompilerError(
+                    "Mixing basic tensor indexing and advanced tensor indexing is not supported: index "
+                    f"`{x.tile.name}` with slices only, or with nl.arange in every dimension"
+                )
+            given.append(None)
         else:
             value = key.__index__()
             given.append(Index(value + size * (value < 0), (0,), (1,)))

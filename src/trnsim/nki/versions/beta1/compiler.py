@@ -14,6 +14,7 @@ from trnsim.machine import core as machine
 from trnsim.machine.form import PSUM, SBUF
 
 _BANK_BYTES = 2048
+__path__: list[str] = []  # names below it are the vendor's own; see versions/stubs.py
 
 
 class Allocation:

@@ -17,7 +17,8 @@ from trnsim.machine.regions import MemoryRegion
 from trnsim.machine.tensor import NkiTensor
 from trnsim.nki.versions.beta1.blocks import BlockTensor
 from trnsim.nki.versions.beta1.compiler import Allocation
-from trnsim.nki.versions.beta1.moves import dtype_of, fill, number_for, wrap
+from trnsim.nki.versions.beta1.moves import dtype_of, number_for, wrap
+from trnsim.nki.versions.beta1.rules import top_level
 from trnsim.nki.versions.beta1.tensor import Tensor, flush, state
 from trnsim.numerics import DType, as_dtype
 
@@ -50,6 +51,8 @@ def ndarray(shape: Sequence[int], dtype: Any, *, buffer: Any = None, name: str =
         return _in_hbm(sizes, kind, MemoryRegion.shared_hbm, name)
     region = as_region(buffer)
     if region.memory == HBM:
+        if region is MemoryRegion.shared_hbm:
+            top_level()
         return _in_hbm(sizes, kind, region, name)
     return _on_chip(current.core, sizes, kind, region.memory, name, None)
 
@@ -103,7 +106,10 @@ def full(shape: Sequence[int], fill_value: Any, dtype: Any, *, buffer: Any = Non
         if tile.storage.memory == PSUM and fill_value == 0:
             current.lazy_zeros[tile.storage.id] = tile
         elif tile.storage.memory == HBM:
-            fill(wrap(tile), fill_value)
+            raise CompilerError(
+                "Creating HBM tensor with init value is not supported: make it with nl.ndarray and nl.store to it",
+                instruction="nl.full",
+            )
         else:
             vector.memset(tile, number_for(fill_value, tile.dtype))
     return result

@@ -20,6 +20,7 @@ from trnsim.nki.language.tokens import names_op
 from trnsim.nki.versions.beta1.access import cut
 from trnsim.nki.versions.beta1.index import Box
 from trnsim.nki.versions.beta1.moves import boxes, dtype_of, in_sbuf, result, scalar_operand, source, spread, wrap
+from trnsim.nki.versions.beta1.rules import named
 from trnsim.nki.versions.beta1.tensor import Result, Tensor, flush
 from trnsim.numerics import DType, as_dtype
 
@@ -131,7 +132,7 @@ def _binary_function(name: str) -> Callable[..., Any]:
     def function(x: Any, y: Any, dtype: Any = None, mask: Any = None, **_: Any) -> Any:
         return binary(name, x, y, dtype, mask)
 
-    function.__name__ = function.__qualname__ = name
+    named(function, name)
     function.__doc__ = f"``{name}(x, y)``, element by element; see ``binary``."
     return function
 
@@ -167,7 +168,7 @@ def _activation_function(name: str) -> Callable[..., Any]:
     def function(x: Any, dtype: Any = None, mask: Any = None, **_: Any) -> Any:
         return activate(name, x, dtype, mask)
 
-    function.__name__ = function.__qualname__ = name
+    named(function, name)
     function.__doc__ = f"``{name}(x)``, element by element, on ScalarE."
     return function
 
@@ -203,7 +204,7 @@ def from_language(name: str, op: str | None = None) -> Callable[..., Any]:
         found = iter(parts)
         return result(shape, kind, lambda dst, _: _run(vector.tensor_copy, dst, next(found)), where=places)
 
-    function.__name__ = function.__qualname__ = name
+    named(function, name)
     function.__doc__ = f"``nl.{name}`` of today, with a mask."
     return names_op(op)(function) if op else function
 
@@ -251,7 +252,7 @@ def _reduction(name: str, op: str) -> Callable[..., Any]:
         data = source(x, "x")
         return reduce(ALU[op], data, axis, dtype_of(dtype, data.kind), mask, keepdims)
 
-    function.__name__ = function.__qualname__ = name
+    named(function, name)
     function.__doc__ = f"``{name}`` over free dimensions."
     return function
 

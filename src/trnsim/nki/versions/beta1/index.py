@@ -78,6 +78,9 @@ class Index:
             dim += 1
         return Index(base, (*steps, *self.steps[dim:]), (*shape, *self.shape[dim:]))
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise CompilerError("'index' tensor does not support item assignment; make a tile of it with nisa.iota")
+
     def _with(self, other: Any, sign: int) -> Any:
         if isinstance(other, Index):
             a, b = _align(self, other)

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from trnsim import releases
-from trnsim.errors import HardwareError, UnsupportedError
+from trnsim.errors import CompilerError, HardwareError, UnsupportedError
 from trnsim.isa import constants, dma, scalar, tensor, vector
 from trnsim.isa.alu import ALU, as_activation, as_alu_op
 from trnsim.isa.constants import (
@@ -43,6 +43,7 @@ from trnsim.nki.versions.beta1.moves import (
 )
 from trnsim.nki.versions.beta1.operands import number_or_column, span, step_operand, truth_bytes
 from trnsim.nki.versions.beta1.positions import affine_select, iota
+from trnsim.nki.versions.beta1.programs import will_read, will_write
 from trnsim.nki.versions.beta1.reductions import (
     bn_aggr,
     bn_stats,
@@ -61,6 +62,7 @@ from trnsim.nki.versions.beta1.reductions import (
     tensor_scalar_reduce,
     tensor_tensor_scan,
 )
+from trnsim.nki.versions.beta1.rules import writes
 from trnsim.nki.versions.beta1.tensor import Result, Tensor, assign, drop_zeros, flush, state
 from trnsim.nki.versions.calls import guard_first as _guard
 from trnsim.numerics import as_dtype
@@ -235,6 +237,9 @@ def dma_copy(
     for box in boxes(mask, dst.shape):
         out, part = cut(dst, box), cut(src, box)
         if dst_rmw_op is not None:
+            writes(out)
+            will_read(out)
+            will_write(out)
             dma.dma_compute(out, [out, part], as_alu_op(dst_rmw_op))
             continue
         with_bounds(out, part, oob_mode=oob_mode, dge_mode=_dge(dge_mode, out, part))
@@ -274,6 +279,7 @@ def dma_transpose(src: Any, *, axes: Any = None, mask: Any = None, dtype: Any = 
     kind = dtype_of(dtype, view.dtype)
 
     def emit(dst: Tensor) -> None:
+        will_read(view)
         out = cut(dst, None)
         part = in_sbuf(view) if view.storage.memory == PSUM else view
         if out.dtype == part.dtype and out.storage.memory == SBUF:
@@ -297,9 +303,12 @@ def activation(
     flush()
     tile = source(data, "data")
     function = as_activation(op)
-    for tensor_operand in (bias, scale):
-        if isinstance(tensor_operand, Tensor):
-            source(tensor_operand)
+    for name, operand, dtypes in (("bias", bias, ("float32", "float16", "bfloat16")), ("scale", scale, ("float32",))):
+        if isinstance(operand, Tensor) and source(operand, name).kind not in dtypes:
+            raise CompilerError(
+                f"{name} of activation must be a vector of type {', '.join(dtypes)}", instruction="nisa.activation",
+                operand=name, value=operand.kind,
+            )  # fmt: skip
     if reduce_res is not None:
         drop_zeros(reduce_res, reads=False)
     reducing = as_alu_op(reduce_op) if reduce_op is not None else None
@@ -335,6 +344,12 @@ def tensor_tensor(
     """``op(data1, data2)``, sizes of 1 broadcast."""
     flush()
     x, y = source(data1, "data1"), source(data2, "data2")
+    if x.shape[0] != y.shape[0]:
+        raise CompilerError(
+            "number of partitions (dimension 0 size of a tile) mismatch in parameters "
+            f"(data1{list(x.shape)}, data2{list(y.shape)}) of 'tensor_tensor'; use broadcast_to",
+            instruction="nisa.tensor_tensor",
+        )
     alu = as_alu_op(op)
     kind = as_dtype("uint8") if alu.kind in ("compare", "logical") else promote(x.kind, y.kind)
     shape = common_shape(x, y)

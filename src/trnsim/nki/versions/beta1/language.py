@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +9,8 @@ import ml_dtypes
 import numpy as np
 
 from trnsim import releases
-from trnsim.errors import CompilerError, UnsupportedError
+from trnsim.errors import CompilerError
 from trnsim.isa import gpsimd
-from trnsim.isa.alu import as_alu_op
-from trnsim.machine import core as machine
 from trnsim.machine.form import HBM, PSUM
 from trnsim.machine.regions import MemoryRegion
 from trnsim.machine.tensor import NkiTensor
@@ -21,8 +18,10 @@ from trnsim.nki.language.constants import tile_size
 from trnsim.nki.language.loops import ds
 from trnsim.nki.language.operands import broadcast_partition
 from trnsim.nki.language.tokens import names_op
-from trnsim.nki.versions.beta1 import isa
+from trnsim.nki.versions.beta1 import constants, isa
 from trnsim.nki.versions.beta1.access import cut
+from trnsim.nki.versions.beta1.across import all_reduce, loop_reduce
+from trnsim.nki.versions.beta1.constants import sizeinbytes
 from trnsim.nki.versions.beta1.creation import (
     ParDim,
     empty_like,
@@ -37,20 +36,12 @@ from trnsim.nki.versions.beta1.creation import (
     zeros,
     zeros_like,
 )
-from trnsim.nki.versions.beta1.functions import BINARY, REDUCTIONS, UNARY, binary, from_language, two_tiles
-from trnsim.nki.versions.beta1.grid import (
-    affine_range,
-    nc,
-    num_programs,
-    program_id,
-    program_ndim,
-    sequential_range,
-    spmd_dim,
-    starts,
-    static_range,
-)
+from trnsim.nki.versions.beta1.functions import BINARY, REDUCTIONS, UNARY, binary, from_language
+from trnsim.nki.versions.beta1.grid import nc, num_programs, program_id, program_ndim, spmd_dim
 from trnsim.nki.versions.beta1.index import arange, mgrid
-from trnsim.nki.versions.beta1.moves import boxes, copy_to, dtype_of, fill, in_sbuf, source, spread, wrap
+from trnsim.nki.versions.beta1.loops import affine_range, sequential_range, static_range
+from trnsim.nki.versions.beta1.moves import boxes, dtype_of, fill, in_sbuf, source, spread, wrap
+from trnsim.nki.versions.beta1.rules import wrong_memory
 from trnsim.nki.versions.beta1.tensor import Result, Tensor, drop_zeros, flush
 from trnsim.numerics import as_dtype
 
@@ -155,10 +146,7 @@ def load(src: Any, *, mask: Any = None, dtype: Any = None, **_: Any) -> Any:
         flush()  # says if the kernel is one of another release
         raise CompilerError("src must be a tensor", instruction="nl.load", operand="src", value=type(src).__name__)
     if src.memory != HBM:
-        raise CompilerError(
-            f"Expected operand 'src' of 'load' to be in address space 'hbm', but got a tile in '{src.memory}'",
-            instruction="nl.load",
-        )
+        raise wrong_memory("src", "hbm", src)
     mask = src.mask if mask is None else mask
     places = boxes(mask, src.shape)
 
@@ -177,8 +165,10 @@ def store(dst: Any, value: Any, *, mask: Any = None, **_: Any) -> None:
     if isinstance(value, Result) and value.waits and isinstance(dst, Tensor) and value.place_in != PSUM:
         value.materialize(dst.kind)
     flush()
-    if not isinstance(dst, Tensor) or dst.memory != HBM:
-        raise CompilerError("dst must be a tensor in HBM", instruction="nl.store", operand="dst", value=repr(dst))
+    if not isinstance(dst, Tensor):
+        raise CompilerError("dst must be a tensor", instruction="nl.store", operand="dst", value=type(dst).__name__)
+    if dst.memory != HBM:
+        raise wrong_memory("dst", "hbm", dst)
     mask = dst.mask if mask is None else mask
     if not isinstance(value, Tensor):
         fill(dst, value, mask)
@@ -209,6 +199,11 @@ def load_transpose2d(src: Any, *, mask: Any = None, dtype: Any = None, **_: Any)
 
 def transpose(x: Any, *, dtype: Any = None, mask: Any = None, **_: Any) -> Any:
     """The transpose of a tile."""
+    if isinstance(x, Tensor) and x.ndim > 2:
+        raise CompilerError(
+            f"parameter 'x{list(x.shape)}' of 'transpose' exceed max supported number of dimensions of 2",
+            instruction="nl.transpose",
+        )
     return isa.nc_transpose(x, dtype=dtype, mask=mask)
 
 
@@ -317,50 +312,7 @@ def dropout(x: Any, rate: Any, *, dtype: Any = None, mask: Any = None, **_: Any)
     return isa.dropout(x, rate, dtype=dtype, mask=mask)
 
 
-# -- across iterations and programs ------------------------------------------------------------------------------------
-
-
-def loop_reduce(x: Any, op: Any, loop_indices: Any, *, dtype: Any = None, mask: Any = None, **_: Any) -> Any:
-    """``x`` reduced over the iterations of loops: what it is assigned to accumulates, from their first iteration on."""
-    current = flush()
-    tile, alu = source(x, "x"), as_alu_op(op)
-    first = starts(loop_indices)
-    places = boxes(mask, tile.shape)
-    key = machine.current().caller_line()
-
-    def emit(dst: Tensor) -> None:
-        for box in places:
-            part, out = cut(tile, box), cut(dst, box)
-            if first:
-                copy_to(out, part)
-            else:
-                two_tiles(out, alu, out, part)
-
-    class _Accumulated(Result):
-        __slots__ = ()
-
-        def materialize(self, kind: Any = None) -> None:
-            kept = None if first else current.reductions.get(key)
-            if kept is None:
-                super().materialize(kind)
-                current.reductions[key] = wrap(self.tile)
-                return
-            self.record(self.emit, kept)
-
-    return _Accumulated(tile.shape, dtype_of(dtype, tile.kind), emit)
-
-
-def all_reduce(x: Any, op: Any, program_axes: Any, **_: Any) -> Any:
-    """A reduction over programs of the grid; of one program it is ``x``.
-
-    Raises:
-        UnsupportedError: several programs, which run one after another here.
-    """
-    del op
-    axes = program_axes if isinstance(program_axes, (tuple, list)) else (program_axes,)
-    if math.prod(int(num_programs(a)) for a in axes) == 1:
-        return x
-    raise UnsupportedError("nl.all_reduce over several programs of a grid", instruction="nl.all_reduce")
+# -- tiles of a multiplication ----------------------------------------------------------------------------------------
 
 
 def gemm_grid() -> Any:
@@ -373,16 +325,7 @@ def gemm_stationary_grid() -> Any:
     return mgrid[0:128, 0:128]
 
 
-class constants:
-    """Helpers that kernels take from ``nl.constants``."""
-
-    @staticmethod
-    def sizeinbytes(dtype: Any) -> int:
-        """Bytes of an element."""
-        return as_dtype(dtype).itemsize
-
-
-sizeinbytes = constants.sizeinbytes
+__path__: list[str] = []  # neuronxcc.nki.language.constants is imported as a module
 
 __all__ = [
     "abs",

@@ -1,7 +1,7 @@
 """Kernels of NKI 0.1 and what launches them: ``jit``, ``baremetal``, ``benchmark``, ``simulate_kernel``.
 
-The programs of a grid run one after another on one core, each with its own ``program_id``; the tensors that they make
-in shared HBM are the same ones. Time is that of one core that runs them all.
+The programs of a grid run on one core, or where the grid has ``nl.nc(2)`` on the two of a logical core
+(``programs.py``); the tensors that they make in shared HBM are the same ones.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import inspect
 import math
 import os
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +18,20 @@ import numpy as np
 from trnsim.errors import CompilerError, InputError
 from trnsim.machine import core as machine
 from trnsim.machine.tensor import NkiTensor
+from trnsim.nki import launchers
+from trnsim.nki.kernel import OPTIONS
+from trnsim.nki.kernel import Kernel as TodaysKernel
+from trnsim.nki.launchers import Measured, checked
 from trnsim.nki.versions.beta1.blocks import BlockTensor
+from trnsim.nki.versions.beta1.grid import cores_of
+from trnsim.nki.versions.beta1.loops import report_ranges
+from trnsim.nki.versions.beta1.programs import Programs
+from trnsim.nki.versions.beta1.rules import Parameters
 from trnsim.nki.versions.beta1.tensor import Tensor, flush, state
 from trnsim.releases import Release
-from trnsim.session import Session, SimulationOptions, current_session, run_kernel
+from trnsim.session import SimulationOptions, current_session, run_kernel
 
+_SCHEDULE_REASON = "the tensorizer schedule does not exist yet"
 MODES = ("auto", "baremetal", "benchmark", "simulation", "trace", "jax", "torchxla")
 
 
@@ -40,7 +47,7 @@ class Kernel:
         if mode not in MODES:
             raise CompilerError(f"nki.jit has no mode {mode!r}", operand="mode", value=mode, limit=MODES)
         self.func, self.mode, self.options = func, mode, options
-        self.grid: tuple[int, ...] = ()
+        self.grid: tuple[Any, ...] = ()
         functools.update_wrapper(self, func)
         del self.__dict__["__wrapped__"]  # pytest takes a wrapped function called test_... for a test
         self.__signature__ = inspect.signature(func)
@@ -52,50 +59,96 @@ class Kernel:
 
     def __getitem__(self, grid: Any) -> Kernel:
         copy = self._copy()
-        copy.grid = tuple(int(n) for n in (grid if isinstance(grid, tuple) else (grid,)))
-        if not copy.grid or min(copy.grid) < 1:
-            raise CompilerError("every dimension of a launch grid is at least 1", operand="grid", value=copy.grid)
+        copy.grid = grid if isinstance(grid, tuple) else (grid,)
+        sizes = tuple(int(n) for n in copy.grid)
+        if not sizes or min(sizes) < 1:
+            raise CompilerError("every dimension of a launch grid is at least 1", operand="grid", value=sizes)
+        cores = max(cores_of(copy.grid, 1)) + 1
+        if cores > 2:
+            raise CompilerError(
+                "a logical core has at most 2 cores", instruction="nl.nc", operand="grid", value=cores, limit=2
+            )
         return copy
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if machine.running():
+            if self.grid:
+                call = f"{getattr(self.func, '__name__', 'kernel')}[{', '.join(str(int(n)) for n in self.grid)}]"
+                raise CompilerError(f"Calling kernel with spmd grid ({call}) inside another kernel is not supported")
             return self.func(*args, **kwargs)
         return self.launch(args, kwargs)
 
     def launch(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: SimulationOptions | None = None) -> Any:
         """Run it under ``options`` (default: the active session's)."""
         target = self.options.get("platform_target")
+        cores = self._cores(options)
         return run_kernel(
-            self._programs(),
+            self._programs(cores),
             tuple(_narrowed(a) for a in args),
             {k: _narrowed(a) for k, a in kwargs.items()},
             name=getattr(self.func, "__name__", "kernel"),
+            grid=cores,
             platform_target=target,
             options=options,
             release=Release("0.1", "import neuronxcc.nki"),
+            schedule_reason=_SCHEDULE_REASON,
+            any_lnc=True,
         )
 
-    def _programs(self) -> Callable[..., Any]:
+    def _cores(self, options: SimulationOptions | None) -> int:
+        """Cores of the launch: those of ``nl.nc``, else what the options ask for where there are programs for them."""
+        named = max(cores_of(self.grid, 1)) + 1
+        if named > 1:
+            return named
+        session = current_session()
+        chosen = options or (session.options if session is not None else None)
+        wanted = (chosen.lnc if chosen is not None else None) or _lnc_of_environment()
+        return wanted if math.prod(int(n) for n in self.grid) >= wanted else 1
+
+    def _programs(self, cores: int) -> Callable[..., Any]:
+        programs = Programs(tuple(int(n) for n in self.grid), cores_of(self.grid, cores))
+
         @functools.wraps(self.func)
         def run(*args: Any, **kwargs: Any) -> Any:
-            current = state()
-            current.grid = self.grid
-            result: Any = None
-            for number in range(math.prod(self.grid)):
-                current.ids = tuple(int(i) for i in np.unravel_index(number, self.grid)) if self.grid else ()
-                current.shared_count = 0
+            def body() -> Any:
+                current = state()
+                written = _as_written(self.func)
+                parameters = Parameters(written, str(self.options.get("experimental_flags", "")))
+                current.parameters, current.code = parameters, getattr(written, "__code__", None)
+                for name, value in (*zip(self.__signature__.parameters, args, strict=False), *kwargs.items()):
+                    for item in value if isinstance(value, (tuple, list)) else (value,):
+                        if isinstance(item, NkiTensor):
+                            parameters.add(name, item)
+                if current.code is not None and not any(current.ids):
+                    report_ranges(current.code)
                 bound = [_tensors(a) for a in args]
-                named = {k: _tensors(a) for k, a in kwargs.items()}
-                returned = self.func(*bound, **named)
+                returned = self.func(*bound, **{k: _tensors(a) for k, a in kwargs.items()})
                 flush()
-                if number == 0:
-                    result = returned
-            return _views(result)
+                parameters.check(returned)
+                return returned
+
+            return _views(programs.run(body))
 
         return run
 
     def __repr__(self) -> str:
-        return f"<nki 0.1 kernel {getattr(self.func, '__name__', '?')}{list(self.grid) if self.grid else ''}>"
+        grid = [int(n) for n in self.grid]
+        return f"<nki 0.1 kernel {getattr(self.func, '__name__', '?')}{grid or ''}>"
+
+
+def _as_written(func: Any) -> Any:
+    """The kernel as written, below wrappers of ``functools``."""
+    while isinstance(func, functools.partial):
+        func = func.func
+    return inspect.unwrap(func)
+
+
+def _lnc_of_environment() -> int:
+    """Cores of a logical core that ``NEURON_LOGICAL_NC_CONFIG`` says, 1 without it."""
+    text = os.environ.get("NEURON_LOGICAL_NC_CONFIG") or "1"
+    if text not in ("1", "2"):
+        raise InputError("NEURON_LOGICAL_NC_CONFIG is 1 or 2", value=text)
+    return int(text)
 
 
 def _narrowed(value: Any) -> Any:
@@ -136,7 +189,7 @@ def peel(kernel: Any) -> Kernel:
         plain = Kernel(kernel.func, "auto", **_jit_options(kernel.options))
         plain.grid = kernel.grid
         return plain
-    func = getattr(kernel, "func", kernel)
+    func = kernel if isinstance(kernel, functools.partial) else getattr(kernel, "func", kernel)
     if not callable(func):
         raise InputError(f"{type(kernel).__name__} is no kernel")
     return Kernel(func)
@@ -165,69 +218,28 @@ def trace(func: Any = None, **options: Any) -> Any:
 
 def baremetal(kernel: Any = None, **options: Any) -> Any:
     """``nki.baremetal``: the kernel, run on simulated cores."""
+    checked("baremetal", options, OPTIONS)
     if kernel is None:
         return lambda k: baremetal(k, **options)
+    if isinstance(kernel, TodaysKernel):
+        return launchers.baremetal(kernel, **options)
     inner = peel(kernel)
     result = Kernel(inner.func, "baremetal", **{**inner.options, **options})
     result.grid = inner.grid
     return result
 
 
-class Latency:
-    """Predicted latency of a kernel. The prediction is one number: every percentile is the same.
-
-    Attributes:
-        clock: which clock it is measured with (``kernel``: from the first instruction to the last).
-    """
-
-    def __init__(self, call: Any) -> None:
-        self.call = call
-        self.clock = call.clock
-        self.microseconds: float = call.timeline.total_ps / 1e6
-
-    def get_latency_percentile(self, percentile: float) -> float:
-        """Microseconds."""
-        if not 0 <= percentile <= 100:
-            raise InputError("a percentile is between 0 and 100", value=percentile)
-        return self.microseconds
-
-
-class BenchmarkResult:
-    """What ``kernel.benchmark_result`` is after a call."""
-
-    def __init__(self, call: Any) -> None:
-        self.nc_latency = Latency(call)
-
-
-class Benchmark(Kernel):
+class Benchmark(Measured, Kernel):
     """A kernel whose calls predict its time; nothing is computed that the time does not depend on."""
-
-    benchmark_result: BenchmarkResult | None = None
-
-    def launch(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: SimulationOptions | None = None) -> Any:
-        """Time the kernel; returns nothing, as the vendor's does."""
-        outer = current_session()
-        base = options or (outer.options if outer else SimulationOptions(numeric=False))
-        session = outer if outer is not None and base.timed else Session(replace(base, timed=True))
-        with session.active():
-            super().launch(args, kwargs, session.options)
-        call = session.calls[-1]
-        self.benchmark_result = BenchmarkResult(call)
-        self._write_files(call)
-
-    def _write_files(self, call: Any) -> None:
-        """The trace file that was asked for holds what trnsim recorded; there is no program compiled for hardware."""
-        name = self.options.get("save_trace_name")
-        if name:
-            folder = Path(self.options.get("working_directory") or os.curdir)
-            folder.mkdir(parents=True, exist_ok=True)
-            call.traces[0].save(folder / str(name))
 
 
 def benchmark(kernel: Any = None, **options: Any) -> Any:
     """``nki.benchmark``: calls predict the latency, ``.benchmark_result.nc_latency.get_latency_percentile(p)``."""
+    checked("benchmark", options, OPTIONS)
     if kernel is None:
         return lambda k: benchmark(k, **options)
+    if isinstance(kernel, TodaysKernel):
+        return launchers.benchmark(kernel, **options)
     inner = peel(kernel)
     result = Benchmark(inner.func, "benchmark", **{**inner.options, **options})
     result.grid = inner.grid
@@ -241,6 +253,8 @@ def profile(func: Any = None, **options: Any) -> Any:
 
 def simulate_kernel(kernel: Any, *args: Any, **kwargs: Any) -> Any:
     """Run ``kernel`` (``kernel[grid]``, or a wrapper of one) with numbers and return what it returns."""
+    if isinstance(kernel, TodaysKernel):
+        return launchers.simulate_kernel(kernel, *args, **kwargs)
     inner = peel(kernel)
     session = current_session()
     options = session.options if session is not None else SimulationOptions(timed=False)

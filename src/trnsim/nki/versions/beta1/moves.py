@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trnsim.errors import CompilerError, HardwareError
+from trnsim.errors import CompilerError
 from trnsim.isa import dma, vector
 from trnsim.machine import core as machine
 from trnsim.machine.form import HBM, PSUM, SBUF
@@ -16,6 +16,8 @@ from trnsim.machine.tensor import NkiTensor
 from trnsim.nki.language.operands import broadcast_partition, free_broadcast
 from trnsim.nki.versions.beta1.access import cut
 from trnsim.nki.versions.beta1.index import Box, Predicate, merged
+from trnsim.nki.versions.beta1.programs import will_read, will_write
+from trnsim.nki.versions.beta1.rules import writes, wrong_memory
 from trnsim.nki.versions.beta1.tensor import Result, Tensor, drop_zeros, flush
 from trnsim.numerics import DType, as_dtype
 
@@ -55,9 +57,7 @@ def source(x: Any, what: str = "operand") -> Tensor:
         raise CompilerError(f"{what} must be a tile, not {type(x).__name__}", operand=what, value=type(x).__name__)
     view = x.tile
     if view.storage.memory == HBM:
-        raise HardwareError(
-            f"{what} is in HBM: load it first with nl.load", operand=what, value=x.name, limit="SBUF or PSUM"
-        )
+        raise wrong_memory(what, "psum|sbuf", x, " Load it with nl.load first.")
     drop_zeros(x, reads=True)
     return x
 
@@ -134,6 +134,9 @@ def move(target: Tensor, value: Tensor, mask: Any = None) -> None:
 
 def transfer(dst: NkiTensor, src: NkiTensor, **options: Any) -> None:
     """A DMA; PSUM is copied to SBUF first, one partition or element repeated as the destination asks."""
+    writes(dst)
+    will_read(src)
+    will_write(dst)
     if src.storage.memory == PSUM:
         src = in_sbuf(src)
     if dst.storage.memory == PSUM:
@@ -169,6 +172,8 @@ def fill(target: Tensor, value: Any, mask: Any = None) -> None:
 
 def transfer_constant(dst: NkiTensor, stage: NkiTensor) -> None:
     """One element repeated over an HBM tensor."""
+    writes(dst)
+    will_write(dst)
     spreads = NkiTensor((1, dst.size), stage.dtype, stage.storage, (1, 0), stage.offset)
     dma.dma_copy(dst, spreads)
 

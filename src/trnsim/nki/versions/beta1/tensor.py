@@ -24,11 +24,19 @@ from trnsim.nki.versions.beta1.index import Predicate
 from trnsim.numerics import DType, as_dtype
 
 if TYPE_CHECKING:
+    from types import CodeType
     from typing import Self
+
+    from trnsim.nki.versions.beta1.programs import Program
+    from trnsim.nki.versions.beta1.rules import Parameters
 
 
 class State:
-    """What a launch of NKI 0.1 keeps beside its core."""
+    """What a program of NKI 0.1 keeps beside its core.
+
+    ``shared`` are the shared HBM tensors of all programs on the core; ``program`` is None without a launch grid;
+    ``code`` is the kernel's, ``loops`` where in it the bodies of its loops are.
+    """
 
     def __init__(self, core: Core) -> None:
         self.core = core
@@ -39,6 +47,10 @@ class State:
         self.shared_count = 0
         self.lazy_zeros: dict[int, NkiTensor] = {}
         self.reductions: dict[Any, Tensor] = {}
+        self.program: Program | None = None
+        self.parameters: Parameters | None = None
+        self.code: CodeType | None = None
+        self.loops: set[tuple[int, int]] = set()
 
 
 def state() -> State:
@@ -137,8 +149,20 @@ class Tensor:
 
     def __bool__(self) -> bool:
         if self.parameter:
+            core = machine.current()
+            core.launch.add_finding(
+                "tensor-truth-value",
+                f"the truth value of parameter {self.name!r} is asked for, which the compiler of NKI 0.1 refuses: "
+                "write `is not None`",
+                core.caller_line(),
+            )
             return True
-        raise CompilerError("the truth value of a tensor is ambiguous", value=repr(self))
+        if self.size == 1:
+            raise CompilerError("dynamic control-flow depending on tensor value is not supported", value=repr(self))
+        raise CompilerError(
+            "Cannot evaluate truth value of a multi-element tensor/array: use ~, & and | instead of not, and and or",
+            value=repr(self),
+        )
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -333,6 +357,12 @@ def assign(target: Tensor, value: Any) -> None:
         for part, tile in target.blocks_of_it(value):
             assign(part, tile)
         return
+    if isinstance(value, Tensor) and value.size > target.size:
+        raise CompilerError(
+            f"Illegal assignment destination shape in 'a = b': shape {list(target.shape)} of parameter 'a' is smaller "
+            f"than other parameter shapes b{list(value.shape)}",
+            value=repr(target),
+        )
     if isinstance(value, Result) and value.waits and target.memory != HBM:
         dst = _as_destination(target, value)
         if dst is not None:
