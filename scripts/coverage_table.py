@@ -190,7 +190,7 @@ def stale() -> list[str]:
     if not TARGET.exists():
         return ["it is missing"]
     lines = TARGET.read_text(encoding="utf-8").splitlines()
-    row = re.compile(r"(\| `(\w+)` \|.*\|) (\S+) \|")
+    row = re.compile(r"(\| `(\w+)` (?:\| (?:yes|no|-) ){3}\|) (tests\S+) \|")
     if [row.sub(r"\1", line) for line in lines] != [row.sub(r"\1", line) for line in table().splitlines()]:
         return ["it does not say what the code does"]
     wrong = []

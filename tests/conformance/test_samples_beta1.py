@@ -28,8 +28,8 @@ FILES = {
 def test_file(name):
     root = Path(os.environ[VARIABLE])
     here = Path(__file__).parent
-    paths = [str(root / "src"), str(here), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    own = filter(None, [os.environ.get("PYTHONPATH")])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(here), *own])}
     command = [sys.executable, "-m", "pytest", "-p", "trnsim", "-p", "repair_samples", "-q"]
     done = subprocess.run(
         [*command, "-p", "no:cacheprovider", "--simulation-only", f"test/unit/{name}.py"],

@@ -22,6 +22,7 @@ from trnsim.isa.instruction import (
     instruction,
     require,
     require_memory,
+    require_number,
     require_numbers,
     require_same_size,
     target,
@@ -65,8 +66,12 @@ def _require_pattern(pattern: Any, dst: Form) -> None:
 
 def _int32(value: Any, name: str, instruction: str) -> int:
     """A number of an affine pattern, which the engine takes in 32 bits; a register is read."""
-    number = int(value)
-    if number != value or not -(2**31) <= number < 2**31:
+    try:
+        number = int(value)
+        whole = number == value
+    except (TypeError, ValueError):
+        whole = False
+    if not whole or not -(2**31) <= number < 2**31:
         raise CompilerError(
             f"{name} is an int32",
             instruction=instruction,
@@ -126,7 +131,8 @@ def affine_select(
     offset: Immediate = 0,
 ) -> None:
     """dst[p, i] = on_true_tile[p, i] where the affine value (``iota``) compares true with 0, else on_false_value."""
-    del channel_multiplier, on_false_value, offset
+    del channel_multiplier, offset
+    require_number(on_false_value, "on_false_value")
     require_memory(SBUF, dst=dst, on_true_tile=on_true_tile)
     require_numbers(dst=dst, on_true_tile=on_true_tile)
     require_same_size(dst, on_true_tile, names=("on_true_tile",))

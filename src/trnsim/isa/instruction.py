@@ -593,6 +593,13 @@ def require(condition: bool, message: str, operand: str = "", value: Any = None,
         raise HardwareError(message, operand=operand, value=value, limit=limit)
 
 
+def require_number(value: Any, name: str) -> None:
+    """A number that the kernel's source gives, of whatever type; not a tensor, a string or nothing."""
+    number = _is_number(value) or (hasattr(value, "__float__") and not isinstance(value, (str, bytes)))
+    if not number:
+        raise CompilerError(f"{name} must be a number", operand=name, value=type(value).__name__, limit="a number")
+
+
 def require_same_size(dst: Form, *others: Form, names: Sequence[str] = ()) -> None:
     """All operands have the same partitions and the same elements a partition."""
     for index, other in enumerate(others):
@@ -654,6 +661,6 @@ def without(engines: Sequence[str], *names: str) -> tuple[str, ...]:
 
 __all__ = [
     "Activation", "AluOp", "Engine", "Immediate", "In", "Ins", "NkiInstruction", "OptionalIn", "OptionalOut", "Out",
-    "Update", "Vector", "column", "instruction", "require", "require_memory", "require_numbers", "require_on_chip",
-    "require_same_size", "require_vector", "target", "without", "write",
+    "Update", "Vector", "column", "instruction", "require", "require_memory", "require_number", "require_numbers",
+    "require_on_chip", "require_same_size", "require_vector", "target", "without", "write",
 ]  # fmt: skip

@@ -106,8 +106,11 @@ def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
 
 def _axes(axis: Any, rank: int) -> tuple[int, ...]:
     """The reduced dimensions, ascending: the last free ones."""
-    given = (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)
-    axes = tuple(sorted(int(a) + rank if a < 0 else int(a) for a in given))
+    given = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    if all(isinstance(a, (int, np.integer)) for a in given):
+        axes = tuple(sorted(int(a) + rank if a < 0 else int(a) for a in given))
+    else:
+        axes = ()
     if not axes or axes != tuple(range(rank - len(axes), rank)) or axes[0] == 0:
         raise HardwareError(
             "axis must be the last free dimensions",

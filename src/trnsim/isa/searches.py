@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trnsim.errors import CompilerError
 from trnsim.hardware.timing_constants import Timing
 from trnsim.isa.costs import streamed, work
 from trnsim.isa.instruction import Immediate, In, Out, instruction, require, require_memory, target
@@ -80,6 +81,8 @@ def topk(val_dst: Out, idx_dst: Out, src: In, n: int) -> None:
     for name, form in (("val_dst", val_dst), ("idx_dst", idx_dst)):
         same = form.partitions == src.partitions and form.elements == k
         require(same, f"{name} must be (partitions of src, K)", name, form.shape, (src.partitions, k))
+    if not isinstance(n, (int, np.integer)):
+        raise CompilerError("n must be an integer", operand="n", value=n, limit="8 to 65535")
     require(8 <= n < 65536, "n must be 8 to 65535", "n", n, "8 to 65535")
     require(1 <= k <= min(n, 32767), "K must be at most n, and at most 32767", "val_dst", k, min(n, 32767))
     columns = -(-n // _CORE_LANES)

@@ -65,6 +65,8 @@ def nc_matmul(
             to the rest.
     """
     core = machine.current()
+    if accumulate is not None and accumulate.__class__ is not bool:
+        accumulate = _flag(accumulate, "nc_matmul")
     if dst.__class__ is not NkiTensor or accumulate is False:
         adds = False
         if dst.__class__ is NkiTensor and dst.memory == PSUM:
@@ -76,6 +78,20 @@ def nc_matmul(
         dst, stationary, moving, is_stationary_onezero, is_moving_onezero, is_transpose, tile_position, tile_size,
         perf_mode, name,
     )  # fmt: skip
+
+
+def _flag(value: Any, instruction: str) -> bool:
+    """``accumulate`` as a truth value; kernels give comparisons of loop indices, NumPy's too."""
+    if not isinstance(value, (bool, int, np.bool_, np.integer)):
+        raise CompilerError(
+            "accumulate is True, False or None",
+            instruction=instruction,
+            operand="accumulate",
+            value=value,
+            limit="True, False or None",
+            generation=machine.current().generation,
+        )
+    return bool(value)
 
 
 def _matmul_rules(
@@ -93,7 +109,9 @@ def _matmul_rules(
     generation = machine.current().generation
     require_memory(SBUF, stationary=stationary, moving=moving)
     require_memory(PSUM, dst=dst)
-    double_row = str(getattr(perf_mode, "value", perf_mode)).startswith("double_row")
+    mode = str(getattr(perf_mode, "value", perf_mode))
+    double_row = mode.startswith("double_row")
+    require(double_row or mode == "none", "no such performance mode", "perf_mode", mode, ("none", "double_row"))
     release = machine.current().launch.release
     ocp = generation == "v4" and not release.before("0.4")
     allowed = _MATMUL_DTYPES + (("float8_e4m3fn",) if ocp else ())
@@ -154,6 +172,7 @@ def _matmul_rules(
         raise CompilerError(
             "tile_position and tile_size go together", operand="tile_size", value=tile_size, limit=tile_position
         )
+    _check_pairs(tile_position, tile_size)
     if tile_size:
         row_limit, column_limit = (int(x) for x in tile_size)
         sizes = (64, 128) if generation == "v2" else (32, 64, 128)
@@ -197,6 +216,12 @@ def _matmul_rules(
             f"{dst.phase + dst.span} bytes",
             bank,
         )
+
+
+def _check_pairs(tile_position: Any, tile_size: Any) -> None:
+    for name, pair in (("tile_position", tile_position), ("tile_size", tile_size)):
+        if pair and len(pair) != 2:
+            raise CompilerError(f"{name} is (row, column)", operand=name, value=pair, limit="two integers")
 
 
 def _forbid_tiling(tile_position: Any, *forms: Form) -> None:
@@ -572,6 +597,8 @@ def nc_matmul_mx(
 ) -> NkiInstruction:
     """``dst = dequantize(stationary).T @ dequantize(moving)`` of MXFP8 or MXFP4 operands (NeuronCore-v4)."""
     core = machine.current()
+    if accumulate is not None:
+        accumulate = _flag(accumulate, "nc_matmul_mx")
     adds = dst.__class__ is NkiTensor and dst.memory == PSUM and core.accumulates(dst, accumulate)
     function = _matmul_mx_add if adds else _matmul_mx
     _check_pair("stationary", stationary, stationary_scale)
@@ -621,6 +648,7 @@ def _mx_rules(
         raise CompilerError(
             "tile_position and tile_size go together", operand="tile_size", value=tile_size, limit=tile_position
         )
+    _check_pairs(tile_position, tile_size)
     if tile_size:
         limit, row = int(tile_size[0]), int(tile_position[0])
         require(int(tile_size[1]) == 128, "MX has row tiling only", "tile_size", tile_size, "128 columns")

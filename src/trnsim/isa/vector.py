@@ -24,6 +24,7 @@ from trnsim.isa.instruction import (
     Vector,
     instruction,
     require,
+    require_number,
     require_numbers,
     require_on_chip,
     require_same_size,
@@ -70,6 +71,7 @@ def memset(dst: Out, value: Immediate, engine: Any = Engine.unknown) -> tuple[st
     """dst[p, i] = value, a number of dst's kind; packed formats take 0 only."""
     del engine
     require_on_chip(dst=dst)
+    require_number(value, "value")
     _require_number(value, dst.dtype)
     return vector_gpsimd(dst)
 

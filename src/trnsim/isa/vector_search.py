@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trnsim.errors import CompilerError
 from trnsim.hardware.timing_constants import Timing
 from trnsim.isa.costs import streamed, work
 from trnsim.isa.instruction import (
@@ -20,6 +21,7 @@ from trnsim.isa.instruction import (
     instruction,
     require,
     require_memory,
+    require_number,
     require_numbers,
     require_on_chip,
     require_same_size,
@@ -171,7 +173,7 @@ def nc_match_replace8(dst: Out, data: In, vals: In, imm: Immediate, dst_idx: Opt
     ``dst_idx`` receives those places, all ones for what was not found. Vals are taken from the last to the first, so of
     equal ones the last has the first place.
     """
-    del imm
+    require_number(imm, "imm")
     _require_searchable(data, "data")
     _require_eight(vals, data, "vals")
     require_numbers(dst=dst)
@@ -203,7 +205,13 @@ def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
 
 def nc_stream_shuffle(dst: NkiTensor, src: NkiTensor, shuffle_mask: Any, name: str | None = None) -> NkiInstruction:
     """Partition ``i`` of a quadrant of dst = partition ``shuffle_mask[i]`` of that quadrant of src; 255 leaves it."""
-    mask = tuple(int(x) for x in shuffle_mask)
+    try:
+        mask = tuple(int(x) for x in shuffle_mask)
+    except (TypeError, ValueError) as error:
+        raise CompilerError(
+            "shuffle_mask is a list of 32 integers", instruction="nc_stream_shuffle", operand="shuffle_mask",
+            value=repr(shuffle_mask)[:60], limit="32 integers", generation=machine.current().generation,
+        ) from error  # fmt: skip
     function = _shuffle_some if 255 in mask[: dst.shape[0]] else _shuffle
     return function(dst, src, mask, name)
 
