@@ -68,10 +68,11 @@ def simulate(
     Raises:
         TrnsimError: what the kernel did wrong, or what trnsim cannot do.
     """
+    from trnsim.installation import in_place
     from trnsim.nki.kernel import as_kernel
 
     chosen = options or SimulationOptions(chip=chip, timed=False)
-    wrapped = as_kernel(kernel)
+    wrapped = as_kernel(kernel, in_place())
     return wrapped.launch(args, kwargs, chosen)
 
 
@@ -99,12 +100,13 @@ def simulate_ranks(
         DeadlockError: ranks wait for each other in collectives that do not match.
         TrnsimError: what the kernel did wrong, or what trnsim cannot do.
     """
+    from trnsim.installation import in_place
     from trnsim.machine.ranks import World
     from trnsim.nki.kernel import Kernel
 
     if not args:
         raise InputError("simulate_ranks needs the arguments of at least one rank", operand="args")
-    wrapped = kernel if isinstance(kernel, Kernel) else Kernel(kernel)
+    wrapped = kernel if isinstance(kernel, Kernel) else Kernel(kernel, release=in_place())
     if lnc is not None:
         wrapped = wrapped[lnc]
     chosen = options or SimulationOptions(chip=chip, timed=False)
@@ -150,11 +152,12 @@ def profile(
         NeedsDataError: a value decides control flow and there is no data for it.
         TrnsimError: what the kernel did wrong, or what trnsim cannot do.
     """
+    from trnsim.installation import in_place
     from trnsim.nki.kernel import as_kernel
 
     chosen = options or SimulationOptions(chip=chip, numeric=numeric, arguments=dict(arguments or {}))
     session = Session(chosen)
-    wrapped = as_kernel(kernel)
+    wrapped = as_kernel(kernel, in_place())
     values = [parse_argument(a) if isinstance(a, str) and _SPEC.match(a) else a for a in args]
     named = {k: parse_argument(a) if isinstance(a, str) and _SPEC.match(a) else a for k, a in kwargs.items()}
     with session.active():

@@ -42,6 +42,10 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of the random generators
 Assume = Annotated[
     list[str] | None, typer.Option("--assume", help="NAME=VALUE for a value that a run without data needs.")
 ]
+NkiVersion = Annotated[
+    str | None,
+    typer.Option("--nki-version", help="Release of NKI, 0.2 to 0.6; default: what the source can only be, or 0.6."),
+]
 Lnc = Annotated[int | None, typer.Option("--lnc", help="Cores of a logical core, for kernels launched without [lnc].")]
 
 
@@ -62,6 +66,7 @@ def run(
     seed: Seed = 0,
     assume: Assume = None,
     lnc: Lnc = None,
+    nki_version: NkiVersion = None,
 ) -> None:
     """Run a Python script in which `import nki` is trnsim's, and report each kernel call.
 
@@ -72,7 +77,7 @@ def run(
     session = _session(chip, time_only, schedule, clock, strict_capacity, seed, assume, lnc)
     try:
         with _progress(session), session.active():
-            code = run_script(script, list(context.args))
+            code = run_script(script, list(context.args), nki_version)
     finally:
         if session.calls and sys.exc_info()[0] is not None:
             _error_console().print(f"{len(session.calls)} kernel calls ran before the error; no report was written")
@@ -102,6 +107,7 @@ def profile(
     seed: Seed = 0,
     assume: Assume = None,
     lnc: Lnc = None,
+    nki_version: NkiVersion = None,
 ) -> None:
     """Predict the time of one kernel without a script.
 
@@ -111,7 +117,7 @@ def profile(
 
     session = _session(chip, not numeric, schedule, clock, strict_capacity, seed, assume, lnc)
     with _progress(session), session.active():
-        profile_kernel(target, arg or [], session)
+        profile_kernel(target, arg or [], session, nki_version)
     _report(session.calls, json, perfetto, html)
     raise typer.Exit(_status(session.calls))
 

@@ -29,12 +29,15 @@ _counts = {"collected": 0, "deselected": 0}
 _late: set[str] = set()
 
 
-def install_modules() -> list[str]:
-    """Put trnsim's modules where no real package has the name; returns the names. Idempotent."""
+def install_modules(nki_version: str | None = None) -> list[str]:
+    """Put trnsim's modules where no real package has the name; returns the names. Idempotent.
+
+    ``nki_version``: the release of NKI that the suite is written for; see ``trnsim.install``.
+    """
     from trnsim import compat, installation
 
     if "nki" not in sys.modules and importlib.util.find_spec("nki") is None:
-        installation.install()
+        installation.install(nki_version=nki_version)
     placed: list[str] = []
     real = {r for r in {n.partition(".")[0] for n in compat.modules()} if _is_real(r)}
     for name, module in compat.modules().items():
@@ -65,13 +68,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--trnsim-timeout", type=float, default=0, metavar="SECONDS", help="fail a test that takes longer")
     group.addoption("--trnsim-json", metavar="FILE", help="write counts, failures with reasons, and times")
     group.addoption("--trnsim-chip", metavar="CHIP", help="the chip where neither the suite nor the kernel names one")
+    group.addoption("--trnsim-nki-version", metavar="VERSION", help="the release of NKI the suite is written for")
     group.addoption("--trnsim-seed", type=int, metavar="N", help="seed random and numpy.random before each test")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests() -> None:
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Modules must be in place before the suite's conftest imports them; workers learn of us by the environment."""
-    install_modules()
+    version = getattr(early_config.known_args_namespace, "trnsim_nki_version", None)
+    install_modules(version)
+    if version:
+        os.environ["TRNSIM_NKI_VERSION"] = version
     plugins = [p for p in os.environ.get("PYTEST_PLUGINS", "").split(",") if p]
     if _OURS not in plugins:
         os.environ["PYTEST_PLUGINS"] = ",".join([*plugins, _OURS])

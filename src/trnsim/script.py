@@ -12,7 +12,7 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from trnsim.errors import InputError, InternalError, TrnsimError
-from trnsim.installation import install
+from trnsim.installation import install, missing_import
 
 if TYPE_CHECKING:
     from trnsim.session import Session
@@ -47,14 +47,16 @@ def compile_file(path: str) -> CodeType:
         raise InputError(f"{path} is not a Python file: {error}") from None
 
 
-def run_script(path: str, arguments: list[str]) -> int:
+def run_script(path: str, arguments: list[str], nki_version: str | None = None) -> int:
     """Run ``path`` as ``__main__`` with ``import nki`` meaning ours; returns its exit status.
+
+    ``nki_version`` is the release of NKI it is written for; see ``trnsim.install``.
 
     Raises:
         ScriptError: the script raised; the message shows the script's own frames.
     """
     code = compile_file(path)
-    install()
+    install(nki_version=nki_version, source=path)
     file = str(Path(path))
     module = ModuleType("__main__")
     module.__file__ = file
@@ -92,6 +94,11 @@ def script_error(error: Exception, file: str) -> Exception:
         return ScriptError("\n".join(lines))
     if frames and frames[-1].filename.startswith(_HERE) and not _is_users(error):
         return error
+    if isinstance(error, ImportError):
+        known = missing_import(error)
+        if known is not None:
+            place = f"\n  at {shown[-1].filename}:{shown[-1].lineno}" if shown else ""
+            return ScriptError(f"error ({known.kind}): {known}{place}")
     text = "".join(traceback.format_list(shown))
     return ScriptError(f"{file} raised {type(error).__name__}: {error}\n{text}".rstrip())
 
@@ -101,7 +108,7 @@ def _is_users(error: Exception) -> bool:
     return isinstance(error, (TypeError, IndexError, ImportError, AttributeError))
 
 
-def profile_kernel(target: str, arguments: list[str], session: Session) -> None:
+def profile_kernel(target: str, arguments: list[str], session: Session, nki_version: str | None = None) -> None:
     """Run kernel ``FILE.py:KERNEL`` once with arguments given as text; ``KERNEL[2,4]`` launches it on a grid."""
     from trnsim.api import parse_argument
     from trnsim.nki.kernel import as_kernel
@@ -113,7 +120,7 @@ def profile_kernel(target: str, arguments: list[str], session: Session) -> None:
     if bracket and not re.fullmatch(r"[0-9]+(,[0-9]+)*\]", grid.replace(" ", "")):
         raise InputError(f"{target!r}: a launch grid is written KERNEL[2] or KERNEL[2,4]")
     code = compile_file(path)
-    install()
+    release = install(nki_version=nki_version, source=path)
     module = ModuleType("trnsim_profiled")
     module.__file__ = str(Path(path))
     sys.path.insert(0, str(Path(path).resolve().parent))
@@ -124,7 +131,7 @@ def profile_kernel(target: str, arguments: list[str], session: Session) -> None:
         if kernel is None or not callable(kernel):
             known = sorted(k for k, v in module.__dict__.items() if callable(getattr(v, "launch", None)))
             raise InputError(f"{path} has no kernel {name!r}; it has {', '.join(known) or 'none'}")
-        kernel = as_kernel(kernel)
+        kernel = as_kernel(kernel, release)
         if bracket:
             kernel = kernel[tuple(int(n) for n in grid.rstrip("]").split(","))]
         positional: list[Any] = []

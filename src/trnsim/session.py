@@ -8,6 +8,7 @@ computes its numbers and nothing is kept.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,9 @@ from trnsim.hardware import load_chip, load_timing
 from trnsim.machine import core as machine
 from trnsim.machine.launch import Program
 from trnsim.machine.tensor import NkiTensor
+from trnsim.machine.trace import INSTRUCTIONS
 from trnsim.numerics import DType, as_dtype
+from trnsim.releases import DEFAULT, Release, given_twice
 
 if TYPE_CHECKING:
     from trnsim.hardware import Chip
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from trnsim.timing import Timeline
 
 DEFAULT_CHIP = "trn2"
+_TWICE = re.compile(r"(\w+)\(\) got multiple values for argument '(\w+)'")
 _TARGETS = {
     "trn1": "trn1",
     "inf2": "inf2",
@@ -138,14 +142,15 @@ def run_kernel(
     options: SimulationOptions | None = None,
     rank: int = 0,
     world: World | None = None,
+    release: Release = DEFAULT,
     schedule_reason: str = "",
     any_lnc: bool = False,
 ) -> Any:
     """Run a kernel function on simulated cores and return what it returns, as the caller's kind of array.
 
-    ``rank`` and ``world``: the kernel is one of several that communicate; see ``machine/ranks.py``. ``schedule_reason``
-    says why the schedule ``nki`` is not the default of the kernel's NKI version. ``any_lnc``: the kernel may use fewer
-    cores than ``NEURON_LOGICAL_NC_CONFIG`` says.
+    ``release``: of NKI, that the kernel is written for. ``rank`` and ``world``: the kernel is one of several that
+    communicate; see ``machine/ranks.py``. ``schedule_reason`` says why the schedule ``nki`` is not the default of the
+    kernel's NKI version. ``any_lnc``: the kernel may use fewer cores than ``NEURON_LOGICAL_NC_CONFIG`` says.
 
     Raises:
         TrnsimError: what the kernel did wrong, or what trnsim cannot do.
@@ -160,7 +165,9 @@ def run_kernel(
     if lnc == 2 and chip.core is not None and chip.core.version == "v2":
         raise CompilerError(f"{name}[2]: NeuronCore-v2 has no logical cores", operand="lnc", value=lnc, limit=1)
     started = time.perf_counter()
-    program = Program(chip, kernel=name, lnc=lnc, numeric=options.numeric, seed=options.seed, assume=options.assume)
+    program = Program(
+        chip, kernel=name, lnc=lnc, numeric=options.numeric, seed=options.seed, assume=options.assume, release=release
+    )
     program.grid = grid
     program.rank, program.world = rank, world
     if session is not None and session.progress is not None:
@@ -168,7 +175,14 @@ def run_kernel(
         program.progress = lambda core, row: report(name, f"core {core}", row)
     binder = Binder(program, options)
     bound_args, bound_kwargs = binder.bind(function, args, kwargs)
-    results = program.run(function, bound_args, bound_kwargs)
+    try:
+        results = program.run(function, bound_args, bound_kwargs)
+    except TypeError as error:
+        # Python itself refuses an argument given by position and by name, before the function can say anything.
+        found = _TWICE.match(str(error))
+        if found is None or f"nki.isa.{found[1]}" not in INSTRUCTIONS:
+            raise
+        raise given_twice(f"nki.isa.{found[1]}", found[2], release.version) from error
     for core in program.cores:
         add_schedule(core, schedule_edges)
     outputs = binder.results(results)
@@ -299,7 +313,8 @@ class Binder:
         elif storage.kind == "local":
             storage.kind = "output"
             program.infos[storage.id].kind = "output"
-            if storage.buffer is not None and storage.buffer.value == "private_hbm":
+            old = program.release.before("0.3")
+            if storage.buffer is not None and storage.buffer.value == "private_hbm" and not old:
                 program.add_finding(
                     "output-memory",
                     f"the kernel returns {value.name!r} in private_hbm; since NKI 0.3 outputs must be in shared_hbm",
@@ -469,6 +484,8 @@ def make_call(
         numeric=options.numeric,
         wall_seconds=seconds,
         seed=options.seed,
+        nki_version=program.release.version,
+        nki_version_source=program.release.how,
         flops=timeline.totals.flops,
         peak_flops=_peak_flops(program),
         hbm_bytes_per_second=float(chip.hbm.bytes_per_second) * program.lnc / max(1, chip.core_count),

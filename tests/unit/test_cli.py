@@ -177,7 +177,7 @@ BAD_KERNELS = {
         r"quantize_mx does not exist on NeuronCore-v3.*v4",
     ),
     "index out of range": ("t = x[0:129, 0:4]", r"0:129 is out of range"),
-    "wrong keyword": ("nisa.dma_copy(dst=x, source=x)", r"unexpected keyword argument 'source'"),
+    "wrong keyword": ("nisa.dma_copy(dst=x, source=x)", r"nki.isa.dma_copy of NKI 0.6 has no keyword 'source'"),
 }
 
 

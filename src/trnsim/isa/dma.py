@@ -33,9 +33,12 @@ def _name(value: Any) -> str:
     return str(getattr(value, "name", value))
 
 
-def _check_common(dst: Form, sources: dict[str, Form], dge_mode: Any, oob_mode: Any) -> None:
+def _check_common(
+    dst: Form, sources: dict[str, Form], dge_mode: Any, oob_mode: Any, *, allow_psum: bool = False
+) -> None:
     for name, form in (("dst", dst), *sources.items()):
-        require(form.memory != PSUM, "DMA reaches HBM and SBUF, not PSUM", name, "psum", ("hbm", "sbuf"))
+        psum = form.memory == PSUM and not allow_psum
+        require(not psum, "DMA reaches HBM and SBUF, not PSUM", name, "psum", ("hbm", "sbuf"))
         if form.indirect > 0:
             _check_index(name, form)
     require(_name(dge_mode) in _MODES, "no such descriptor generation mode", "dge_mode", dge_mode, _MODES)
@@ -80,7 +83,7 @@ def dma_copy(
     Views made with ``vector_offset`` gather or scatter rows. An index out of bounds is an error, or with
     ``oob_mode.skip`` leaves the destination as it is. Integers of one size are copied bit for bit.
     """
-    _check_common(dst, {"src": src}, dge_mode, oob_mode)
+    _check_common(dst, {"src": src}, dge_mode, oob_mode, allow_psum=machine.current().launch.release.version == "0.2")
     _check_priority(priority)
     require(
         dst.size == src.size,
@@ -364,7 +367,11 @@ def dma_transpose(
         )
         require(two, "a hwdge transpose needs a 2-byte dtype", "src", src.dtype, "2 bytes")
         require(src.shape[-1] <= 128, "the last dimension is at most 128", "src", src.shape, 128)
-        if rank == 2:
+        release = machine.current().launch.release
+        if release.version != "0.1" and release.before("0.6"):
+            exact = src.shape[0] == 16 and src.shape[-1] == 128
+            require(exact, "before NKI 0.6 a hwdge transpose takes (16, ..., 128)", "src", src.shape, (16, 128))
+        elif rank == 2:
             require(src.shape[0] == 16, "a 2-D hwdge transpose takes 16 rows", "src", src.shape, 16)
         else:
             require(

@@ -20,6 +20,7 @@ data.
 from __future__ import annotations
 
 import inspect
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -27,6 +28,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from trnsim import releases
 from trnsim.errors import CompilerError, HardwareError, InternalError, TrnsimError
 from trnsim.isa.alu import Activation, AluOp, as_activation, as_alu_op
 from trnsim.isa.constants import dge_mode as _DgeMode
@@ -38,6 +40,7 @@ from trnsim.machine.form import HBM, PSUM, Form
 from trnsim.machine.tensor import NkiTensor
 from trnsim.machine.trace import CLASSES, INSTRUCTIONS, READ, UPDATE, WRITE, InstructionClass, OperandClass
 from trnsim.numerics import from_float32
+from trnsim.releases import MISSING, CallError
 
 # Annotations of an instruction's parameters. In rules an operand is its Form (None if absent); a number given where a
 # tensor may stand is its class there (int or float), and reaches the meaning as it is.
@@ -52,6 +55,7 @@ Immediate = Any  # a number that changes neither rules nor cost
 
 State = Callable[[dict[str, Any]], str]  # the engine state that a call touches, from what its rules see
 
+_ENUMS = ("dge_mode", "engine", "oob_mode", "reduce_cmd")
 _DGE_BY_NUMBER = {mode.value: mode for mode in _DgeMode}
 
 
@@ -70,6 +74,10 @@ class NkiInstruction:
                 raise CompilerError("an instruction can only depend on one that was issued before it")
             self._core.trace.edges.append((self._row, producer._row))
         return self
+
+
+class _KindError(CompilerError):
+    """A tensor where something else belongs, or the other way round: often the call of another release."""
 
 
 class InstructionFunction(Protocol):
@@ -106,7 +114,7 @@ class Instruction:
         self.parameters = list(inspect.signature(rules).parameters.values())
         self.kinds = {p.name: str(p.annotation) for p in self.parameters}
         self.is_matmul = self.short in ("nc_matmul", "nc_matmul_mx")
-        self.caches: dict[str, dict[Any, InstructionClass]] = {g: {} for g in ("v2", "v3", "v4")}
+        self.caches: defaultdict[str, dict[Any, InstructionClass]] = defaultdict(dict)  # by generation and release
         self._legalized = False
         self._meaning: Callable[..., Any] | None = None
         self._meaning_names: tuple[str, ...] = ()
@@ -127,6 +135,18 @@ class Instruction:
             raise InternalError(f"{self.name} has no cost", instruction=self.name)
         return self._cost(timing, klass, engine)
 
+    def wrong_call(self, core: Core | None, other: dict[str, Any]) -> CallError:
+        """The error for keywords that the instruction does not have, or else for too many positional arguments."""
+        version = core.launch.release.version if core is not None else releases.LATEST
+        known = [*self.kinds, "name"]
+        if other:
+            error = releases.wrong_keywords(self.name, other, version, known)
+        else:
+            error = releases.too_many_arguments(self.name, version, known)
+        if core is not None:
+            error.location = core.launch.lines.locations[core.caller_line()]
+        return error
+
     # -- recording, slow path: once a class ------------------------------------------------------------------------
 
     def classify(self, core: Core | None, values: dict[str, Any], key: Any) -> InstructionClass:
@@ -136,9 +156,18 @@ class Instruction:
         known = core.legalized.get((self.name, key)) if core.legalized else None
         if known is not None:
             return known
+        lacking = [name for name, value in values.items() if value is MISSING]
         try:
+            if lacking:
+                raise releases.missing_arguments(self.name, lacking, core.launch.release.version, [*self.kinds, "name"])
             return self._classify(core, values, key)
         except TrnsimError as error:
+            if isinstance(error, CompilerError) and not lacking:
+                shifted = isinstance(error, _KindError) or isinstance(error.value, NkiTensor)
+                version = core.launch.release.version
+                error.message += (
+                    releases.order_hint(self.name, version) if shifted else releases.reordered_hint(self.name)
+                )
             error.instruction = error.instruction or self.short
             error.generation = error.generation or core.generation
             if error.location is None:
@@ -166,8 +195,9 @@ class Instruction:
                 if kind == "Vector" and not isinstance(value, NkiTensor):
                     if value is not None and not _is_number(value):
                         raise CompilerError(
-                            f"{name} must be a number or a tensor", operand=name, value=type(value).__name__
-                        )
+                            f"{name} must be a number or a tensor{releases.foreign_tensor(value)}", operand=name,
+                            value=type(value).__name__,
+                        )  # fmt: skip
                     seen[name] = None if value is None else int if isinstance(value, (int, np.integer)) else float
                     sources[name] = (2, place)
                     continue
@@ -179,8 +209,9 @@ class Instruction:
                 for index, tensor in enumerate(tensors):
                     label = f"{name}{index}" if kind == "Ins" else name
                     if not isinstance(tensor, NkiTensor):
-                        raise CompilerError(
-                            f"{label} must be a tensor of the kernel, not {type(tensor).__name__}",
+                        raise _KindError(
+                            f"{label} must be a tensor of the kernel, not {type(tensor).__name__}"
+                            + releases.foreign_tensor(tensor),
                             operand=label,
                             value=type(tensor).__name__,
                         )
@@ -218,8 +249,14 @@ class Instruction:
                 value = as_activation(value, name)
                 attributes[name] = value.name
             else:
-                if name == "dge_mode" and value in _DGE_BY_NUMBER:  # numbers were accepted up to NKI 0.3
+                if isinstance(value, NkiTensor):
+                    raise _KindError(f"{name} takes no tensor", operand=name, value=value)
+                if name == "dge_mode" and value in _DGE_BY_NUMBER:  # nki-library gives numbers to NKI 0.3 and later
                     value = _DGE_BY_NUMBER[value]
+                if name in _ENUMS and isinstance(value, int):
+                    raise CompilerError(
+                        f"{name} takes a member of nisa.{name}; numbers are NKI 0.2's", operand=name, value=value
+                    )
                 attributes[name] = value if _is_plain(value) else str(getattr(value, "name", value))
             seen[name] = value
             sources[name] = (1, value)
@@ -245,7 +282,7 @@ class Instruction:
             self._legalized = False
             core.legalized[self.name, key] = klass
         else:
-            self.caches[core.generation][key] = klass
+            self.caches[core.rules][key] = klass
         return klass
 
     def _engines(self, seen: dict[str, Any], attributes: dict[str, Any]) -> tuple[str, ...]:
@@ -399,13 +436,15 @@ def _is_plain(value: Any) -> bool:
 _TEMPLATE = """
 def {short}({signature}):
     _core_ = _machine._current
+    if _more_ or _other_:
+        raise _wrong(_core_, _other_)
     try:
         _key_ = ({key})
-        _klass_ = _caches[_core_.generation][_key_]
+        _klass_ = _caches[_core_.rules][_key_]
     except (KeyError, AttributeError, TypeError):
         _values_ = dict({values})
         _key_ = _key(_values_)
-        _klass_ = _instruction.caches[_core_.generation].get(_key_) if _core_ is not None else None
+        _klass_ = _instruction.caches[_core_.rules].get(_key_) if _core_ is not None else None
         if _klass_ is None:
             _klass_ = _instruction.classify(_core_, _values_, _key_)
             _core_ = _machine._current
@@ -459,6 +498,8 @@ def _compile(definition: Instruction) -> Any:
         "_instruction": definition,
         "_Handle": NkiInstruction,
         "_T": NkiTensor,
+        "_M": MISSING,
+        "_wrong": definition.wrong_call,
         "_expand": _expand,
         "_indirect": indirection.expand,
     }
@@ -469,7 +510,7 @@ def _compile(definition: Instruction) -> Any:
     for p in definition.parameters:
         kind = definition.kinds[p.name]
         if p.default is inspect.Parameter.empty:
-            signature.append(p.name)
+            signature.append(f"{p.name}=_M")
         else:
             scope[f"_d_{p.name}"] = p.default
             signature.append(f"{p.name}=_d_{p.name}")
@@ -514,14 +555,17 @@ def _compile(definition: Instruction) -> Any:
     template = _TEMPLATE.replace("\n    return", _INDIRECT) if definition.indirect else _TEMPLATE
     source = template.format(
         short=definition.short,
-        signature=", ".join([*signature, "name=None"]),
+        signature=", ".join([*signature, "name=None", "*_more_", "**_other_"]),
         key=", ".join(key) + ("," if key else ""),
         values=", ".join(f"{p.name}={p.name}" for p in definition.parameters),
         operands=tuple_text,
         immediate=f"({', '.join(immediates)},)" if immediates else "()",
     )
     exec(compile(source, f"<{definition.name}>", "exec"), scope)  # noqa: S102
-    return scope[definition.short]
+    function = scope[definition.short]
+    named = inspect.Parameter("name", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None)
+    function.__signature__ = inspect.Signature([*definition.parameters, named])
+    return function
 
 
 def _hashable(value: Any) -> Any:

@@ -113,7 +113,9 @@ def _matmul_rules(
     mode = str(getattr(perf_mode, "value", perf_mode))
     double_row = mode.startswith("double_row")
     require(double_row or mode == "none", "no such performance mode", "perf_mode", mode, ("none", "double_row"))
-    allowed = _MATMUL_DTYPES + (("float8_e4m3fn",) if generation == "v4" else ())
+    release = machine.current().launch.release
+    ocp = generation == "v4" and not release.before("0.4")
+    allowed = _MATMUL_DTYPES + (("float8_e4m3fn",) if ocp else ())
     for operand, form in (("stationary", stationary), ("moving", moving)):
         transposes = is_transpose and form.dtype.kind in ("int", "uint")
         require(form.dtype in allowed or transposes, "TensorE does not take this dtype", operand, form.dtype, allowed)
@@ -196,7 +198,8 @@ def _matmul_rules(
         moving.shape,
         stationary.shape,
     )
-    most = 512 if generation != "v4" else (8192 if dst.dtype == "bfloat16" else 4096)
+    wide = dst.dtype == "bfloat16" and not release.before("0.5")
+    most = 512 if generation != "v4" else (8192 if wide else 4096)
     require(n <= most, f"free size {n} exceeds {most}", "moving", n, most)
     require(
         dst.partitions == columns and dst.elements == n,

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trnsim.isa.instruction import NkiInstruction
+    from trnsim.machine.core import Core
 
 
 _NOT_FOUND = np.uint32(0xFFFFFFFF)
@@ -310,8 +311,8 @@ def _quantize_rules(dst: Form, src: Form, dst_scale: Form) -> None:
 
 
 @quantize_mx.meaning
-def _(dst: NkiTensor, src: NkiTensor, dst_scale: NkiTensor) -> None:
-    _quantize(dst, src, dst_scale, "neuron")
+def _(core: Core, dst: NkiTensor, src: NkiTensor, dst_scale: NkiTensor) -> None:
+    _quantize(dst, src, dst_scale, "ocp" if core.launch.release.before("0.5") else "neuron")
 
 
 @quantize_mx_ocp.meaning

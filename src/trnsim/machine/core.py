@@ -31,6 +31,7 @@ from trnsim.machine.storage import Arena, Storage, box
 from trnsim.machine.tensor import NkiTensor
 from trnsim.machine.trace import READ, UPDATE, WRITE, LineTable, StorageInfo, Trace
 from trnsim.numerics import DType, as_dtype
+from trnsim.releases import DEFAULT, LATEST, Release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,13 +59,15 @@ class Launch:
     """What the cores of one kernel call share: storages, source lines, findings, options."""
 
     def __init__(
-        self, chip: Chip, *, kernel: str = "", lnc: int = 1, numeric: bool = True, seed: int = 0, assume: Any = None
-    ) -> None:
+        self, chip: Chip, *, kernel: str = "", lnc: int = 1, numeric: bool = True, seed: int = 0, assume: Any = None,
+        release: Release = DEFAULT,
+    ) -> None:  # fmt: skip
         if chip.core is None:
             raise InputError(f"chip {chip.name!r} has no NeuronCore; NKI kernels need a Trainium or Inferentia2 chip")
         self.chip = chip
         self.spec = chip.core
         self.generation: str = chip.core.version
+        self.release = release
         self.kernel = kernel
         self.lnc = lnc
         self.numeric = numeric
@@ -123,6 +126,10 @@ class Core:
         self.launch = launch
         self.index = index
         self.generation = launch.generation
+        # What an instruction's rules depend on besides a call's operands; key of the classes that passed them.
+        self.rules = (
+            self.generation if launch.release.version == LATEST else f"{self.generation} {launch.release.version}"
+        )
         self.numeric = launch.numeric
         self.trace = Trace(
             index,
@@ -327,7 +334,8 @@ class Core:
             len(launch.storages),
             name,
             HBM,
-            MemoryRegion.shared_hbm,
+            # Kernels ask: those of the MX guide, on one core, expect nl.hbm; nki-library, on two, shared_hbm.
+            MemoryRegion.shared_hbm if launch.lnc > 1 and launch.release.version != "0.2" else MemoryRegion.private_hbm,
             kind,
             sizes,
             int(np.prod(sizes[:-1], dtype=np.int64)),

@@ -387,9 +387,15 @@ class NkiTensor:
             (*self.strides[:first], stride, *self.strides[last + 1 :]),
         )
 
-    def reshape(self, *shape: Any) -> NkiTensor:
-        """The same elements with another shape; fails if the layout does not allow a view."""
-        target = list(shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
+    def reshape(self, *dims: Any, shape: Any = None, new_shape: Any = None) -> NkiTensor:
+        """The same elements with another shape, given as one argument or several; fails if the layout forbids a view.
+
+        ``new_shape`` is the name that NKI 0.4 gave to ``shape``.
+        """
+        given = [x for x in (dims or None, shape, new_shape) if x is not None]
+        if len(given) != 1:
+            raise CompilerError("reshape takes one shape", operand="shape", value=given)
+        target = list(given[0][0] if len(given[0]) == 1 and isinstance(given[0][0], (tuple, list)) else given[0])
         if target.count(-1) == 1:
             known = int(math.prod(s for s in target if s != -1))
             target[target.index(-1)] = self.size // max(known, 1)

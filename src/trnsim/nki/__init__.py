@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from trnsim import releases
 from trnsim.nki.kernel import Kernel, simulate
 from trnsim.nki.launchers import baremetal, benchmark, profile, simulate_kernel
 
@@ -28,6 +29,11 @@ def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
 
 from trnsim.nki import collectives, isa, typing  # noqa: E402
 from trnsim.nki import language as language  # noqa: E402
+
+
+def __getattr__(name: str) -> Any:
+    raise releases.no_attribute("nki", name)
+
 
 # The four launchers of NKI 0.1 are not part of 0.6; see launchers.py.
 __all__ = [

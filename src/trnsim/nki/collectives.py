@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trnsim import releases
 from trnsim.errors import CompilerError, HardwareError
 from trnsim.isa.alu import AluOp, as_alu_op
 from trnsim.isa.collectives import INSTRUCTIONS
@@ -23,6 +24,7 @@ from trnsim.machine.form import HBM, SBUF
 from trnsim.machine.ranks import Meeting
 from trnsim.machine.registers import Cell, VirtualRegister
 from trnsim.machine.tensor import NkiTensor
+from trnsim.nki.versions.calls import guard as _guard
 from trnsim.numerics import from_float32
 
 _OPERATORS = ("add", "minimum", "maximum")
@@ -434,3 +436,9 @@ __all__ = [
     "collective_permute_implicit", "collective_permute_implicit_current_processing_rank_id",
     "collective_permute_implicit_reduce", "rank_id", "reduce_scatter",
 ]  # fmt: skip
+
+_guard(globals(), "nki.collectives", __all__)
+
+
+def __getattr__(name: str) -> Any:
+    raise releases.no_attribute("nki.collectives", name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from trnsim import releases
 from trnsim.errors import HardwareError as NkiValidationError
 from trnsim.isa import constants
 from trnsim.isa.activate2 import activate2
@@ -55,6 +58,7 @@ from trnsim.isa.vector_search import (
 from trnsim.isa.vector_search import quantize_mx_ocp as quantize_mx_ocp  # noqa: PLC0414 - for releases before 0.5
 from trnsim.machine import core as _machine
 from trnsim.machine.registers import VirtualRegister
+from trnsim.nki.versions.calls import guard as _guard
 
 tensor_engine = engine.tensor
 vector_engine = engine.vector
@@ -97,3 +101,9 @@ __all__ = [
     "tensor_partition_reduce", "tensor_reduce", "tensor_scalar", "tensor_scalar_cumulative", "tensor_scalar_reduce",
     "tensor_tensor", "tensor_tensor_scan", "topk", "unknown_engine", "vector_engine",
 ]  # fmt: skip
+
+_guard(globals(), "nki.isa", __all__)
+
+
+def __getattr__(name: str) -> Any:
+    raise releases.no_attribute("nki.isa", name)

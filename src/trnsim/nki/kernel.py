@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trnsim.errors import CompilerError
 from trnsim.machine import core as machine
+from trnsim.releases import DEFAULT, Release
 from trnsim.session import SimulationOptions, current_session, run_kernel
 
 if TYPE_CHECKING:
@@ -28,15 +29,17 @@ class Kernel:
         func: the function as written.
         lnc: cores it runs on (set by ``kernel[lnc]``), or None.
         schedule: edges given by ``with_schedule``.
+        release: of NKI, that it is written for.
     """
 
-    def __init__(self, func: Callable[..., Any], **options: Any) -> None:
+    def __init__(self, func: Callable[..., Any], *, release: Release = DEFAULT, **options: Any) -> None:
         unknown = set(options) - OPTIONS
         if unknown:
             raise CompilerError(
                 f"nki.jit has no option {', '.join(sorted(unknown))}", instruction="nki.jit", limit=sorted(OPTIONS)
             )
         self.func = func
+        self.release = release
         self.options = options
         self.lnc: int | None = None
         self.schedule: tuple[tuple[str, Any], ...] = ()
@@ -44,6 +47,12 @@ class Kernel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if machine.running():
+            if self.release.version == "0.2":
+                raise CompilerError(
+                    f"NKI 0.2 does not call one nki.jit kernel from another (NKI 0.1 and 0.3 and later do): "
+                    f"leave the decorator of {getattr(self.func, '__name__', 'the inner kernel')!r} out",
+                    instruction="nki.jit",
+                )
             return self.func(*args, **kwargs)
         return self.launch(args, kwargs)
 
@@ -68,10 +77,11 @@ class Kernel:
             options=options,
             rank=rank,
             world=world,
+            release=self.release,
         )
 
     def _copy(self) -> Kernel:
-        copy = Kernel(self.func, **self.options)
+        copy = Kernel(self.func, release=self.release, **self.options)
         copy.lnc, copy.schedule = self.lnc, self.schedule
         return copy
 
@@ -100,14 +110,17 @@ class Kernel:
         return f"<nki kernel {getattr(self.func, '__name__', '?')}{'' if self.lnc is None else f'[{self.lnc}]'}>"
 
 
-def as_kernel(kernel: Any) -> Any:
-    """``kernel`` if it can be launched (of any NKI version), else a kernel made of the plain function."""
-    return kernel if callable(getattr(kernel, "launch", None)) else Kernel(kernel)
+def as_kernel(kernel: Any, release: Release = DEFAULT) -> Any:
+    """``kernel`` itself if it is one, of any release; a plain function as one of ``release``."""
+    return kernel if callable(getattr(kernel, "launch", None)) else Kernel(kernel, release=release)
 
 
-def simulate(kernel: Any) -> Callable[..., Any]:
-    """``nki.simulate``: a callable that runs ``kernel`` (or ``kernel[lnc]``, or a plain function) with numbers."""
-    wrapped = as_kernel(kernel)
+def simulate(kernel: Any, release: Release = DEFAULT) -> Callable[..., Any]:
+    """``nki.simulate``: a callable that runs ``kernel`` (or ``kernel[lnc]``, or a plain function) with numbers.
+
+    ``release``: of NKI, that a plain function is written for.
+    """
+    wrapped = as_kernel(kernel, release)
 
     @functools.wraps(wrapped.func)
     def run(*args: Any, **kwargs: Any) -> Any:

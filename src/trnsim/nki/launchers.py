@@ -151,7 +151,7 @@ def simulate_kernel(kernel: Any, *args: Any, **kwargs: Any) -> Any:
     if not isinstance(inner, Kernel):
         return _older().simulate_kernel(inner, *args, **kwargs)
     if isinstance(inner, Benchmark):
-        plain = Kernel(inner.func)
+        plain = Kernel(inner.func, release=inner.release)
         plain.lnc, plain.schedule = inner.lnc, inner.schedule
         inner = plain
     session = current_session()

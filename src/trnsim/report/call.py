@@ -150,8 +150,9 @@ class KernelCall:
     ``traces[i]`` is the trace of core ``i`` of the timeline; without traces a report has no source lines and operands.
     ``wait_reasons`` names the values of ``timeline.waits.reason``. ``clock`` says what the time spans (the total of a
     profiler has fixed parts that the span of the kernel has not). ``error_percent`` is the error on the nearest
-    published measurements, None where there are none. ``schedule_reason`` says why the schedule is not the default of
-    the kernel's NKI version, where it is not.
+    published measurements, None where there are none. ``nki_version`` is the release that the kernel is written for,
+    ``nki_version_source`` how that was decided. ``schedule_reason`` says why the schedule is not the default of that
+    release, where it is not.
     """
 
     kernel: str
@@ -172,6 +173,8 @@ class KernelCall:
     numeric: bool = True
     wall_seconds: float = 0.0
     seed: int | None = None
+    nki_version: str = ""
+    nki_version_source: str = ""
     flops: int = 0
     peak_flops: float = 0.0
     hbm_bytes_per_second: float = 0.0

@@ -108,6 +108,8 @@ def call_report(summary: Summary) -> CallReport:
         findings=[_finding(f) for f in call.findings],
         numeric=call.numeric,
         seed=call.seed,
+        nki_version=call.nki_version,
+        nki_version_source=call.nki_version_source,
         wall_seconds=call.wall_seconds,
     )
 

@@ -127,6 +127,8 @@ class CallReport(Struct, frozen=True):
     findings: list[FindingReport]
     numeric: bool
     seed: int | None
+    nki_version: str
+    nki_version_source: str
     wall_seconds: float
 
 

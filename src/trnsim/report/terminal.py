@@ -195,6 +195,8 @@ class _Page:
         parts.append(f"clock {call.clock}" if call.clock else "")
         parts.append("numbers computed" if call.numeric else "time only, no numbers computed")
         parts.append(f"seed {call.seed}" if call.seed is not None else "")
+        shown = call.nki_version and call.nki_version_source != "default"
+        parts.append(f"NKI {call.nki_version} ({call.nki_version_source})" if shown else "")
         parts.append(f"{int(call.timeline.totals.spills):,} spills" if int(call.timeline.totals.spills) else "")
         parts.append(f"simulated in {call.wall_seconds:.1f} s" if call.wall_seconds else "")
         text = ", ".join(p for p in parts if p)

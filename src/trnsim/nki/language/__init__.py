@@ -7,6 +7,9 @@ function, and ``op=nl.add`` an argument of an instruction.
 
 from __future__ import annotations
 
+from typing import Any as _Any
+
+from trnsim import releases as _releases
 from trnsim.machine.regions import MemoryRegion
 from trnsim.machine.tensor import NkiTensor
 from trnsim.nki.language.activations import (
@@ -142,6 +145,8 @@ from trnsim.nki.language.movement import (
 from trnsim.nki.language.reductions import all, max, mean, min, prod, rms_norm, softmax, sum, var
 from trnsim.nki.language.rounding import ceil, floor, trunc
 from trnsim.nki.language.tokens import average, bypass, prelu
+from trnsim.nki.versions.calls import guard as _guard
+from trnsim.nki.versions.calls import guard_methods as _guard_methods
 
 __all__ = [
     "DType",
@@ -280,3 +285,10 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]  # fmt: skip
+
+_guard(globals(), "nki.language", __all__)
+_guard_methods(NkiTensor)
+
+
+def __getattr__(name: str) -> _Any:
+    raise _releases.no_attribute("nki.language", name)

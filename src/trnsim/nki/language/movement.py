@@ -21,6 +21,7 @@ from trnsim.nki.language.operands import (
     to_sbuf,
 )
 from trnsim.nki.language.tokens import names_op
+from trnsim.releases import foreign_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ def _in_hbm(x: Any, function: str, operand: str) -> NkiTensor:
     core = machine.current()
     if not isinstance(x, NkiTensor):
         raise CompilerError(
-            f"{operand} must be a tensor in HBM, not {type(x).__name__}",
+            f"{operand} must be a tensor in HBM, not {type(x).__name__}{foreign_tensor(x)}",
             instruction=function,
             operand=operand,
             value=type(x).__name__,

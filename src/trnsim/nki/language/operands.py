@@ -15,6 +15,7 @@ from trnsim.machine.form import HBM, PSUM
 from trnsim.machine.tensor import NkiTensor
 from trnsim.nki.language.constants import bfloat16, float32, psum, sbuf
 from trnsim.numerics import DType, as_dtype
+from trnsim.releases import foreign_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,7 @@ def tile(x: Any, function: str, operand: str = "x") -> NkiTensor:
     machine.current()
     if not isinstance(x, NkiTensor):
         raise CompilerError(
-            f"{operand} must be a tile in SBUF or PSUM, not {type(x).__name__}",
+            f"{operand} must be a tile in SBUF or PSUM, not {type(x).__name__}{foreign_tensor(x)}",
             instruction=function,
             operand=operand,
             value=type(x).__name__,

@@ -7,6 +7,9 @@ of what they are assigned to, masks, grids of programs. See ``docs/reference/sem
 
 from __future__ import annotations
 
+from typing import Any
+
+from trnsim import releases
 from trnsim.nki.versions.beta1 import compiler, isa, language, typing
 from trnsim.nki.versions.beta1.launch import baremetal, benchmark, jit, profile, simulate_kernel, trace
 from trnsim.nki.versions.beta1.tensor import Tensor
@@ -18,3 +21,7 @@ __all__ = [
     "baremetal", "benchmark", "compiler", "isa", "jit", "language", "profile", "simulate_kernel", "tensor", "trace",
     "typing",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    raise releases.no_attribute("nki", name, "0.1")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from trnsim import releases
 from trnsim.errors import CompilerError, HardwareError, UnsupportedError
 from trnsim.isa import constants, dma, scalar, tensor, vector
 from trnsim.isa.alu import ALU, as_activation, as_alu_op
@@ -23,6 +24,7 @@ from trnsim.isa.constants import (
 )
 from trnsim.machine.form import PSUM, SBUF
 from trnsim.machine.tensor import NkiTensor
+from trnsim.nki import isa as _today
 from trnsim.nki.isa import get_nc_sub_version, get_nc_version
 from trnsim.nki.language.operands import promote
 from trnsim.nki.versions.beta1.access import cut
@@ -62,6 +64,7 @@ from trnsim.nki.versions.beta1.reductions import (
 )
 from trnsim.nki.versions.beta1.rules import writes
 from trnsim.nki.versions.beta1.tensor import Result, Tensor, assign, drop_zeros, flush, state
+from trnsim.nki.versions.calls import guard_first as _guard
 from trnsim.numerics import as_dtype
 
 tensor_engine, vector_engine, scalar_engine = engine.tensor, engine.vector, engine.scalar
@@ -417,7 +420,7 @@ _INTERNAL = {
 def __getattr__(name: str) -> Any:
     if name in _INTERNAL:
         raise UnsupportedError(f"neuronxcc.nki.isa.{name} is not supported", instruction=name)
-    raise AttributeError(f"module 'neuronxcc.nki.isa' has no attribute {name!r}")
+    raise releases.no_attribute("nki.isa", name, "0.1")
 
 
 __all__ = [
@@ -430,3 +433,5 @@ __all__ = [
     "tensor_scalar_cumulative", "tensor_scalar_reduce", "tensor_tensor", "tensor_tensor_scan", "unknown_engine",
     "vector_engine",
 ]  # fmt: skip
+
+_guard(globals(), "nki.isa", __all__, _today)

@@ -8,6 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from trnsim import releases
 from trnsim.errors import CompilerError
 from trnsim.isa import gpsimd
 from trnsim.machine.form import HBM, PSUM
@@ -142,6 +143,7 @@ def load(src: Any, *, mask: Any = None, dtype: Any = None, **_: Any) -> Any:
     """A tile in SBUF with the elements of a tensor in HBM."""
     flush()
     if not isinstance(src, Tensor):
+        flush()  # says if the kernel is one of another release
         raise CompilerError("src must be a tensor", instruction="nl.load", operand="src", value=type(src).__name__)
     if src.memory != HBM:
         raise wrong_memory("src", "hbm", src)
@@ -455,3 +457,7 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    raise releases.no_attribute("nki.language", name, "0.1")

@@ -28,6 +28,7 @@ from trnsim.nki.versions.beta1.loops import report_ranges
 from trnsim.nki.versions.beta1.programs import Programs
 from trnsim.nki.versions.beta1.rules import Parameters
 from trnsim.nki.versions.beta1.tensor import Tensor, flush, state
+from trnsim.releases import Release
 from trnsim.session import SimulationOptions, current_session, run_kernel
 
 _SCHEDULE_REASON = "the tensorizer schedule does not exist yet"
@@ -89,6 +90,7 @@ class Kernel:
             grid=cores,
             platform_target=target,
             options=options,
+            release=Release("0.1", "import neuronxcc.nki"),
             schedule_reason=_SCHEDULE_REASON,
             any_lnc=True,
         )

@@ -18,7 +18,7 @@ from trnsim.nki.versions.beta1.access import cut
 from trnsim.nki.versions.beta1.index import Box, Predicate, merged
 from trnsim.nki.versions.beta1.programs import will_read, will_write
 from trnsim.nki.versions.beta1.rules import writes, wrong_memory
-from trnsim.nki.versions.beta1.tensor import Result, Tensor, drop_zeros
+from trnsim.nki.versions.beta1.tensor import Result, Tensor, drop_zeros, flush
 from trnsim.numerics import DType, as_dtype
 
 Run = Callable[[NkiTensor, "Box | None"], None]
@@ -53,6 +53,7 @@ def boxes(mask: Any, shape: tuple[int, ...]) -> list[Box | None]:
 def source(x: Any, what: str = "operand") -> Tensor:
     """``x`` as a tile on chip that will be read."""
     if not isinstance(x, Tensor):
+        flush()  # says if the kernel is one of another release
         raise CompilerError(f"{what} must be a tile, not {type(x).__name__}", operand=what, value=type(x).__name__)
     view = x.tile
     if view.storage.memory == HBM:

@@ -57,11 +57,17 @@ def state() -> State:
     """The state of the running launch.
 
     Raises:
-        CompilerError: no kernel is running.
+        CompilerError: no kernel is running, or one of another release.
     """
     core = machine.current()
     found = core.state.get("beta1")
     if found is None:
+        release = core.launch.release
+        if release.version != "0.1":
+            raise CompilerError(
+                f"a kernel of NKI {release.version} calls neuronxcc.nki, which is NKI 0.1: a kernel uses one release; "
+                "import the functions from nki, or nki.jit from neuronxcc"
+            )
         found = core.state["beta1"] = State(core)
         core.legalizes = True
     return cast("State", found)
