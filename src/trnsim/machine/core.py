@@ -704,10 +704,13 @@ def scalar_index(source: Any, view: NkiTensor) -> int:
             raise CompilerError(
                 "a scalar offset is a register or a tensor with one element", operand=view.name, value=source.shape
             )
-        core.force(source)
-        if not core.numeric and source.storage.kind == "input":
+        if core.numeric:
+            return int(source.array().reshape(-1)[0]) % 2**32
+        if source.storage.kind == "input":
             core.require_data(source.storage, "an address")
-        return int(source.array().reshape(-1)[0]) % 2**32
+        from trnsim.machine.lazy import read
+
+        return int(read(core, source).reshape(-1)[0]) % 2**32
     if isinstance(source, int):
         return source % 2**32
     raise CompilerError("a scalar offset is a register or a 1x1 tensor", operand=view.name, value=source)

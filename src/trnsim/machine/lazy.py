@@ -1,7 +1,8 @@
 """Time-only runs are lazy, not blind: a needed value's backward slice is executed, and no more.
 
 The slice of a row holds every earlier row, not executed yet, that writes what it reads, or that must come before
-because it reads or writes bytes that the slice overwrites.
+because it reads or writes bytes that the slice overwrites. Where those others need data that are not there, the
+value is worked out from what it depends on alone, and the bytes are put back.
 """
 
 from __future__ import annotations
@@ -10,33 +11,75 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trnsim.errors import UnsupportedError
+from trnsim.errors import NeedsDataError, UnsupportedError
 from trnsim.machine.form import HBM, Form
 from trnsim.machine.tensor import Indirect, NkiTensor
 from trnsim.machine.trace import CLASSES, READ, WRITE
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from trnsim.machine.core import Core
     from trnsim.machine.storage import Storage
+    from trnsim.machine.trace import InstructionClass
 
 Box = tuple[int, int, int, int]
 
+# Instructions that write every element of dst.
+_WRITES_ALL = frozenset(("dma_copy", "tensor_copy", "memset", "tensor_scalar", "tensor_tensor", "iota", "activation"))
+
 
 def execute_slice(core: Core, *, rows: list[int] | None = None, tensors: list[NkiTensor] | None = None) -> None:
-    """Execute ``rows`` and whatever the bytes of ``tensors`` depend on."""
-    launch = core.launch
+    """Execute ``rows`` and whatever the bytes of ``tensors`` depend on.
+
+    Where bytes are reused, what came before must be executed too, which may need data that are not there. Then
+    registers are told from what they depend on alone, and the bytes are put back.
+
+    Raises:
+        NeedsDataError: a value depends on an input without data.
+        UnsupportedError: it depends on what another core does.
+    """
     count = len(core.trace)
     if core.executed is None or len(core.executed) < count:
         done = np.zeros(max(1024, 2 * count), bool)
         if core.executed is not None:
             done[: len(core.executed)] = core.executed
         core.executed = done
-    executed = core.executed
-    wanted = {r for r in rows or [] if not executed[r]}
+    try:
+        chosen = _select(core, rows or [], tensors or [], reused=True)
+    except (NeedsDataError, UnsupportedError):
+        if tensors:
+            raise
+        chosen = _select(core, rows or [], [], reused=False)
+        if any(_is_lasting(core, row) for row in chosen):
+            raise
+        _peek(core, chosen, None)
+        return
+    for row in chosen:
+        core.executed[row] = True
+        _execute(core, row, views(core, row))
+
+
+def read(core: Core, tensor: NkiTensor) -> NDArray[Any]:
+    """The elements of ``tensor``, worked out as ``execute_slice`` does for registers; raises what that raises."""
+    try:
+        execute_slice(core, tensors=[tensor])
+    except (NeedsDataError, UnsupportedError):
+        chosen = _select(core, [], [tensor], reused=False)
+        if any(_is_lasting(core, row) for row in chosen):
+            raise
+        return _peek(core, chosen, tensor)
+    return tensor.array()
+
+
+def _select(core: Core, rows: list[int], tensors: list[NkiTensor], *, reused: bool) -> list[int]:
+    """The rows to execute, in order. ``reused``: also those that use, before, bytes which these overwrite."""
+    launch, executed, count = core.launch, core.executed, len(core.trace)
+    wanted = {r for r in rows if not executed[r]}
     reads: dict[int, list[Box]] = {}
     writes: dict[int, list[Box]] = {}
     states: set[str] = set()
-    for tensor in tensors or []:
+    for tensor in tensors:
         if tensor.storage.kind == "input":
             core.require_data(tensor.storage, "a value that is needed")
         _require_own(core, tensor.storage)
@@ -68,36 +111,68 @@ def execute_slice(core: Core, *, rows: list[int] | None = None, tensors: list[Nk
             states.update(klass.state)
             if launch.lnc > 1 and instructions[6 * row + 5] >= 0:
                 raise _depends_on_others(f"what {klass.name} gets from the other core")
+            if not reused:
+                _settle(reads, klass, boxes)
             for role, storage, where in boxes:
                 _require_own(core, storage)
                 if role != WRITE:
                     if storage.kind == "input":
                         core.require_data(storage, "a value that is needed")
                     reads.setdefault(_key(storage), []).append(where)
-                if role != READ:
+                if role != READ and reused:
                     writes.setdefault(_key(storage), []).append(where)
-    for row in reversed(chosen):
-        executed[row] = True
-        if row in core.clears:
-            storage, missing = core.clears[row]
-            storage.clear(missing)
-        klass = CLASSES[instructions[6 * row]]
-        klass.instruction.execute(core, klass, views(core, row), core.immediates[instructions[6 * row + 2]])
+    chosen.reverse()
+    return chosen
 
 
-def _require_own(core: Core, storage: Storage) -> None:
-    """Of several cores, only what a core computes from its own memory and from inputs nobody wrote can be told here."""
-    if core.launch.lnc > 1 and core.launch.infos[storage.id].shared:
-        given = storage.kind in ("input", "constant") and storage.writers <= 0
-        if not given:
-            raise _depends_on_others(f"{storage.name!r}, which both cores may write")
+def _settle(reads: dict[int, list[Box]], klass: InstructionClass, boxes: list[tuple[str, Storage, Box]]) -> None:
+    """Drop from ``reads`` what a row writes whole: nothing before it matters there."""
+    if klass.instruction.short not in _WRITES_ALL or any(o.form.indirect for o in klass.operands):
+        return
+    for operand, (role, storage, (a, b, c, d)) in zip(klass.operands, boxes, strict=True):
+        form = operand.form
+        found = reads.get(_key(storage))
+        if (
+            role == WRITE
+            and found
+            and form.memory != HBM
+            and form.contiguous
+            and form.partition_span == form.partitions
+        ):
+            reads[_key(storage)] = [x for x in found if x[0] < a or x[1] > b or x[2] < c or x[3] > d]
 
 
-def _depends_on_others(what: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"a value that control flow, an address or the caller needs depends on {what}: a time-only run on several "
-        "cores cannot compute it; run it with numbers instead"
-    )
+def _execute(core: Core, row: int, operands: tuple[NkiTensor, ...]) -> None:
+    if row in core.clears:
+        storage, missing = core.clears[row]
+        storage.clear(missing)
+    instructions = core.trace.instruction_rows
+    klass = CLASSES[instructions[6 * row]]
+    klass.instruction.execute(core, klass, operands, core.immediates[instructions[6 * row + 2]])
+
+
+def _is_lasting(core: Core, row: int) -> bool:
+    """Whether executing a row changes more than the bytes of its plain operands, or may need another slice."""
+    klass = CLASSES[core.trace.instruction_rows[6 * row]]
+    moved = any(o.form.indirect and o.role != READ for o in klass.operands)
+    return bool(klass.state) or moved or row in core.clears or klass.instruction.short == "register_store"
+
+
+def _peek(core: Core, rows: list[int], tensor: NkiTensor | None) -> NDArray[Any]:
+    """Execute ``rows`` for the registers they load and the elements of ``tensor``; put back the bytes they write."""
+    before: list[tuple[NkiTensor, Any]] = []
+    try:
+        for row in rows:
+            operands = views(core, row)
+            klass = CLASSES[core.trace.instruction_rows[6 * row]]
+            for operand, role in zip(operands, klass.roles, strict=True):
+                if role != READ:
+                    before.append((operand, operand.array().copy()))
+            _execute(core, row, operands)
+        return np.zeros(0) if tensor is None else tensor.array().copy()
+    finally:
+        for operand, data in reversed(before):
+            operand.store(data)
 
 
 def views(core: Core, row: int) -> tuple[NkiTensor, ...]:
@@ -130,6 +205,21 @@ def views(core: Core, row: int) -> tuple[NkiTensor, ...]:
             stride = int(np.prod(shape[1:], dtype=np.int64))
             tensor.indirection = Indirect("vector", named[operand.name + ".index"], stride, shape[0])
     return tuple(result)
+
+
+def _require_own(core: Core, storage: Storage) -> None:
+    """Of several cores, only what a core computes from its own memory and from inputs nobody wrote can be told here."""
+    if core.launch.lnc > 1 and core.launch.infos[storage.id].shared:
+        given = storage.kind in ("input", "constant") and storage.writers <= 0
+        if not given:
+            raise _depends_on_others(f"{storage.name!r}, which both cores may write")
+
+
+def _depends_on_others(what: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"a value that control flow, an address or the caller needs depends on {what}: a time-only run on several "
+        "cores cannot compute it; run it with numbers instead"
+    )
 
 
 def _key(storage: Storage) -> int:
