@@ -202,6 +202,7 @@ class NkiTensor:
         new_shape: list[int] = []
         new_strides: list[int] = []
         dropped: list[int] = []
+        view = NkiTensor
         for dim, item in enumerate(keys):
             size = shape[dim]
             if type(item) is slice:
@@ -228,8 +229,9 @@ class NkiTensor:
                 new_strides.append(strides[dim] * step)
             elif type(item) is DynamicSlice:
                 start, count = _integer(item.start), _integer(item.size)
-                if not 0 <= start <= start + count <= size or count < 1:
+                if not 0 <= start <= start + count <= size:
                     raise self._range_error(dim, f"ds({start}, {count})")
+                view = view if count else _EmptyView
                 offset += start * strides[dim]
                 new_shape.append(count)
                 new_strides.append(strides[dim])
@@ -257,7 +259,7 @@ class NkiTensor:
         while len(new_shape) < least:
             new_shape.append(1)
             new_strides.append(1)
-        return NkiTensor(tuple(new_shape), self.dtype, self.storage, tuple(new_strides), offset, None, self.indirection)
+        return view(tuple(new_shape), self.dtype, self.storage, tuple(new_strides), offset, None, self.indirection)
 
     def _check_static(self, keys: tuple[Any, ...]) -> None:
         self._check_plain()
@@ -723,6 +725,27 @@ class _OutsideView(NkiTensor):
     def array(self) -> NDArray[Any]:
         self.check_bounds("ap")
         raise InternalError("a view outside its storage passed its check")
+
+
+class _EmptyView(NkiTensor):
+    """A view of no elements, ``t[nl.ds(start, 0)]``: cores without work make some; an access is an error."""
+
+    __slots__ = ()
+
+    def _refuse(self) -> IndexRangeError:
+        return IndexRangeError(
+            f"a view of {self.name!r} with shape {self.shape} has no elements to access",
+            operand=self.name,
+            value=self.shape,
+            limit="1 element or more",
+        )
+
+    @property
+    def form(self) -> Form:
+        raise self._refuse()
+
+    def array(self) -> NDArray[Any]:
+        raise self._refuse()
 
 
 def _has_tensor(keys: tuple[Any, ...]) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import trnsim
+from trnsim.errors import IndexRangeError
 
 trnsim.install()
 import nki  # noqa: E402
@@ -56,3 +57,23 @@ def one_waits(values):
 def test_a_core_that_waits_is_not_waited_for():
     values = np.random.default_rng(1).standard_normal((128, 64)).astype(np.float32)
     assert np.array_equal(nki.simulate(one_waits[2])(values), np.stack([values, values]))
+
+
+@nki.jit
+def uneven(a, read):
+    """Core 0 has no share of one row, and makes a view of it all the same."""
+    out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+    share = nl.ds(0, nl.program_id(0))
+    mine, given = out[share], a[share]
+    if nl.program_id(0) == 1 or read:
+        nisa.dma_copy(dst=mine, src=given)
+    return out
+
+
+def test_a_view_of_no_elements_may_be_made_and_not_accessed():
+    row = np.ones((1, 4), np.float32)
+    assert np.array_equal(nki.simulate(uneven[2])(row, False), row)
+    with pytest.raises(IndexRangeError, match="has no elements to access"):
+        nki.simulate(uneven[2])(row, True)
+    with pytest.raises(IndexRangeError):
+        nki.simulate(lambda a: a[nl.ds(2, 0)])(row)
