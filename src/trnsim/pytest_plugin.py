@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trnsim.report.files import write_text_atomic
+
 _OURS = "trnsim.pytest_plugin"
 _EVERY = 10.0  # seconds between partial summaries
 _counts = {"collected": 0, "deselected": 0}
@@ -140,11 +142,24 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     report: Any = yield
     report.trnsim_marks = sorted({mark.name for mark in item.iter_markers()})
+    report.trnsim_simulated, report.trnsim_peak = _simulated(), _peak_bytes()
     if call.when == "call" and item.nodeid in _late and report.outcome != "failed":
         report.outcome, report.longrepr = "failed", "trnsim: the test took too long, and caught that"
     if call.excinfo is not None and report.outcome == "failed":
         report.trnsim_reason = _reason(call.excinfo.value)
     return report
+
+
+_simulated_before = 0.0
+
+
+def _simulated() -> float:
+    """Seconds in kernels since the last call."""
+    global _simulated_before
+    session = sys.modules.get("trnsim.session")
+    now = session.stopwatch.seconds if session is not None else 0.0
+    before, _simulated_before = _simulated_before, now
+    return now - before
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -174,6 +189,7 @@ class _Summary:
         self.workers: list[dict[str, int]] = []
         self.tests: dict[str, dict[str, Any]] = {}
         self.collection_errors: dict[str, str] = {}
+        self.peak = 0
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -189,9 +205,13 @@ class _Summary:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         entry = self.tests.setdefault(
             report.nodeid,
-            {"outcome": "passed", "seconds": 0.0, "marks": getattr(report, "trnsim_marks", [])},
+            {"outcome": "passed", "seconds": 0.0, "simulated": 0.0, "marks": getattr(report, "trnsim_marks", [])},
         )
         entry["seconds"] += report.duration
+        entry["simulated"] += getattr(report, "trnsim_simulated", 0.0)
+        peak = getattr(report, "trnsim_peak", 0)
+        if peak > self.peak:
+            self.peak = entry["peak_bytes"] = peak
         if report.failed:
             entry["outcome"] = "failed"
             entry["reason"] = getattr(report, "trnsim_reason", "") or str(report.longrepr)[-400:]
@@ -211,7 +231,7 @@ class _Summary:
         """Write the file; also now and then before, so that a run that is killed leaves what it had."""
         self.written = time.time()
         if self.file:
-            Path(self.file).write_text(json.dumps(self.summary(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            write_text_atomic(self.file, json.dumps(self.summary(), indent=1, sort_keys=True) + "\n")
 
     def summary(self) -> dict[str, Any]:
         """Counts, and every test that did not pass with its reason; times in seconds."""
@@ -227,10 +247,13 @@ class _Summary:
             "skipped_by_suite": outcomes.get("skipped by the suite", 0),
             "skipped_by_trnsim": outcomes.get("skipped by trnsim", 0),
             "collection_errors": self.collection_errors,
-            "peak_bytes_a_process": max(w["peak_bytes"] for w in known),
+            "peak_bytes_a_process": max(self.peak, *(w["peak_bytes"] for w in known)),
+            "seconds_in_tests": round(sum(e["seconds"] for e in self.tests.values()), 1),
+            "seconds_in_kernels": round(sum(e["simulated"] for e in self.tests.values()), 1),
             "wall_seconds": round(time.time() - self.started, 1),
             "tests": {
-                name: {**entry, "seconds": round(entry["seconds"], 3)} for name, entry in sorted(self.tests.items())
+                name: {**entry, "seconds": round(entry["seconds"], 3), "simulated": round(entry["simulated"], 3)}
+                for name, entry in sorted(self.tests.items())
             },
         }
 

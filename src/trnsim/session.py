@@ -7,6 +7,7 @@ computes its numbers and nothing is kept.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -130,6 +131,38 @@ def choose_chip(options: SimulationOptions, platform_target: str | None = None) 
     return load_chip(DEFAULT_CHIP)
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class Stopwatch:
+    """Seconds in which at least one kernel was running, those of ranks that run together counted once."""
+
+    def __init__(self) -> None:
+        self.seconds, self._running, self._since = 0.0, 0, 0.0
+
+    def timed(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
+        """``function``, its calls counted."""
+
+        @functools.wraps(function)
+        def counted(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            if not self._running:
+                self._since = time.perf_counter()
+            self._running += 1
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._running -= 1
+                if not self._running:
+                    self.seconds += time.perf_counter() - self._since
+
+        return counted
+
+
+stopwatch = Stopwatch()
+
+
+@stopwatch.timed
 def run_kernel(
     function: Callable[..., Any],
     args: tuple[Any, ...],

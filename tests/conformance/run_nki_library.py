@@ -6,11 +6,14 @@ A repaired copy is made in a temporary directory (``repair_nki_library.py``); th
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from repair_nki_library import repair
 
@@ -37,6 +40,8 @@ def main() -> int:
             "PYTHONHASHSEED": "0",
             "NEURON_PYTHONHASHSEED": "0",
         }
+        # The suite skips tests of the attention block that it estimates above this, 20 GiB each if it is not told.
+        environment.setdefault("TEST_ATTN_BLK_TKG_MAX_MEMORY_GB", f"{_memory() / max(1, options.workers) / 2:.1f}")
         command = [
             sys.executable, "-m", "pytest", "-p", "trnsim", "-p", "no:cacheprovider", "-q",
             "--test-mode", "simulation", "--platform-target", options.chip, "--force-local-cleanup",
@@ -44,7 +49,39 @@ def main() -> int:
             "--trnsim-json", str(options.json.resolve()), *(["-n", str(options.workers)] if options.workers else []),
             *(options.rest or ["test"]),
         ]  # fmt: skip
-        return subprocess.run(command, cwd=copy, env=environment, check=False).returncode
+        status = subprocess.run(command, cwd=copy, env=environment, check=False).returncode
+    if options.json.is_file():
+        print(report(json.loads(options.json.read_text(encoding="utf-8")), options.chip))
+    return status
+
+
+def _memory() -> float:
+    """Memory of this machine in GiB."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def report(found: dict[str, Any], chip: str) -> str:
+    """Counts, and what failed, grouped by its reason. Tests that the suite marks trace-only compile: they are apart."""
+    tests = found["tests"]
+    outcomes = Counter(t["outcome"] for t in tests.values() if "trace_only" not in t["marks"])
+    ran = outcomes["passed"] + outcomes["failed"]
+    share = 100 * outcomes["passed"] / max(1, ran)
+    compiled = sum("trace_only" in t["marks"] for t in tests.values())
+    lines = [
+        f"nki-library on {chip}: {outcomes['passed']} of {ran} passed ({share:.2f} %), {outcomes['failed']} failed",
+        f"skipped by the suite {outcomes['skipped by the suite']}, by trnsim {outcomes['skipped by trnsim']}; "
+        f"xfailed {outcomes['xfailed']}; trace-only {compiled}",
+        f"{found['wall_seconds']:.0f} s; of {found['seconds_in_tests']:.0f} s in tests "
+        f"{found['seconds_in_kernels']:.0f} s in kernels; "
+        f"peak memory of a process {found['peak_bytes_a_process'] / 2**30:.1f} GiB",
+    ]
+    reasons = Counter(
+        t.get("reason", "") for t in tests.values() if t["outcome"] == "failed" and "trace_only" not in t["marks"]
+    )
+    for reason, count in reasons.most_common():
+        example = next(n for n, t in tests.items() if t["outcome"] == "failed" and t.get("reason", "") == reason)
+        lines.append(f"{count:5} {reason}\n      {example}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

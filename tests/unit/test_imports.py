@@ -27,7 +27,7 @@ ALLOWED = {
     "kernels": {"nki", "session", "timing", "isa", "machine", "hardware", "numerics"},
     "installation": {"nki", "compat", "releases"},
     "compat": {"nki", "session", "isa", "machine", "numerics", "releases"},
-    "pytest_plugin": {"compat", "installation"},
+    "pytest_plugin": {"compat", "installation", "report"},
     "report": {"timing", "isa", "machine", "hardware", "numerics"},
     "api": {"installation", "nki", "session", "report", "machine", "hardware", "numerics"},
     "script": {"api", "installation", "nki", "session"},

@@ -11,9 +11,9 @@ from typing import Any
 
 import trnsim.nki as package
 from trnsim.compat import compiler, neuron_dtypes, simulator, starfish
+from trnsim.isa.vector_search import quantize_mx_ocp
 from trnsim.machine.tensor import NkiTensor
 from trnsim.nki import collectives, isa, language, typing
-from trnsim.nki.isa import quantize_mx_ocp
 
 
 class _Facade(ModuleType):

@@ -55,7 +55,6 @@ from trnsim.isa.vector_search import (
     nc_stream_shuffle,
     quantize_mx,
 )
-from trnsim.isa.vector_search import quantize_mx_ocp as quantize_mx_ocp  # noqa: PLC0414 - for releases before 0.5
 from trnsim.machine import core as _machine
 from trnsim.machine.registers import VirtualRegister
 from trnsim.nki.versions.calls import guard as _guard
