@@ -65,6 +65,7 @@ class SimulationOptions:
         arguments: data for arguments that a time-only run has no data for, by name.
         assume: values for registers or tensors that a run without data needs, by name.
         lnc: cores per logical core where the kernel was not launched with ``kernel[n]``.
+        zero_outputs: bytes of an output that the kernel never writes are 0, not the sentinels NaN and 4.
     """
 
     chip: str | None = None
@@ -78,6 +79,7 @@ class SimulationOptions:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     assume: Mapping[str, int] = field(default_factory=dict)
     lnc: int | None = None
+    zero_outputs: bool = False
 
 
 class Session:
@@ -363,7 +365,9 @@ class Binder:
                     storage.line,
                     bytes=size,
                 )
-                if program.numeric:
+                if program.numeric and self.options.zero_outputs:
+                    storage.clear(missing)
+                elif program.numeric:
                     storage.fill_missing(missing)
         if program.numeric:
             return self._convert(value)

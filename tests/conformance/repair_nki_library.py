@@ -113,8 +113,9 @@ def run(orchestrator, kernel_under_test, output_path):
     given, count = kernel_under_test.kernel_input or {}, kernel_under_test.inference_args.collective_ranks
     inputs = [given.for_rank(rank) if hasattr(given, "for_rank") else given for rank in range(count)]
     inputs = [{name.removesuffix(".must_alias_input"): value for name, value in one.items()} for one in inputs]
+    options = trnsim.SimulationOptions(chip=chosen_chip(), timed=False, zero_outputs=True)
     results = trnsim.simulate_ranks(
-        kernel_under_test.kernel_func, inputs, chip=chosen_chip(), lnc=compiler.logical_nc_config
+        kernel_under_test.kernel_func, inputs, lnc=compiler.logical_nc_config, options=options
     )
     for rank, result in enumerate(results):
         golden = normalize_golden_output(kernel_under_test.validation_args.golden_output, rank)

@@ -122,3 +122,16 @@ def test_kinds_and_limits():
     assert not neuron_dtypes.is_float_type(np.int32)
     assert float(neuron_dtypes.finfo("float8_e5m2").max) == 57344
     assert neuron_dtypes.sizeinbytes(np.float64) == 8
+
+
+def test_what_a_kernel_leaves_unwritten_is_zero_for_suites_and_a_sentinel_otherwise():
+    from trnsim import simulate
+
+    def kernel(x):
+        out = nl.ndarray((4, 4), dtype=nl.uint8, buffer=nl.shared_hbm)
+        isa.dma_copy(dst=out[0:2], src=x)
+        return out
+
+    x = np.ones((2, 4), np.uint8)
+    assert np.array_equal(simulator.cpu_simulate(kernel)(x), np.repeat([[1], [1], [0], [0]], 4, axis=1))
+    assert np.array_equal(simulate(kernel, x), np.repeat([[1], [1], [4], [4]], 4, axis=1))
