@@ -34,6 +34,9 @@ def main() -> int:
             print(f"repaired {file}: {reason}")
         environment = {
             **os.environ,
+            "PATH": os.pathsep.join(
+                [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+            ),  # the suite runs ruff
             "PYTHONPATH": os.pathsep.join(
                 [str(copy / "src"), str(copy), *filter(None, [os.environ.get("PYTHONPATH")])]
             ),
