@@ -65,7 +65,7 @@ class SimulationOptions:
         arguments: data for arguments that a time-only run has no data for, by name.
         assume: values for registers or tensors that a run without data needs, by name.
         lnc: cores per logical core where the kernel was not launched with ``kernel[n]``.
-        zero_outputs: bytes of an output that the kernel never writes are 0, not the sentinels NaN and 4.
+        zero_unwritten: memory that nothing wrote reads as 0, not as the sentinels NaN and 4; findings stay.
     """
 
     chip: str | None = None
@@ -79,7 +79,7 @@ class SimulationOptions:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     assume: Mapping[str, int] = field(default_factory=dict)
     lnc: int | None = None
-    zero_outputs: bool = False
+    zero_unwritten: bool = False
 
 
 class Session:
@@ -203,7 +203,7 @@ def run_kernel(
     program = Program(
         chip, kernel=name, lnc=lnc, numeric=options.numeric, seed=options.seed, assume=options.assume, release=release
     )
-    program.grid = grid
+    program.grid, program.zero_unwritten = grid, options.zero_unwritten
     program.rank, program.world = rank, world
     if session is not None and session.progress is not None:
         report = session.progress
@@ -365,10 +365,8 @@ class Binder:
                     storage.line,
                     bytes=size,
                 )
-                if program.numeric and self.options.zero_outputs:
-                    storage.clear(missing)
-                elif program.numeric:
-                    storage.fill_missing(missing)
+                if program.numeric:
+                    program.fill_unwritten(storage, missing)
         if program.numeric:
             return self._convert(value)
         lazy = LazyArray(program, value)

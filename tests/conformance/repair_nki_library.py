@@ -113,7 +113,7 @@ def run(orchestrator, kernel_under_test, output_path):
     given, count = kernel_under_test.kernel_input or {}, kernel_under_test.inference_args.collective_ranks
     inputs = [given.for_rank(rank) if hasattr(given, "for_rank") else given for rank in range(count)]
     inputs = [{name.removesuffix(".must_alias_input"): value for name, value in one.items()} for one in inputs]
-    options = trnsim.SimulationOptions(chip=chosen_chip(), timed=False, zero_outputs=True)
+    options = trnsim.SimulationOptions(chip=chosen_chip(), timed=False, zero_unwritten=True)
     results = trnsim.simulate_ranks(
         kernel_under_test.kernel_func, inputs, lnc=compiler.logical_nc_config, options=options
     )

@@ -42,7 +42,7 @@ class _Simulated:
         return _Simulated(self.kernel[lnc])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        options = SimulationOptions(chip=chosen_chip(), timed=False, zero_outputs=True)
+        options = SimulationOptions(chip=chosen_chip(), timed=False, zero_unwritten=True)
         return _outputs(self.kernel.launch(args, kwargs, options))
 
 
@@ -69,6 +69,6 @@ def _outputs(value: Any) -> Any:
 def cpu_simulate(kernel: Kernel | Callable[..., Any]) -> _Simulated:
     """A callable that runs ``kernel`` with numbers and returns None, an array, or a list or tuple of arrays.
 
-    What the kernel leaves unwritten of an output is 0: the references of suites that call this expect it.
+    Memory that nothing wrote is 0: the references of suites that call this expect it.
     """
     return _Simulated(kernel if isinstance(kernel, Kernel) else Kernel(kernel))

@@ -82,7 +82,15 @@ class Launch:
         self.grid: int | None = None
         self.exchange: Exchange | None = None
         self.progress: Any = None
+        self.zero_unwritten = False
         self.quiet = False  # whether NumPy's floating-point warnings are off while it runs
+
+    def fill_unwritten(self, storage: Storage, bands: list[tuple[int, int, Any]]) -> None:
+        """Give bytes that nothing wrote the values that a read of them finds."""
+        if self.zero_unwritten:
+            storage.clear(bands)
+        else:
+            storage.fill_missing(bands)
 
     def keep_step(self, core: Core) -> None:
         """Called before ``core`` touches HBM, where it may meet other cores."""
@@ -481,7 +489,7 @@ class Core:
                 bytes=count,
             )
             if self.numeric:
-                storage.fill_missing(missing)
+                self.launch.fill_unwritten(storage, missing)
             for low, high, intervals in missing:
                 for begin, end in intervals.tolist():
                     storage.coverage.add(low, high, begin, end)

@@ -132,6 +132,14 @@ def test_what_a_kernel_leaves_unwritten_is_zero_for_suites_and_a_sentinel_otherw
         isa.dma_copy(dst=out[0:2], src=x)
         return out
 
+    def reads(x):
+        out = nl.ndarray(x.shape, dtype=nl.float32, buffer=nl.shared_hbm)
+        isa.dma_copy(dst=out, src=nl.ndarray(x.shape, dtype=nl.float32, buffer=nl.sbuf))
+        return out
+
+    f = np.ones((2, 4), np.float32)
+    assert np.array_equal(simulator.cpu_simulate(reads)(f), np.zeros_like(f))
+    assert np.isnan(simulate(reads, f)).all()
     x = np.ones((2, 4), np.uint8)
     assert np.array_equal(simulator.cpu_simulate(kernel)(x), np.repeat([[1], [1], [0], [0]], 4, axis=1))
     assert np.array_equal(simulate(kernel, x), np.repeat([[1], [1], [4], [4]], 4, axis=1))
