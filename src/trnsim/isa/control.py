@@ -209,6 +209,7 @@ def sendrecv(
     key = ("sendrecv", pipe, count)
     exchange = core.launch.exchange
     assert exchange is not None
+    core.settle(src, "nki.isa.sendrecv")
     exchange.post(core, key, src)
     exchange.rendezvous(core, key, f"sendrecv pipe {pipe}, call {count}")
     core.pending_rendezvous = key

@@ -451,6 +451,13 @@ class Core:
             self.launch.progress(self.index, row)
         return row
 
+    def settle(self, tensor: NkiTensor, instruction: str) -> None:
+        """Before ``tensor`` is read outside of ``emit``: report what nothing wrote of it, and give that its values."""
+        storage, form = tensor.storage, tensor.form
+        start, offset = tensor.place()
+        if not storage.full and (start, offset, form.id) not in storage.known:
+            self._check_written(tensor, form, start, offset, self.caller_line(), instruction)
+
     def _check_written(
         self, tensor: NkiTensor, form: Form, start: int, offset: int, line: int, instruction: str
     ) -> None:

@@ -146,6 +146,8 @@ class _Call:
         shared = core.launch.lnc > 1 and any(core.launch.infos[t.storage.id].shared for t in tensors)
         if shared:
             self._both("enters")
+        for tensor in tensors:
+            core.settle(tensor, f"nki.collectives.{self.name}")
         brought = (given or (lambda: [np.array(t.array()) for t in tensors]))() if core.numeric else None
         if shared:
             self._both("is ready")

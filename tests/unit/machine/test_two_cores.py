@@ -77,3 +77,24 @@ def test_a_view_of_no_elements_may_be_made_and_not_accessed():
         nki.simulate(uneven[2])(row, True)
     with pytest.raises(IndexRangeError):
         nki.simulate(lambda a: a[nl.ds(2, 0)])(row)
+
+
+@nki.jit
+def sends_what_it_never_wrote(a):
+    out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+    mine = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.sbuf)
+    theirs = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.sbuf)
+    nisa.dma_copy(dst=mine[0:32], src=a[0:32])
+    other = 1 - nl.program_id(0)
+    nisa.sendrecv(src=mine, dst=theirs, send_to_rank=other, recv_from_rank=other, pipe_id=0)
+    nisa.dma_copy(dst=out, src=theirs)
+    return out
+
+
+def test_unwritten_bytes_arrive_as_they_are_read_elsewhere():
+    for attempt in range(3):
+        other = np.full((64, 16), 7.0 + attempt, np.float32)  # leaves its numbers in memory that is used again
+        nki.simulate(clear_then_fill[2])(np.full((256, 64), 5.0, np.float32), 0)
+        found = nki.simulate(sends_what_it_never_wrote[2])(other)
+        assert np.array_equal(found[:32], other[:32])
+        assert np.isnan(found[32:]).all()

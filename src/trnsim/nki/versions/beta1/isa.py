@@ -268,14 +268,16 @@ def with_bounds(dst: NkiTensor, src: NkiTensor, **options: Any) -> None:
         ) from error
 
 
-def dma_transpose(src: Any, *, axes: Any = None, mask: Any = None, dtype: Any = None, **options: Any) -> Any:
+def dma_transpose(
+    src: Any, *, axes: Any = None, mask: Any = None, dtype: Any = None, dge_mode: Any = dge_mode.unknown, **_: Any
+) -> Any:
     """The transpose of a tensor in HBM or SBUF, by DMA."""
     flush()
     del mask
     view = src.checked() if not src.checks else cut(src, None)
     order = tuple(axes) if axes is not None else {2: (1, 0), 3: (2, 1, 0), 4: (3, 1, 2, 0)}[view.ndim]
     shape = tuple(view.shape[a] for a in order)
-    mode = options.get("dge_mode", dge_mode.unknown)
+    mode = dge_mode
     kind = dtype_of(dtype, view.dtype)
 
     def emit(dst: Tensor) -> None:
