@@ -276,6 +276,7 @@ class Instruction:
             self.is_matmul,
             any(o.form.reach for o in operands),
             any(o.form.memory == HBM for o in operands),
+            attributes.get("oob_mode") == "skip" or any(o.role != READ and o.form.indirect for o in operands),
         )
         CLASSES.append(klass)
         if self._legalized:

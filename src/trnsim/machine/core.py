@@ -419,6 +419,8 @@ class Core:
                 self._check_written(tensor, form, start, offset, line, klass.name)
             if role != READ:
                 if not storage.full:
+                    if klass.partial and self.numeric:
+                        self._fill_around(storage, form, start, offset)
                     if form is storage.whole:
                         storage.full = True
                     elif storage.arena is not None or (start, offset, form.id) not in storage.known:
@@ -501,6 +503,16 @@ class Core:
                 for begin, end in intervals.tolist():
                     storage.coverage.add(low, high, begin, end)
             storage.full = storage.coverage.full
+
+    def _fill_around(self, storage: Storage, form: Form, start: int, offset: int) -> None:
+        """Before an instruction writes part of ``form``, all of which then counts as written: settle the rest of it."""
+        touched = None if form.indirect else box(storage, form, start, offset)
+        low, high, intervals = touched or (0, storage.rows, np.array([[0, storage.row_bytes]], np.int64))
+        rows = [(low, high)] if form.indirect or touched is None else _row_ranges(form, low, high)
+        for first, last in rows:
+            missing = storage.coverage.missing(first, last, intervals)
+            if missing:
+                self.launch.fill_unwritten(storage, missing)
 
     def _mark_written(self, storage: Storage, form: Form, start: int, offset: int) -> None:
         coverage = storage.coverage

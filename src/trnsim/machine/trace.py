@@ -52,6 +52,7 @@ class InstructionClass:
     ``engines`` are the engines that can run it, the preferred first. ``attributes`` are plain values by name. ``state``
     names engine state that it changes (accumulators, random generators). ``call`` calls its meaning with its
     arguments. ``indirect``: an operand has tensor indirection. ``in_hbm``: an operand is in HBM.
+    ``partial``: indices at run time may leave part of a destination as it is.
     """
 
     instruction: Any
@@ -66,6 +67,7 @@ class InstructionClass:
     is_matmul: bool = False
     indirect: bool = False
     in_hbm: bool = False
+    partial: bool = False
 
     @property
     def name(self) -> str:

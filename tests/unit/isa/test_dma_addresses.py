@@ -339,3 +339,35 @@ def test_rows_that_are_skipped_may_lie_anywhere_in_dst():
         dst = given_tensor(core, np.zeros((1, 24), np.float32), "float32")
         nisa.dma_copy(dst, far.vector_select(0, indices(core, chosen, "uint32")), oob_mode=oob_mode.skip)
         assert_same(dst.array(), np.concatenate([table[5], np.zeros(8, np.float32), table[0]])[None])
+
+
+def garbage(core, shape, memory):
+    """A new tensor in memory that was used before."""
+    view = core.ndarray(shape, "float32", memory)
+    view.storage.bytes()[...] = 7
+    return view
+
+
+def test_what_a_skipped_row_leaves_of_a_new_tensor_is_no_garbage():
+    values = np.arange(64, dtype=np.float32).reshape(8, 8)
+    chosen = np.array([[3], [NOWHERE], [0], [5]], np.uint32)
+    with running() as core:
+        index = given_tensor(core, chosen, "uint32")
+        gathered = garbage(core, (4, 8), "sbuf")
+        rows = hbm(core, values, "float32").ap([[8, 4], [1, 8]], vector_offset=index, indirect_dim=0)
+        nisa.dma_copy(gathered, rows, oob_mode=oob_mode.skip)
+        found = gathered.array()
+        assert np.array_equal(found[[0, 2, 3]], values[[3, 0, 5]])
+        assert np.isnan(found[1]).all()
+
+        scattered = garbage(core, (8, 8), "hbm")
+        to = scattered.ap([[8, 4], [1, 8]], vector_offset=index, indirect_dim=0)
+        nisa.dma_copy(to, given_tensor(core, values[:4], "float32"), oob_mode=oob_mode.skip)
+        found = scattered.array()
+        assert np.array_equal(found[[3, 0, 5]], values[[0, 2, 3]])
+        assert np.isnan(found[[1, 2, 4, 6, 7]]).all()
+
+        nowhere = garbage(core, (1, 8), "sbuf")
+        row = hbm(core, values, "float32").ap([[8, 1], [1, 8]], scalar_offset=index[1:2], indirect_dim=0)
+        nisa.dma_copy(nowhere, row, oob_mode=oob_mode.skip)
+        assert np.isnan(nowhere.array()).all()
