@@ -155,6 +155,8 @@ class ScalarTiming(StreamTiming):
 class GpsimdTiming(StreamTiming):
     """GpSimdE: eight programmable processors, slow to start."""
 
+    preamble_ps: int
+    """From the kernel's first instruction on another engine to the first on this one."""
     start_cycles: int
     special_function_cycles: int
     """Cycles an element of rsqrt and the like."""

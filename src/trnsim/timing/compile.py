@@ -14,8 +14,8 @@ import numpy as np
 from trnsim.errors import CompilerError, Finding, HardwareError
 from trnsim.timing.accesses import Accesses, find_accesses
 from trnsim.timing.dependences import EXPLICIT, ORDER, Edges, find_dependences
-from trnsim.timing.loads import find_repeated_loads
-from trnsim.timing.options import BALANCE_ENGINES, REMOVE_REPEATED_LOADS, REORDER
+from trnsim.timing.loads import REPEAT_WINDOW, find_repeated_loads
+from trnsim.timing.options import BALANCE_ENGINES, KEEP_LOADS, REMOVE_REPEATED_LOADS, REORDER
 from trnsim.timing.placement import Placement, place
 from trnsim.timing.schedule import choose_variants, estimates, list_schedule
 from trnsim.units import format_bytes
@@ -85,8 +85,8 @@ def compile_core(
     accesses = find_accesses(trace, klass, tables)
     _check_sizes(trace, core)
     removed: NDArray[np.int64] = np.zeros(0, np.int64)
-    if REMOVE_REPEATED_LOADS in passes and len(klass):
-        accesses, removed = _without_repeated_loads(trace, accesses, klass, tables)
+    if (REMOVE_REPEATED_LOADS in passes or KEEP_LOADS in passes) and len(klass):
+        accesses, removed = _without_repeated_loads(trace, core, accesses, klass, tables, passes)
     keep = np.ones(len(klass), bool)
     keep[removed] = False
     rows = np.flatnonzero(keep)
@@ -111,12 +111,15 @@ def compile_core(
 
 
 def _without_repeated_loads(
-    trace: Trace, accesses: Accesses, klass: Column, tables: ClassTables
+    trace: Trace, core: Core, accesses: Accesses, klass: Column, tables: ClassTables, passes: frozenset[str]
 ) -> tuple[Accesses, Column]:
     is_load = np.array(tables.is_load, np.int64)[klass]
     row_bytes = np.array([s.row_bytes for s in trace.storages], np.int64)
     partitions = np.array([s.partitions for s in trace.storages], np.int64)
-    removed, alias = find_repeated_loads(accesses, is_load, row_bytes, partitions)
+    window = REPEAT_WINDOW if REMOVE_REPEATED_LOADS in passes else 0
+    capacity = core.sbuf.usable_bytes_per_partition if KEEP_LOADS in passes else 0
+    line = trace.instructions["line"]
+    removed, alias = find_repeated_loads(accesses, is_load, row_bytes, partitions, line, window, capacity)
     if not len(removed):
         return accesses, removed
     gone = np.zeros(len(klass), bool)

@@ -26,12 +26,22 @@ REPEAT_WINDOW = 64
 
 
 def find_repeated_loads(
-    accesses: Accesses, is_load: Column, row_bytes: Column, partitions: Column
+    accesses: Accesses,
+    is_load: Column,
+    row_bytes: Column,
+    partitions: Column,
+    line: Column,
+    window: int = REPEAT_WINDOW,
+    capacity: int = 0,
 ) -> tuple[Column, Column]:
     """Loads to leave out, and for each the storage that already holds the data.
 
     ``is_load`` is 1 for each instruction that copies from HBM to SBUF. A load is repeated if the same box of HBM, not
     written since, went whole into a tile of the same form, and neither tile is written by anything else.
+
+    ``window`` is the largest distance in instructions to the load that is kept. With a ``capacity`` (bytes a partition
+    of SBUF) all repeated loads of a source line go, however far apart, if what then stays in SBUF fits; the lines are
+    taken by how little that is.
 
     Returns ``removed`` (instruction rows) and ``alias``: for each storage, the storage that stands for it.
     """
@@ -67,12 +77,37 @@ def find_repeated_loads(
     for column in columns[1:]:
         same[1:] &= column[order][1:] == column[order][:-1]
     rows, tiles = accesses.instruction[source][order], accesses.storage[target][order]
+    far = _keepable(rows, same, row_bytes[tiles], line, capacity) if capacity else np.zeros(len(rows), bool)
     removed: list[int] = []
     kept_row = kept_tile = -1
-    for repeated, row, held in zip(same.tolist(), rows.tolist(), tiles.tolist(), strict=True):
-        if repeated and row - kept_row <= REPEAT_WINDOW:
+    for repeated, kept, row, held in zip(same.tolist(), far.tolist(), rows.tolist(), tiles.tolist(), strict=True):
+        if repeated and (kept or row - kept_row <= window):
             removed.append(row)
             alias[held] = kept_tile
         else:
             kept_row, kept_tile = row, held
     return np.array(removed, np.int64), alias
+
+
+def _keepable(rows: Column, same: NDArray[np.bool_], size: Column, line: Column, capacity: int) -> NDArray[np.bool_]:
+    """For each load, sorted by box and row: may its tile stay in SBUF from the first load of the box to the last?"""
+    first = np.flatnonzero(~same)
+    last = np.append(first[1:], len(rows)) - 1
+    begin, end, held = rows[first], rows[last], size[first]
+    where = line[begin]
+    repeated = end > begin
+    peaks = []
+    for number in np.unique(where[repeated]).tolist():
+        mine = repeated & (where == number)
+        times = np.concatenate((begin[mine], end[mine]))
+        change = np.concatenate((held[mine], -held[mine]))
+        order = np.lexsort((change, times))
+        peaks.append((int(np.max(np.cumsum(change[order]))), number))
+    kept: set[int] = set()
+    for peak, number in sorted(peaks):
+        if peak > capacity:
+            break
+        capacity -= peak
+        kept.add(number)
+    chosen = np.isin(where, sorted(kept))
+    return np.repeat(chosen, last - first + 1)

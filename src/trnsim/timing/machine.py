@@ -97,6 +97,11 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
     lanes = [np.rint(tables.column(name) * hbm_stretch).astype(np.int64) for name in ("lane_low", "lane_high")]
     start, end, done, idle, ready = (np.zeros(count, np.int64) for _ in range(5))
     cause, kind, by, table_start, transfer = (np.full(count, -1, np.int64) for _ in range(5))
+    # GpSimdE comes to its first instruction later than the others.
+    for q in range(3, nodes.cores * QUEUE_COUNT, QUEUE_COUNT):
+        first = nodes.queue_first[q]
+        if first < nodes.queue_first[q + 1]:
+            ready[nodes.queue_nodes[first]] = timing.gpsimd.preamble_ps
     reason = np.zeros(count, np.int64)
     throttle = np.tile(np.array([phase, 0, 0], np.int64), nodes.cores)
     queues = nodes.cores * QUEUE_COUNT

@@ -6,16 +6,27 @@ from dataclasses import dataclass
 
 from trnsim.errors import InputError
 
-SCHEDULES = ("program", "nki")
+SCHEDULES = ("program", "nki", "tensorizer")
 CLOCKS = ("kernel", "span")
 
 REMOVE_REPEATED_LOADS = "remove-repeated-loads"
 BALANCE_ENGINES = "balance-engines"
 REORDER = "reorder"
-PASSES = (REMOVE_REPEATED_LOADS, BALANCE_ENGINES, REORDER)
+KEEP_LOADS = "keep-loads"
+PROPAGATE_COPIES = "propagate-copies"
+MERGE_COPIES = "merge-copies"
+MERGE_ITERATIONS = "merge-iterations"
+PRELOAD_TABLE = "preload-table"
+COALESCE_DMA = "coalesce-dma"
+CHOOSE_DESCRIPTORS = "choose-descriptors"
+_NKI = (REMOVE_REPEATED_LOADS, BALANCE_ENGINES, REORDER)
+_TENSORIZER = (
+    KEEP_LOADS, MERGE_ITERATIONS, PROPAGATE_COPIES, MERGE_COPIES, COALESCE_DMA, CHOOSE_DESCRIPTORS, PRELOAD_TABLE,
+)  # fmt: skip
+PASSES = (*_NKI, *_TENSORIZER)
 """The freedoms that the compiler stage takes, each one a pass that can be left out."""
 
-_OF_SCHEDULE = {"program": frozenset[str](), "nki": frozenset(PASSES)}
+_OF_SCHEDULE = {"program": frozenset[str](), "nki": frozenset(_NKI), "tensorizer": frozenset(PASSES)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +34,7 @@ class TimingOptions:
     """Options of ``simulate``.
 
     ``schedule``: ``program`` keeps each engine's queue in program order; ``nki`` (default) does what the compiler of
-    NKI 0.2 and later is known to do. ``passes`` replaces the passes that the schedule implies. ``clock``: ``kernel``
+    NKI 0.2 and later is known to do; ``tensorizer`` what neuronx-cc does with sources of NKI 0.1. ``passes`` replaces the passes that the schedule implies. ``clock``: ``kernel``
     counts from the first instruction to the last DMA; ``span`` adds the fixed parts of a profiler's total time.
     ``strict_capacity`` makes live bytes over capacity an error instead of a spill. ``throttle_phases`` is over how
     many phases of TensorE's throttle the time is averaged. ``hbm_sharers`` is how many cores of the chip share HBM's

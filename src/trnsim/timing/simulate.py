@@ -15,6 +15,7 @@ from trnsim.timing.link import link
 from trnsim.timing.machine import execute
 from trnsim.timing.options import TimingOptions
 from trnsim.timing.tables import QUEUE_COUNT, TENSOR, ClassTables
+from trnsim.timing.tensorizer import tensorize
 from trnsim.timing.timeline import Timeline, Totals
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def simulate(
     assert core is not None
     if compiled is None:
         compiled = use_compiled(sum(len(t) for t in traces))
+    if options.schedule == "tensorizer":
+        traces = [tensorize(t, core, timing, options.active_passes) for t in traces]
     tables = ClassTables()
     programs = [compile_core(t, n, core, tables, timing, options, compiled) for n, t in enumerate(traces)]
     linked = link(programs, tables, core, timing, compiled)

@@ -1,0 +1,48 @@
+"""The ``tensorizer`` schedule: what neuronx-cc does with sources of NKI 0.1 before it orders them.
+
+Each pass is a freedom that ten public profiles of neuronx-cc 2.23 show (``docs/reference/schedules.md``). A pass
+changes the rows of a trace, never their values: it may drop a copy, join instructions of independent iterations, join
+DMAs, and choose who makes a DMA's descriptors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trnsim.timing.options import (
+    CHOOSE_DESCRIPTORS,
+    COALESCE_DMA,
+    MERGE_COPIES,
+    MERGE_ITERATIONS,
+    PRELOAD_TABLE,
+    PROPAGATE_COPIES,
+)
+from trnsim.timing.tensorizer.copies import merge_copies, propagate_copies
+from trnsim.timing.tensorizer.rows import Rows
+from trnsim.timing.tensorizer.tables import preload_table
+from trnsim.timing.tensorizer.transfers import choose_descriptors, coalesce, load_identities
+from trnsim.timing.tensorizer.vectors import merge_iterations
+
+if TYPE_CHECKING:
+    from trnsim.hardware.model import Core
+    from trnsim.hardware.timing_constants import Timing
+    from trnsim.machine.trace import Trace
+
+
+def tensorize(trace: Trace, core: Core, timing: Timing, passes: frozenset[str]) -> Trace:
+    """``trace`` after the passes of the tensorizer that are among ``passes``."""
+    rows = Rows.of(trace)
+    load_identities(rows)
+    if MERGE_ITERATIONS in passes:
+        merge_iterations(rows, core, timing)
+    if PROPAGATE_COPIES in passes:
+        propagate_copies(rows, core)
+    if MERGE_COPIES in passes:
+        merge_copies(rows, core)
+    if COALESCE_DMA in passes:
+        coalesce(rows)
+    if CHOOSE_DESCRIPTORS in passes:
+        choose_descriptors(rows)
+    if PRELOAD_TABLE in passes:
+        preload_table(rows, timing)
+    return rows.build()

@@ -1,0 +1,39 @@
+"""The function tables of ScalarE: the first that a kernel needs is loaded before anything else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trnsim.isa.work import Work
+from trnsim.machine.trace import CLASSES, InstructionClass
+from trnsim.timing.tensorizer.rows import Row, Rows
+
+if TYPE_CHECKING:
+    from trnsim.hardware.timing_constants import Timing
+
+
+@dataclass(frozen=True)
+class _Preload:
+    """Asks ScalarE for a table and does nothing else."""
+
+    table: str
+    name: str = "preload"
+
+    def cost(self, timing: Timing, klass: InstructionClass, engine: str) -> tuple[Work, ...]:
+        return (Work("scalar", "NOP", 0, 0, table=self.table),)
+
+
+def preload_table(rows: Rows, timing: Timing) -> None:
+    """Ask for the table of the first instruction of ScalarE that has one."""
+    seen: set[int] = set()
+    for row in rows.rows:
+        if row.klass.id in seen or row.klass.engines != ("scalar",):
+            continue
+        seen.add(row.klass.id)
+        for piece in row.klass.instruction.cost(timing, row.klass, "scalar"):
+            if isinstance(piece, Work) and piece.table:
+                klass = InstructionClass(_Preload(piece.table), row.klass.generation, {}, (), ("scalar",), len(CLASSES))
+                CLASSES.append(klass)
+                rows.rows.insert(0, Row(klass, [], row.source, row.line, 0, 0, -1))
+                return
