@@ -35,7 +35,10 @@ TimeOnly = Annotated[bool, typer.Option("--time-only", help="Predict time; compu
 Json = Annotated[str | None, typer.Option("--json", help="Write the report as JSON to FILE, or - for standard output.")]
 Perfetto = Annotated[Path | None, typer.Option("--perfetto", help="Write a trace for ui.perfetto.dev.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write the report as one self-contained HTML file.")]
-Schedule = Annotated[str, typer.Option("--schedule", help="nki (the compiler's freedoms) or program (as written).")]
+Schedule = Annotated[
+    str | None,
+    typer.Option("--schedule", help="program (as written), nki or tensorizer; default: that of the kernel's NKI."),
+]
 Clock = Annotated[str, typer.Option("--clock", help="kernel (first instruction to last DMA) or span (profiler total).")]
 Strict = Annotated[bool, typer.Option("--strict-capacity", help="Live bytes over a memory's capacity are an error.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the random generators.")]
@@ -60,7 +63,7 @@ def run(
     json: Json = None,
     perfetto: Perfetto = None,
     html: Html = None,
-    schedule: Schedule = "nki",
+    schedule: Schedule = None,
     clock: Clock = "kernel",
     strict_capacity: Strict = False,
     seed: Seed = 0,
@@ -101,7 +104,7 @@ def profile(
     json: Json = None,
     perfetto: Perfetto = None,
     html: Html = None,
-    schedule: Schedule = "nki",
+    schedule: Schedule = None,
     clock: Clock = "kernel",
     strict_capacity: Strict = False,
     seed: Seed = 0,
@@ -148,7 +151,7 @@ def chips(
 def _session(
     chip: str | None,
     time_only: bool,
-    schedule: str,
+    schedule: str | None,
     clock: str,
     strict_capacity: bool,
     seed: int,
@@ -157,6 +160,7 @@ def _session(
 ) -> Session:
     from trnsim.hardware import load_chip
     from trnsim.session import Session, SimulationOptions
+    from trnsim.timing.options import SCHEDULES
 
     values: dict[str, int] = {}
     for item in assume or []:
@@ -165,8 +169,9 @@ def _session(
             values[name] = int(text, 0)
         except ValueError:
             raise InputError(f"--assume {item!r}: write NAME=INTEGER") from None
-    if schedule not in ("nki", "program"):
-        raise InputError(f"unknown schedule {schedule!r}: nki or program", operand="--schedule", value=schedule)
+    if schedule is not None and schedule not in SCHEDULES:
+        known = ", ".join(SCHEDULES)
+        raise InputError(f"unknown schedule {schedule!r}: {known}", operand="--schedule", value=schedule)
     if clock not in ("kernel", "span"):
         raise InputError(f"unknown clock {clock!r}: kernel or span", operand="--clock", value=clock)
     if chip is not None:

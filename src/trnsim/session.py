@@ -56,7 +56,8 @@ class SimulationOptions:
             ``platform_target``, then trn2 (the vendor's tools fall back to trn3).
         numeric: compute results; False is a time-only run.
         timed: predict the time of each call.
-        schedule: ``nki`` or ``program``; see ``trnsim.timing``.
+        schedule: ``program``, ``nki`` or ``tensorizer``; see ``trnsim.timing``. None: ``tensorizer`` for NKI 0.1,
+            ``nki`` for later releases.
         passes: freedoms of the compiler stage to keep; None: all that the schedule has.
         clock: ``kernel`` counts from the first instruction to the last DMA, ``span`` adds the fixed parts of a
         profiler's     total time.
@@ -71,7 +72,7 @@ class SimulationOptions:
     chip: str | None = None
     numeric: bool = True
     timed: bool = True
-    schedule: str = "nki"
+    schedule: str | None = None
     passes: frozenset[str] | None = None
     clock: str = "kernel"
     strict_capacity: bool = False
@@ -178,14 +179,13 @@ def run_kernel(
     rank: int = 0,
     world: World | None = None,
     release: Release = DEFAULT,
-    schedule_reason: str = "",
     any_lnc: bool = False,
 ) -> Any:
     """Run a kernel function on simulated cores and return what it returns, as the caller's kind of array.
 
     ``release``: of NKI, that the kernel is written for. ``rank`` and ``world``: the kernel is one of several that
-    communicate; see ``machine/ranks.py``. ``schedule_reason`` says why the schedule ``nki`` is not the default of the
-    kernel's NKI version. ``any_lnc``: the kernel may use fewer cores than ``NEURON_LOGICAL_NC_CONFIG`` says.
+    communicate; see ``machine/ranks.py``. ``any_lnc``: the kernel may use fewer
+    cores than ``NEURON_LOGICAL_NC_CONFIG`` says.
 
     Raises:
         TrnsimError: what the kernel did wrong, or what trnsim cannot do.
@@ -222,8 +222,7 @@ def run_kernel(
         add_schedule(core, schedule_edges)
     outputs = binder.results(results)
     if session is not None and options.timed:
-        reason = schedule_reason if options.schedule == "nki" else ""
-        call = make_call(program, options, name, binder.arguments, time.perf_counter() - started, reason)
+        call = make_call(program, options, name, binder.arguments, time.perf_counter() - started)
         session.calls.append(call)
     return outputs
 
@@ -484,7 +483,6 @@ def make_call(
     name: str,
     arguments: list[str],
     seconds: float,
-    schedule_reason: str = "",
 ) -> KernelCall:
     """The record of a kernel call, with its predicted time."""
     from trnsim.report.call import KernelCall
@@ -492,7 +490,7 @@ def make_call(
 
     chip = program.chip
     timing_options = TimingOptions(
-        schedule=options.schedule,
+        schedule=options.schedule or ("tensorizer" if program.release.version == "0.1" else "nki"),
         passes=options.passes,
         clock=options.clock,
         strict_capacity=options.strict_capacity,
@@ -505,8 +503,7 @@ def make_call(
         chip=chip.name,
         generation=program.generation,
         cores=program.lnc,
-        schedule=options.schedule,
-        schedule_reason=schedule_reason,
+        schedule=timing_options.schedule,
         clock=timing_options.clock,
         arguments=tuple(arguments),
         timeline=timeline,

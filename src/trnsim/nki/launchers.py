@@ -29,14 +29,13 @@ class Latency:
     Attributes:
         microseconds: the latency.
         clock: which clock it is measured with (``kernel``: from the first instruction to the last).
-        schedule: the compiler stage that it was predicted with, and why where that is not the default of the kernel's
-            NKI version.
+        schedule: the compiler stage that it was predicted with.
     """
 
     def __init__(self, call: Any) -> None:
         self.call = call
         self.clock = call.clock
-        self.schedule = call.schedule_text
+        self.schedule = call.schedule
         self.microseconds: float = call.timeline.total_ps / 1e6
 
     def get_latency_percentile(self, percentile: float) -> float:

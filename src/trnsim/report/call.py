@@ -151,8 +151,7 @@ class KernelCall:
     ``wait_reasons`` names the values of ``timeline.waits.reason``. ``clock`` says what the time spans (the total of a
     profiler has fixed parts that the span of the kernel has not). ``error_percent`` is the error on the nearest
     published measurements, None where there are none. ``nki_version`` is the release that the kernel is written for,
-    ``nki_version_source`` how that was decided. ``schedule_reason`` says why the schedule is not the default of that
-    release, where it is not.
+    ``nki_version_source`` how that was decided.
     """
 
     kernel: str
@@ -162,7 +161,6 @@ class KernelCall:
     wait_reasons: Sequence[str]
     cores: int = 1
     schedule: str = ""
-    schedule_reason: str = ""
     clock: str = ""
     arguments: Sequence[str] = ()
     traces: Sequence[TraceLike] = ()
@@ -179,8 +177,3 @@ class KernelCall:
     peak_flops: float = 0.0
     hbm_bytes_per_second: float = 0.0
     memory_partitions: int = 128
-
-    @property
-    def schedule_text(self) -> str:
-        """The schedule, and why that one where it is not the default."""
-        return f"{self.schedule}, because {self.schedule_reason}" if self.schedule_reason else self.schedule

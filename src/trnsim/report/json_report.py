@@ -82,7 +82,6 @@ def call_report(summary: Summary) -> CallReport:
         cores=call.cores,
         arguments=list(call.arguments),
         schedule=call.schedule,
-        schedule_reason=call.schedule_reason,
         clock=call.clock,
         time_us=_us(summary.total_ps),
         spread_us=_us(int(call.timeline.spread_ps)),

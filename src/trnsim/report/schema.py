@@ -101,7 +101,6 @@ class CallReport(Struct, frozen=True):
     cores: Count
     arguments: list[str]
     schedule: str
-    schedule_reason: str
     clock: str
     time_us: Microseconds
     spread_us: Microseconds

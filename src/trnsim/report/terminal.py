@@ -191,7 +191,7 @@ class _Page:
 
     def _footer(self) -> list[Text]:
         call = self.call
-        parts = [f"schedule {call.schedule_text}" if call.schedule else ""]
+        parts = [f"schedule {call.schedule}" if call.schedule else ""]
         parts.append(f"clock {call.clock}" if call.clock else "")
         parts.append("numbers computed" if call.numeric else "time only, no numbers computed")
         parts.append(f"seed {call.seed}" if call.seed is not None else "")

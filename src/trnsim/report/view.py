@@ -224,7 +224,7 @@ def _traces(call: KernelCall) -> tuple[list[SourceLine], list[TraceView]]:
     table: dict[tuple[str, int], int] = {}
     lines: list[SourceLine] = []
     views = []
-    for trace in call.traces:
+    for trace in getattr(call.timeline, "traces", ()) or call.traces:
         numbers = [-1]  # for an instruction whose line is -1
         for where in trace.lines:
             key = (where.file, where.line)

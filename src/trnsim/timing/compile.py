@@ -17,7 +17,7 @@ from trnsim.timing.dependences import EXPLICIT, ORDER, Edges, find_dependences
 from trnsim.timing.loads import REPEAT_WINDOW, find_repeated_loads
 from trnsim.timing.options import BALANCE_ENGINES, KEEP_LOADS, REMOVE_REPEATED_LOADS, REORDER
 from trnsim.timing.placement import Placement, place
-from trnsim.timing.schedule import choose_variants, estimates, list_schedule
+from trnsim.timing.schedule import balance_in_order, choose_variants, estimates, list_schedule
 from trnsim.units import format_bytes
 
 if TYPE_CHECKING:
@@ -99,6 +99,9 @@ def compile_core(
     order: NDArray[np.int64] = np.arange(len(rows), dtype=np.int64)
     if REORDER in passes:
         order = _reorder(trace, core, accesses, variant, edges, tables, timing, compiled)
+        if options.schedule == "tensorizer" and BALANCE_ENGINES in passes and len(klass):
+            variant = balance_in_order(klass, order, tables, timing.scalar.table_load_ps, compiled)
+            order = _reorder(trace, core, accesses, variant, edges, tables, timing, compiled)
     elif (edges.producer > edges.consumer).any():
         raise CompilerError("an explicit dependence contradicts program order, which this schedule keeps")
     program = CoreProgram(trace, number, rows, removed, variant, order, edges, accesses, initial, [])

@@ -77,7 +77,8 @@ def find_repeated_loads(
     for column in columns[1:]:
         same[1:] &= column[order][1:] == column[order][:-1]
     rows, tiles = accesses.instruction[source][order], accesses.storage[target][order]
-    far = _keepable(rows, same, row_bytes[tiles], line, capacity) if capacity else np.zeros(len(rows), bool)
+    wide = capacity > 0 and len(rows) > 0
+    far = _keepable(rows, same, row_bytes[tiles], line, capacity) if wide else np.zeros(len(rows), bool)
     removed: list[int] = []
     kept_row = kept_tile = -1
     for repeated, kept, row, held in zip(same.tolist(), far.tolist(), rows.tolist(), tiles.tolist(), strict=True):

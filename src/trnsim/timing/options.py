@@ -34,7 +34,8 @@ class TimingOptions:
     """Options of ``simulate``.
 
     ``schedule``: ``program`` keeps each engine's queue in program order; ``nki`` (default) does what the compiler of
-    NKI 0.2 and later is known to do; ``tensorizer`` what neuronx-cc does with sources of NKI 0.1. ``passes`` replaces the passes that the schedule implies. ``clock``: ``kernel``
+    NKI 0.2 and later is known to do; ``tensorizer`` what neuronx-cc does with sources of NKI 0.1. ``passes`` replaces
+    the passes that the schedule implies. ``clock``: ``kernel``
     counts from the first instruction to the last DMA; ``span`` adds the fixed parts of a profiler's total time.
     ``strict_capacity`` makes live bytes over capacity an error instead of a spill. ``throttle_phases`` is over how
     many phases of TensorE's throttle the time is averaged. ``hbm_sharers`` is how many cores of the chip share HBM's

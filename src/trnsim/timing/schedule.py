@@ -16,7 +16,7 @@ import numpy as np
 from trnsim.errors import CompilerError
 from trnsim.timing.compiled import run
 from trnsim.timing.dependences import ORDER
-from trnsim.timing.tables import CANDIDATES, NO_DMA, QUEUE_COUNT
+from trnsim.timing.tables import CANDIDATES, NO_DMA, QUEUE_COUNT, SCALAR
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,6 +41,22 @@ def choose_variants(klass: Column, tables: ClassTables, balance: bool, compiled:
     if balance and len(klass):
         load = np.zeros(QUEUE_COUNT, np.int64)
         run(_balance, compiled, klass, candidates, tables.column("queue"), tables.column("busy"), load, chosen)
+    return chosen
+
+
+def balance_in_order(klass: Column, order: Column, tables: ClassTables, table_load: int, compiled: bool) -> Column:
+    """As ``choose_variants``, in scheduled order and by durations, the first function table of ScalarE included.
+
+    The engines of PSUM copies in public profiles of neuronx-cc come out so, one by one.
+    """
+    load = np.zeros(QUEUE_COUNT, np.int64)
+    candidates = tables.candidate_columns()
+    used = candidates.reshape(-1, CANDIDATES)[klass, 0]
+    load[SCALAR] = table_load if tables.column("table")[used].any() else 0
+    chosen = np.zeros(len(klass), np.int64)
+    found = np.zeros(len(klass), np.int64)
+    run(_balance, compiled, klass[order], candidates, tables.column("queue"), tables.column("latency"), load, found)
+    chosen[order] = found
     return chosen
 
 

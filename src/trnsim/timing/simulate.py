@@ -84,6 +84,7 @@ def simulate(
         peak_flops=(core.tensor.flops("bfloat16") or 0.0) * len(traces),
         lines=[t.lines for t in traces],
         line_of=[t.instructions["line"] for t in traces],
+        traces=traces,
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trnsim.errors import Finding, Location
+    from trnsim.machine.trace import Trace
 
     Column = NDArray[np.int64]
 
@@ -174,6 +175,8 @@ class Timeline:
     lines: Sequence[Sequence[Location]] = field(default=(), repr=False)
     line_of: Sequence[Any] = field(default=(), repr=False)
     """Of each core: its source lines, and the line of each instruction."""
+    traces: Sequence[Trace] = field(default=(), repr=False)
+    """Of each core, what ran: the recorded trace, or what the compiler stage made of it."""
 
     @property
     def mfu(self) -> float | None:

@@ -365,7 +365,7 @@ def test_benchmark_predicts_a_latency():
     assert 1 < latency.get_latency_percentile(50) < 100
     assert latency.get_latency_percentile(99) == latency.get_latency_percentile(1)
     assert latency.clock == "kernel"
-    assert latency.schedule == "nki, because the tensorizer schedule does not exist yet"
+    assert latency.schedule == "tensorizer"
 
 
 def test_imports():

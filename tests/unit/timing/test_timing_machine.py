@@ -129,11 +129,11 @@ def test_function_table_loads_once_and_ahead_of_the_data():
 def test_vector_excludes_gpsimd_on_sbuf_of_v2(name, conflict):
     p = Program()
     a, b = p.tile("a", (128, 8)), p.tile("b", (128, 8))
-    p.work("vector", writes=[a], busy=7000)
+    p.work("vector", writes=[a], busy=7_000_000)
     p.work("gpsimd", writes=[b], busy=1000)
     timeline = run(p, name=name)
-    assert events(timeline, "gpsimd")[0][1] == (7000 if conflict else 0)
-    assert (waits(timeline, "gpsimd")[:1] == [("port conflict", 7000)]) is conflict
+    assert events(timeline, "gpsimd")[0][1] == (7_000_000 if conflict else timing().gpsimd.preamble_ps)
+    assert (waits(timeline, "gpsimd")[:1] == [("port conflict", 7_000_000)]) is conflict
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,8 @@ def test_software_descriptors_are_made_one_after_another():
         p.dma(p.tile(f"t{i}", (128, 64)), source, dge="swdge")
     timeline = run(p)
     starts = [e[1] for e in events(timeline, "dma gpsimd 0")]
-    assert starts == [d.software_first_packet_ps + i * d.software_interval_ps for i in range(3)]
+    first = timing().gpsimd.preamble_ps + d.software_first_packet_ps
+    assert starts == [first + i * d.software_interval_ps for i in range(3)]
     assert [e[2] - e[1] for e in events(timeline, "gpsimd")] == [d.software_issue_ps] * 3
 
 
@@ -214,13 +215,13 @@ def test_rendezvous_makes_cores_wait_for_each_other():
     cores = [Program(core=i) for i in range(2)]
     for i, p in enumerate(cores):
         tile = p.tile("a", (128, 8))
-        p.work("vector", writes=[tile], busy=1000 if i else 9000)
+        p.work("vector", writes=[tile], busy=1000 if i else 9_000_000)
         p.work("gpsimd", reads=[tile], writes=[p.tile("b", (128, 8))], rendezvous="swap")
     timeline = run(*cores)
     assert (
         events(timeline, "gpsimd", 0)[0][1]
         == events(timeline, "gpsimd", 1)[0][1]
-        == 9000 + timing().gpsimd.semaphore_ps
+        == 9_000_000 + timing().gpsimd.semaphore_ps
     )
     assert "rendezvous" in [reason for reason, _ in waits(timeline, "gpsimd", 1)]
 
@@ -244,7 +245,7 @@ def test_work_on_two_engines_is_a_chain():
     p.work("vector", reads=[a], writes=[p.tile("b", (128, 8))])
     t = timing()
     timeline = run(p)
-    second = 3000 + t.sync.semaphore_ps
+    second = t.gpsimd.preamble_ps + 3000 + t.sync.semaphore_ps
     assert events(timeline, "sync")[0][1] == second
     assert events(timeline, "vector")[0][1] == second + 2000 + t.vector.semaphore_ps
 

@@ -33,6 +33,7 @@ def tensorize(trace: Trace, core: Core, timing: Timing, passes: frozenset[str]) 
     """``trace`` after the passes of the tensorizer that are among ``passes``."""
     rows = Rows.of(trace)
     load_identities(rows)
+    _leave_gpsimd(rows)
     if MERGE_ITERATIONS in passes:
         merge_iterations(rows, core, timing)
     if PROPAGATE_COPIES in passes:
@@ -46,3 +47,11 @@ def tensorize(trace: Trace, core: Core, timing: Timing, passes: frozenset[str]) 
     if PRELOAD_TABLE in passes:
         preload_table(rows, timing)
     return rows.build()
+
+
+def _leave_gpsimd(rows: Rows) -> None:
+    """Nothing that another engine can do goes to GpSimdE: in the public profiles it makes descriptors, no more."""
+    for row in rows.rows:
+        if "gpsimd" in row.klass.engines and len(row.klass.engines) > 1:
+            engines = tuple(e for e in row.klass.engines if e != "gpsimd")
+            row.klass = rows.changed(row.klass, row.operands, engines=engines)

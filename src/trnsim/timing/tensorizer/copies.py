@@ -114,18 +114,18 @@ def _redirect(rows: Rows, row: Row, position: int, storage: int, shift: int) -> 
 def merge_copies(rows: Rows, core: Core) -> None:
     """Join copies of neighbouring tiles of PSUM into one tile of SBUF, up to a bank."""
     users = rows.users()
-    # A bank of float32: narrower formats are merged up to as many elements.
+    # Narrower formats share a bank just so, but one copy takes no more elements than a bank of float32 has.
     limit = core.psum.bytes_per_bank // 4
     gone: set[int] = set()
     run: list[int] = []
     for number in range(len(rows.rows)):
         if not _mergeable(rows, users, number):
             continue
-        if run and not _continues(rows, users, run, number, limit):
-            gone |= _merge(rows, users, run)
+        if run and not _continues(rows, users, run, number, core.psum.bytes_per_bank):
+            gone |= _merge(rows, users, run, limit)
             run = []
         run.append(number)
-    gone |= _merge(rows, users, run)
+    gone |= _merge(rows, users, run, limit)
     if gone:
         rows.rows = [row for number, row in enumerate(rows.rows) if number not in gone]
 
@@ -150,9 +150,7 @@ def _mergeable(rows: Rows, users: dict[int, list[tuple[int, int]]], number: int)
     return readers == {number}
 
 
-def _continues(
-    rows: Rows, users: dict[int, list[tuple[int, int]]], run: list[int], number: int, limit: int
-) -> bool:
+def _continues(rows: Rows, users: dict[int, list[tuple[int, int]]], run: list[int], number: int, bank: int) -> bool:
     """The copy in row ``number`` goes on where the last of ``run`` ended, and nothing between minds that all wait."""
     first, last, row = rows.rows[run[0]], rows.rows[run[-1]], rows.rows[number]
     before, target = last.operand("dst"), row.operand("dst")
@@ -164,7 +162,7 @@ def _continues(
         and target.start == before.start
         and target.offset == before.offset + before.form.span
         and row.operand("src").start == last.operand("src").start
-        and (len(run) + 1) * row.operand("src").form.elements <= limit
+        and (len(run) + 1) * row.operand("src").form.bytes // row.operand("src").form.partitions <= bank
     ):
         return False
     low, high = first.operand("dst").offset, target.offset
@@ -176,12 +174,12 @@ def _continues(
     return True
 
 
-def _merge(rows: Rows, users: dict[int, list[tuple[int, int]]], run: list[int]) -> set[int]:
+def _merge(rows: Rows, users: dict[int, list[tuple[int, int]]], run: list[int], limit: int) -> set[int]:
     """Give the tiles of the copies in ``run`` one tile, let the last copy all of it; the rows that go."""
-    if len(run) < 2:
-        return set()
     copies = [rows.rows[n] for n in run]
     sources = [row.operand("src") for row in copies]
+    if len(run) < 2 or sum(s.form.elements for s in sources) > limit:
+        return set()
     info = rows.storages[sources[0].storage]
     joined = rows.add_storage(
         info,

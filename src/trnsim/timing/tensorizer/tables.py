@@ -20,7 +20,7 @@ class _Preload:
     table: str
     name: str = "preload"
 
-    def cost(self, timing: Timing, klass: InstructionClass, engine: str) -> tuple[Work, ...]:
+    def cost(self, _timing: Timing, _klass: InstructionClass, _engine: str) -> tuple[Work, ...]:
         return (Work("scalar", "NOP", 0, 0, table=self.table),)
 
 

@@ -143,10 +143,11 @@ def _follows(rows: Rows, users: dict[int, list[tuple[int, int]]], run: list[int]
     # Loads move to the first, stores to the last: nothing between may touch what they then pass.
     for other, position in users[place.storage]:
         if run[0] < other < number and other not in run:
-            found = rows.rows[other]
-            if (found.klass.operands[position].role != "read" or not load) and _meets(found.operands[position], run, rows):
+            at = rows.rows[other].operands[position]
+            written = rows.rows[other].klass.operands[position].role != "read"
+            if (written or not load) and _meets(at, run, rows):
                 return False
-            if load and found.klass.operands[position].role != "read" and _overlaps(found.operands[position], place):
+            if written and load and _overlaps(at, place):
                 return False
     if not load:
         for index in run:
@@ -201,4 +202,3 @@ def _join(rows: Rows, users: dict[int, list[tuple[int, int]]], run: list[int]) -
     kept.operands = [tile, target] if load else [target, tile]
     kept.klass = rows.changed(kept.klass, kept.operands)
     return {n for n in run if rows.rows[n] is not kept}
-

@@ -3,13 +3,14 @@
 In the public profiles a reduction of a few columns, or the reciprocal of one, that a loop over tiles wrote once an
 iteration ran once for four or eight iterations. What stood between then runs iteration by iteration, statement by
 statement. Steps that take an operand for each partition, touch PSUM or stream a bank's columns stay as they are. As
-many iterations are taken together as PSUM holds tiles of one statement.
+many iterations are taken together as PSUM holds tiles of one statement, and SBUF tiles of all.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import defaultdict
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,21 +82,16 @@ def _graph(rows: Rows, timing: Timing) -> tuple[list[list[int]], list[int]]:
         successors[producer].append(consumer)
         waiting[consumer] += 1
     last: dict[str, int] = {}
-    regions: dict[int, int] = {}
     for number, row in enumerate(rows.rows):
-        for held, key in ((last, row.klass.state), (regions, (row.region,) if row.region else ())):
-            for name in key:
-                before = held.get(name)  # type: ignore[attr-defined]
-                if before is not None:
-                    successors[before].append(number)
-                    waiting[number] += 1
-                held[name] = number  # type: ignore[index]
+        for name in (*row.klass.state, *([f"region {row.region}"] if row.region else [])):
+            if name in last:
+                successors[last[name]].append(number)
+                waiting[number] += 1
+            last[name] = number
     return successors, waiting
 
 
-def _groups(
-    rows: Rows, found: list[int], core: Core, limit: int, successors: list[list[int]]
-) -> list[list[int]]:
+def _groups(rows: Rows, found: list[int], core: Core, limit: int, successors: list[list[int]]) -> list[list[int]]:
     """Consecutive rows of one statement, as many together as PSUM and a bank's columns allow, that do not depend on
     each other.
     """
@@ -113,15 +109,24 @@ def _groups(
 
 
 def _iterations(rows: Rows, found: list[int], core: Core) -> int:
-    """Iterations whose tiles of one statement PSUM can hold together."""
+    """Iterations whose tiles PSUM (those of one statement) and SBUF (all) can hold together."""
     first, second = found[0], found[1]
-    width: dict[int, dict[int, int]] = defaultdict(dict)
+    psum: dict[int, dict[int, int]] = defaultdict(dict)
+    sbuf: dict[int, int] = {}
     for row in rows.rows[first + 1 : second + 1]:
-        for at in row.operands:
+        for item, at in zip(row.klass.operands, row.operands, strict=True):
+            size = rows.storages[at.storage].row_bytes
             if at.form.memory == PSUM:
-                width[row.line][at.storage] = rows.storages[at.storage].row_bytes
-    largest = max((sum(held.values()) for held in width.values()), default=0)
-    return max(1, core.psum.bytes_per_partition // largest) if largest else len(found)
+                psum[row.line][at.storage] = size
+            elif at.form.memory == SBUF and item.role != "read":
+                sbuf[at.storage] = size
+    statement, iteration = max((sum(held.values()) for held in psum.values()), default=0), sum(sbuf.values())
+    many = len(found)
+    if statement:
+        many = min(many, core.psum.bytes_per_partition // statement)
+    if iteration:
+        many = min(many, core.sbuf.usable_bytes_per_partition // iteration)
+    return max(1, many)
 
 
 def _reaches(successors: list[list[int]], group: list[int], target: int) -> bool:
@@ -144,7 +149,7 @@ def _joinable(rows: Rows, group: list[int]) -> bool:
         held = [rows.rows[n].operands[position] for n in group]
         storages = {o.storage for o in held}
         if len(storages) == 1:
-            steps = {b.offset - a.offset for a, b in zip(held, held[1:], strict=False)}
+            steps = {b.offset - a.offset for a, b in pairwise(held)}
             if len(steps) != 1 or min(steps) % held[0].form.dtype.itemsize:
                 return False
         elif len(storages) < len(group) or len({(o.offset, o.start) for o in held}) > 1:
@@ -178,9 +183,7 @@ def _keys(rows: Rows, groups: list[list[int]]) -> list[Key]:
     return keys
 
 
-def _ranks(
-    rows: Rows, statement: list[tuple[int, str]], start: int, last: int
-) -> dict[tuple[int, str], int]:
+def _ranks(rows: Rows, statement: list[tuple[int, str]], start: int, last: int) -> dict[tuple[int, str], int]:
     """For each statement of some rows, when the first of those that share tiles of PSUM with it begins."""
     ranks: dict[tuple[int, str], int] = {}
     tiles: dict[int, tuple[int, str]] = {}

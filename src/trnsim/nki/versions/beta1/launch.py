@@ -31,7 +31,6 @@ from trnsim.nki.versions.beta1.tensor import Tensor, flush, state
 from trnsim.releases import Release
 from trnsim.session import SimulationOptions, current_session, run_kernel
 
-_SCHEDULE_REASON = "the tensorizer schedule does not exist yet"
 MODES = ("auto", "baremetal", "benchmark", "simulation", "trace", "jax", "torchxla")
 
 
@@ -91,7 +90,6 @@ class Kernel:
             platform_target=target,
             options=options,
             release=Release("0.1", "import neuronxcc.nki"),
-            schedule_reason=_SCHEDULE_REASON,
             any_lnc=True,
         )
 

@@ -1,0 +1,197 @@
+"""The passes of the ``tensorizer`` schedule, on kernels of NKI 0.1."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import trnsim
+from trnsim.hardware import load_chip
+from trnsim.nki.versions import beta1 as nki
+from trnsim.nki.versions.beta1 import isa as nisa
+from trnsim.nki.versions.beta1 import language as nl
+from trnsim.timing.executed import executed_counts
+from trnsim.timing.options import PASSES, REORDER
+
+CHIP = load_chip("trn2")
+
+
+@nki.jit
+def scaled_softmax(scores, count, chunks):
+    """Row softmax of ``count`` tiles of 128 x ``chunks`` * 512, which TensorE copies through PSUM first."""
+    out = nl.ndarray(scores.shape, dtype=scores.dtype, buffer=nl.shared_hbm)
+    for i in nl.affine_range(count):
+        tile = nl.load(scores[i])
+        copied = nl.ndarray((nl.par_dim(128), chunks * 512), dtype=nl.float32, buffer=nl.sbuf)
+        largest = nl.ndarray((nl.par_dim(128), chunks), dtype=nl.float32, buffer=nl.sbuf)
+        for j in nl.affine_range(chunks):
+            psum = nl.ndarray((nl.par_dim(128), 512), dtype=nl.float32, buffer=nl.psum)
+            psum[...] = nisa.nc_matmul(tile[:, 0:128], tile[:, nl.ds(j * 512, 512)])
+            copied[:, nl.ds(j * 512, 512)] = nisa.tensor_copy(psum, dtype=nl.float32)
+            largest[:, j] = nisa.tensor_reduce(op=nl.max, data=copied[:, nl.ds(j * 512, 512)], axis=1)
+        row_max = nisa.tensor_reduce(op=nl.max, data=largest, axis=1, negate=True)
+        inverse = nisa.reciprocal(row_max)
+        scaled = nl.ndarray((nl.par_dim(128), chunks * 512), dtype=nl.float32, buffer=nl.sbuf)
+        for j in nl.affine_range(chunks):
+            part = copied[:, nl.ds(j * 512, 512)]
+            scaled[:, nl.ds(j * 512, 512)] = nisa.tensor_scalar(part, op0=nl.multiply, operand0=inverse)
+        nl.store(out[i], scaled)
+    return out
+
+
+@nki.jit
+def transposed(data):
+    """Transposes 128 x 128 blocks side by side."""
+    columns = data.shape[1]
+    out = nl.ndarray(data.shape, dtype=data.dtype, buffer=nl.shared_hbm)
+    tile = nl.load(data)
+    result = nl.ndarray((nl.par_dim(128), columns // 128, 128), dtype=data.dtype, buffer=nl.sbuf)
+    for i in nl.affine_range(columns // 128):
+        result[:, i, :] = nisa.tensor_copy(nisa.nc_transpose(tile[:, nl.ds(i * 128, 128)]))
+    for i in nl.affine_range(columns // 128):
+        nl.store(out[:, nl.ds(i * 128, 128)], result[:, i, :])
+    return out
+
+
+@nki.jit
+def repeated_matmul(lhs, rhs, rows, columns):
+    """Loads every tile of ``rhs`` once for each row of tiles, as the tutorial's first matmul does."""
+    out = nl.ndarray((rows * 128, columns * 512), dtype=lhs.dtype, buffer=nl.shared_hbm)
+    for m in nl.affine_range(rows):
+        for n in nl.affine_range(columns):
+            acc = nl.zeros((128, 512), nl.float32, buffer=nl.psum)
+            for k in nl.affine_range(lhs.shape[0] // 128):
+                left = nl.load(lhs[nl.ds(k * 128, 128), nl.ds(m * 128, 128)])
+                right = nl.load(rhs[nl.ds(k * 128, 128), nl.ds(n * 512, 512)])
+                acc += nl.matmul(left, right, transpose_x=True)
+            nl.store(out[nl.ds(m * 128, 128), nl.ds(n * 512, 512)], nl.copy(acc, dtype=lhs.dtype))
+    return out
+
+
+def profile(kernel, *args, without=(), only=None):
+    passes = frozenset(PASSES) - set(without) if only is None else frozenset(only)
+    options = trnsim.SimulationOptions(chip="trn2", numeric=False, schedule="tensorizer", passes=passes)
+    return trnsim.profile(kernel, *args, options=options).timeline
+
+
+def counts(timeline):
+    found = Counter()
+    for (_, opcode), count in executed_counts(timeline, CHIP).items():
+        found[opcode] += count
+    return found
+
+
+def softmax(count, chunks, **options):
+    return counts(profile(scaled_softmax, np.zeros((count, 128, chunks * 512), np.float32), count, chunks, **options))
+
+
+def test_small_steps_run_once_for_as_many_iterations_as_psum_holds():
+    # 4 tiles of 2 banks: the reduction over chunks and the reciprocal run once for all four.
+    found = softmax(8, 2)
+    assert found["RECIPROCAL"] == 2
+    assert found["TENSOR_REDUCE"] == 16 + 2
+    apart = softmax(8, 2, without=["merge-iterations"])
+    assert (apart["RECIPROCAL"], apart["TENSOR_REDUCE"]) == (8, 16 + 8)
+
+
+def test_a_copy_goes_where_its_readers_can_read_psum():
+    assert softmax(2, 1)["COPY"] == 0
+    assert softmax(2, 1, without=["propagate-copies"])["COPY"] == 2
+
+
+def test_half_of_psum_may_be_read_in_place():
+    # Four iterations run together: 8 tiles of a bank, of which PSUM keeps four.
+    assert softmax(4, 2)["COPY"] == 4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "columns", "copies"),
+    [(np.float32, 1024, 2), (np.float32, 512, 1), (np.float16, 512, 1), (np.float16, 1024, 8)],
+)  # fmt: skip
+def test_copies_of_a_bank_are_one(dtype, columns, copies):
+    data = np.zeros((128, columns), dtype)
+    assert counts(profile(transposed, data))["COPY"] == copies
+    assert counts(profile(transposed, data, without=["merge-copies"]))["COPY"] == columns // 128
+
+
+def test_an_identity_is_loaded_for_transpositions():
+    timeline = profile(transposed, np.zeros((128, 256), np.float32))
+    (trace,) = timeline.traces
+    names = [s.name for s in trace.storages]
+    assert names.count("identity") == 2  # in HBM and in SBUF
+    loads = [k for k in trace.instructions["klass"].tolist() if trace.classes[k].name == "nki.isa.dma_copy"]
+    assert len(loads) == 1 + 1 + 2  # the identity, the data, and the two results
+
+
+def test_dmas_are_joined_up_to_half_a_mebibyte():
+    # Stores of 128 x 512 float32 (256 KiB): two by two.
+    found = softmax(4, 1, only=["coalesce-dma", REORDER])
+    assert found["DMA_TRIGGER"] == 2 + 2
+    assert softmax(4, 1, only=[REORDER])["DMA_TRIGGER"] == 4 + 4
+
+
+def test_descriptors_of_inputs_and_outputs_are_made_by_gpsimd():
+    timeline = profile(scaled_softmax, np.zeros((1, 128, 512), np.float32), 1, 1)
+    engines = {engine for engine, opcode in executed_counts(timeline, CHIP) if opcode == "DMA_TRIGGER"}
+    assert engines == {"gpsimd"}
+
+
+def test_the_first_table_is_loaded_at_once():
+    @nki.jit
+    def exponential(data):
+        out = nl.ndarray(data.shape, dtype=data.dtype, buffer=nl.shared_hbm)
+        nl.store(out, nl.exp(nl.load(data)))
+        return out
+
+    def start(**options):
+        timeline = profile(exponential, np.zeros((128, 512), np.float32), **options)
+        events = timeline.events
+        return int(events.start[events.opcode == timeline.opcodes.index("ACT_TABLE_LOAD")][0])
+
+    assert start() == 0 <= start(without=["preload-table"])
+
+
+@pytest.mark.parametrize(("columns", "kept"), [(4, True), (16, False)])
+def test_repeated_loads_stay_if_all_of_them_fit(columns, kept):
+    # 32 x 2 KiB a partition fit SBUF, four times as much does not.
+    depth, rows = 1024, 3
+    left, right = np.zeros((depth, rows * 128), np.float32), np.zeros((depth, columns * 512), np.float32)
+    timeline = profile(repeated_matmul, left, right, rows, columns)
+    once = right.nbytes
+    assert (timeline.totals.hbm_read_bytes < 2 * once) is kept
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 3), st.sets(st.sampled_from(PASSES)), st.booleans()
+)  # fmt: skip
+@settings(max_examples=25, deadline=None)
+def test_what_is_read_has_been_written(count, chunks, passes, kernel):
+    """In the rows that the passes leave, every byte of a tile is written before it is read."""
+    if kernel:
+        timeline = profile(scaled_softmax, np.zeros((count, 128, chunks * 512), np.float32), count, chunks, only=passes)
+    else:
+        timeline = profile(transposed, np.zeros((128, count * 128), np.float32), only=passes)
+    (trace,) = timeline.traces
+    operands = trace.operands
+    written = {s.id: np.zeros(s.row_bytes, bool) for s in trace.storages if s.memory != "hbm"}
+    for row in range(len(trace)):
+        klass = trace.classes[int(trace.instructions["klass"][row])]
+        for position, at in enumerate(trace.operand_range(row)):
+            storage = int(operands["storage"][at])
+            if storage not in written:
+                continue
+            form = trace.forms[int(operands["form"][at])]
+            run = form.levels[-1][1]
+            first = form.interval_offsets + int(operands["offset"][at])
+            touched = (first[:, None] + np.arange(run)).ravel()
+            if klass.operands[position].role == "write":
+                continue
+            assert written[storage][touched].all(), (row, klass.name)
+        for position, at in enumerate(trace.operand_range(row)):
+            storage = int(operands["storage"][at])
+            if storage in written and klass.operands[position].role != "read":
+                form = trace.forms[int(operands["form"][at])]
+                first = form.interval_offsets + int(operands["offset"][at])
+                written[storage][(first[:, None] + np.arange(form.levels[-1][1])).ravel()] = True
