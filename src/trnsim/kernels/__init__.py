@@ -1,0 +1,1 @@
+"""Our own NKI kernels, one file an operator, each with its shape contract."""
