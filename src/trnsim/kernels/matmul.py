@@ -8,11 +8,15 @@ than the DMAs. Two cores share the longer side of the result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from trnsim import nki
+from trnsim.kernels.contract import Contract, Problem
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
+from trnsim.numerics import as_dtype
+from trnsim.session import ShapeOnly
 
 BLOCK_M, BLOCK_N, BLOCK_K = 2048, 1024, 1024
 TILE_K, TILE_M, TILE_N = 128, 128, 512
@@ -124,3 +128,45 @@ def _load_transposed(
         for index, (part, size) in enumerate(_pieces(0, group, TILE_M)):
             nisa.nc_transpose(dst=turned[:, part : part + size], data=rows[index][:, k : k + k_tile])
         nisa.tensor_copy(dst=tiles[number][:, at : at + group], src=turned)
+
+
+def _shares_columns(problem: Problem) -> bool:
+    return problem.sizes["n"] >= problem.sizes["m"]
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    m, k, n = (problem.sizes[name] for name in "mkn")
+    contract_lhs, contract_rhs = problem.options["contract_lhs"], problem.options["contract_rhs"]
+    dtype = as_dtype(problem.dtype)
+    lhs, rhs = ((m, k) if contract_lhs else (k, m)), ((n, k) if contract_rhs else (k, n))
+    return ShapeOnly(lhs, dtype), ShapeOnly(rhs, dtype), contract_lhs, contract_rhs
+
+
+def _blocks(problem: Problem) -> Mapping[str, int]:
+    columns = _shares_columns(problem)
+    blocks = {
+        "m": BLOCK_M * (1 if columns else problem.cores),
+        "n": BLOCK_N * (problem.cores if columns else 1),
+    }
+    return blocks if _keeps(problem) else {**blocks, "k": BLOCK_K}
+
+
+def _keeps(problem: Problem) -> bool:
+    return problem.sizes["k"] // TILE_K * BLOCK_N * (4 if problem.dtype == "float32" else 2) <= KEPT_BYTES
+
+
+CONTRACT = Contract(
+    name="matmul",
+    kernel=matmul,
+    sizes=("m", "k", "n"),
+    dtypes=("bfloat16", "float16", "float32"),
+    options={"contract_lhs": (0, 1), "contract_rhs": (0, 1)},
+    arguments=_arguments,
+    blocks=_blocks,
+    regime=lambda problem: (_shares_columns(problem), _keeps(problem)),
+    flops=lambda p: 2 * p.sizes["m"] * p.sizes["k"] * p.sizes["n"],
+    bytes=lambda p: (
+        (p.sizes["m"] * p.sizes["k"] + p.sizes["k"] * p.sizes["n"] + p.sizes["m"] * p.sizes["n"])
+        * as_dtype(p.dtype).itemsize
+    ),
+)

@@ -1,0 +1,90 @@
+"""The ``kernel`` implementation: costs of operators from our own kernels, by surfaces made when first needed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from trnsim.errors import InputError
+from trnsim.hardware import load_chip
+from trnsim.operators import samples, surface
+from trnsim.operators.cost import ENGINES, OperatorCost
+from trnsim.operators.samples import QUANTITIES
+
+if TYPE_CHECKING:
+    from trnsim.kernels.contract import Contract, Problem
+    from trnsim.operators.store import Store
+
+_MODULES = ("matmul",)
+# Costs that are remembered as they are.
+_KNOWN = 100_000
+_BUSY = QUANTITIES.index(f"busy {ENGINES[0]}")
+
+
+def contracts() -> dict[str, Contract]:
+    """The operators that have a kernel, by name."""
+    found = [importlib.import_module(f"trnsim.kernels.{name}").CONTRACT for name in _MODULES]
+    return {contract.name: contract for contract in found}
+
+
+class KernelCosts:
+    """Costs on one chip, on logical cores of ``cores`` cores."""
+
+    def __init__(self, chip: str, cores: int = 1, store: Store | None = None) -> None:
+        core = load_chip(chip).core
+        if core is None:
+            raise InputError(f"{chip} has no NeuronCore", operand="chip", value=chip)
+        if cores not in (1, 2) or (cores == 2 and core.version == "v2"):
+            limit = 1 if core.version == "v2" else (1, 2)
+            raise InputError(f"{chip} has no logical cores of {cores}", operand="cores", value=cores, limit=limit)
+        self.chip, self.cores, self.store = chip, cores, store
+        self._contracts = contracts()
+        self._known: dict[tuple[Any, ...], OperatorCost] = {}
+        self._surfaces: dict[tuple[Any, ...], list[surface.Surface]] = {}
+
+    def cost(self, operator: str, dtype: str, **given: int) -> OperatorCost:
+        """What one use costs. ``given``: sizes and options of the operator's contract.
+
+        Raises:
+            InputError: no such operator, or one that its contract forbids.
+            UnsupportedError: too large to be simulated and not to be extrapolated.
+        """
+        contract = self._contracts.get(operator)
+        if contract is None:
+            raise InputError(f"no kernel for {operator!r}", operand="operator", limit=sorted(self._contracts))
+        use = (operator, dtype, *given.items())
+        known = self._known.get(use)
+        if known is not None:
+            return known
+        problem = contract.problem(dtype, self.cores, given)
+        found = self._surface(contract, problem)
+        quantities = found.evaluate(problem)
+        if len(self._known) >= _KNOWN:
+            self._known.clear()
+        self._known[use] = OperatorCost(
+            operator=operator,
+            implementation="kernel",
+            time_ps=quantities[0],
+            hbm_bytes=round(quantities[1]),
+            flops=contract.flops(problem),
+            sbuf_bytes=round(quantities[-1]),
+            support=found.support,
+            reason=found.reason,
+            how="surface" if found.blocks else "simulated",
+            busy_ps=dict(zip(ENGINES, quantities[_BUSY : _BUSY + len(ENGINES)], strict=True)),
+        )
+        return self._known[use]
+
+    def _surface(self, contract: Contract, problem: Problem) -> surface.Surface:
+        key = (contract.name, problem.dtype, contract.regime(problem), *problem.options.values())
+        held = self._surfaces.setdefault(key, [])
+        for found in held:
+            if found.covers(problem):
+                return found
+        made = self.store.find(self.chip, self.cores, key, problem) if self.store is not None else None
+        if made is None:
+            made = surface.build(contract, problem, lambda p: samples.run(contract, p, self.chip))
+            if self.store is not None:
+                self.store.add(self.chip, self.cores, key, made)
+        held.append(made)
+        return made
