@@ -260,7 +260,17 @@ APRIL: tuple[Repair, ...] = (
     ),
 )
 
-FEBRUARY: tuple[Repair, ...] = (PRIVATE, *MANY_RANKS, *ROW_SCALES)
+FEBRUARY: tuple[Repair, ...] = (
+    PRIVATE,
+    *MANY_RANKS,
+    *ROW_SCALES,
+    Edit(
+        _BLOCK,
+        "rank_kv_idx[batch_idx, 0] != np.uint32(-1)",
+        "rank_kv_idx[batch_idx, 0] != np.uint32(2**32 - 1)",
+        "the same number; NumPy 2 makes no unsigned number of -1",
+    ),
+)
 
 _MLP = "src/nkilib_src/nkilib/core/mlp/mlp.py"
 _MLP_REASON = "IndentationError at import: the end of the docstring stands twice; the second copy goes"
