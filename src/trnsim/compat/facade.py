@@ -20,6 +20,9 @@ from trnsim.releases import DEFAULT, Release
 SUITES = Release("0.3", "nki_cpu_simulator")  # what is meant where nobody names a release
 
 
+_DUNDERS = ("__all__", "__version__")
+
+
 class _Facade(ModuleType):
     """A module that has the names of ``base`` and, first, some of its own."""
 
@@ -27,7 +30,7 @@ class _Facade(ModuleType):
         super().__init__(name, base.__doc__ if base else None)
         self._base = base
         if base is not None:
-            self.__dict__.update({k: v for k, v in vars(base).items() if not (k.startswith("__") and k != "__all__")})
+            self.__dict__.update({k: v for k, v in vars(base).items() if not k.startswith("__") or k in _DUNDERS})
         self.__dict__.update(own)
         self.__path__: list[str] = []
 

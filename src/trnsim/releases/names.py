@@ -50,7 +50,8 @@ NAMES: tuple[Name, ...] = (
     Name("nki.isa.NKIObject", "0.3", "use nl.NKIObject"),
     # -- nki.language
     *_rows(_LANGUAGE, "0.1", "arange mgrid", _SLICE, "guide"),
-    Name("nki.language.par_dim", "0.1-0.2", "the first dimension is the partitions; blocks are lists of tiles", "guide"),
+    Name("nki.language.par_dim", "0.1-0.2", "the first dimension is the partitions; blocks are lists of tiles",
+         "guide, KLR"),
     *_rows(_LANGUAGE, "0.1", "nc spmd_dim", "launch the kernel as kernel[lnc]"),
     Name("nki.language.all_reduce", "0.1", "use nki.collectives.all_reduce, or nisa.sendrecv between two cores"),
     Name("nki.language.loop_reduce", "0.1", "accumulate with nisa.tensor_tensor"),

@@ -190,8 +190,8 @@ def _in_kernels(function: Callable[..., Any]) -> Adapter:
     return call
 
 
-for _function in (language.program_id, language.num_programs, language.program_ndim):
-    _of(f"nki.language.{_function.__name__}", "0.2")(_in_kernels(_function))
+for _grid in (language.program_id, language.num_programs, language.program_ndim):
+    _of(f"nki.language.{_grid.__name__}", "0.2")(_in_kernels(_grid))
 
 
 @_of("nki.language.copy", "0.3-0.5")
