@@ -224,9 +224,10 @@ def _accepted(config):
 
 attention_block_tkg_model_configs = [c for c in attention_block_tkg_model_configs if _accepted(c)]
 """,
-    "configurations that the published code refuses by itself are left out: more than 128 tokens or 4096 columns of QKV "
-    "(assertions of the kernels), quantized caches (this test hands them no scale, which its generator asserts), batches "
-    "that are no multiple of the ranks, and more than 128 heads times tokens over several ranks (a tile has as many rows)",
+    "configurations that the published code refuses by itself are left out: more than 128 tokens or 4096 columns of "
+    "QKV (assertions of the kernels), quantized caches (this test hands them no scale, which its generator asserts), "
+    "batches that are no multiple of the ranks, and more than 128 heads times tokens over several ranks (a tile of as "
+    "many partitions)",
 )
 
 APRIL: tuple[Repair, ...] = (
