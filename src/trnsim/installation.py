@@ -41,7 +41,7 @@ def install(*, shadow: bool = False, nki_version: str | None = None, source: str
 
     release = choose.choose(nki_version, source)
     found = views.modules(release)
-    for name in ("nki.typing",):  # not in every release
+    for name in ("nki.typing", "nki.tensor", "nki.meta", "nki.meta.tensor"):  # not in every release
         sys.modules.pop(name, None)
     sys.modules.update(found)
     finder.provide(shadow=shadow)
@@ -57,6 +57,9 @@ def in_place() -> Release:
 
 def missing_import(error: ImportError) -> MissingNameError | None:
     """What to say of ``from nki.isa import x`` if another release of NKI has ``x``: Python's own message does not."""
+    if isinstance(error, ModuleNotFoundError) and error.name and find_name(error.name) is not None:
+        module, _, name = error.name.rpartition(".")
+        return missing_name(module, name, in_place().version)
     found = re.match(r"cannot import name '(\w+)' from '(?:trnsim\.)?(nki[\w.]*)'", str(error))
     if found is None or find_name(f"{found[2]}.{found[1]}") is None:
         return None

@@ -41,8 +41,9 @@ def install_modules(nki_version: str | None = None) -> list[str]:
     if "nki" not in sys.modules and importlib.util.find_spec("nki") is None:
         installation.install(nki_version=nki_version)
     placed: list[str] = []
-    real = {r for r in {n.partition(".")[0] for n in compat.modules()} if _is_real(r)}
-    for name, module in compat.modules().items():
+    modules = compat.modules(nki_version)
+    real = {r for r in {n.partition(".")[0] for n in modules} if _is_real(r)}
+    for name, module in modules.items():
         parent, _, last = name.rpartition(".")
         if name in sys.modules or name.partition(".")[0] in real:
             continue

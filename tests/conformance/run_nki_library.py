@@ -1,6 +1,7 @@
-"""Run nki-library's own suite on trnsim, from a checkout of commit d2ad3a5; see docs/dev/conformance.md.
+"""Run nki-library's own suite on trnsim, from a checkout of d2ad3a5 or 0759719; see docs/dev/conformance.md.
 
-A repaired copy is made in a temporary directory (``repair_nki_library.py``); the checkout is not touched.
+A repaired copy is made in a temporary directory (``repair_nki_library.py``); the checkout is not touched. It runs with
+the release of NKI that the commit was published for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from repair_nki_library import repair
+from repair_nki_library import release_of, repair
 
 
 def main() -> int:
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--chip", default="trn2", choices=["trn2", "trn3"])
     parser.add_argument("--json", type=Path, required=True, help="where the counts go")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--nki-version", help="a release of NKI other than that of the commit")
     parser.add_argument("--timeout", type=float, default=300, help="seconds a test")
     parser.add_argument("rest", nargs="*", default=[], help="tests to run, relative to the checkout (default: test)")
     options = parser.parse_args()
@@ -49,6 +51,7 @@ def main() -> int:
             sys.executable, "-m", "pytest", "-p", "trnsim", "-p", "no:cacheprovider", "-q",
             "--test-mode", "simulation", "--platform-target", options.chip, "--force-local-cleanup",
             "--output-directory", str(Path(scratch) / "out"), "--trnsim-timeout", str(options.timeout),
+            "--trnsim-nki-version", options.nki_version or release_of(options.checkout),
             "--trnsim-json", str(options.json.resolve()), *(["-n", str(options.workers)] if options.workers else []),
             *(options.rest or ["test"]),
         ]  # fmt: skip

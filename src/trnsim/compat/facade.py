@@ -1,19 +1,26 @@
 """The module objects behind the names: ``nki_cpu_simulator.*``, ``neuron_dtypes``, ``neuronxcc.starfish.*``, ``nki.*``.
 
-``nki_cpu_simulator.nki`` is what nki-library's ``setup_simulation_mode`` puts in the place of ``nki``: trnsim's own
-modules with what NKI 0.3 had beside them (``cpu_simulate``, ``nki.dtype``, ``nki.tensor``, ``nl.tensor``).
+``nki_cpu_simulator.nki`` is what nki-library's ``setup_simulation_mode`` puts in the place of ``nki``: the view of a
+release (``trnsim.nki.versions.views``) with what that package had beside it (``cpu_simulate``, ``nki.dtype``,
+``nki.tensor``, ``nl.tensor``).
 """
 
 from __future__ import annotations
 
+import functools
 from types import ModuleType
 from typing import Any
 
-import trnsim.nki as package
 from trnsim.compat import compiler, neuron_dtypes, simulator, starfish
-from trnsim.isa.vector_search import quantize_mx_ocp
 from trnsim.machine.tensor import NkiTensor
-from trnsim.nki import collectives, isa, language, typing
+from trnsim.nki import isa, language, typing
+from trnsim.nki.versions import choose, views
+from trnsim.releases import DEFAULT, Release
+
+SUITES = Release("0.3", "nki_cpu_simulator")  # what is meant where nobody names a release
+
+
+_DUNDERS = ("__all__", "__version__")
 
 
 class _Facade(ModuleType):
@@ -23,7 +30,7 @@ class _Facade(ModuleType):
         super().__init__(name, base.__doc__ if base else None)
         self._base = base
         if base is not None:
-            self.__dict__.update({k: v for k, v in vars(base).items() if not (k.startswith("__") and k != "__all__")})
+            self.__dict__.update({k: v for k, v in vars(base).items() if not k.startswith("__") or k in _DUNDERS})
         self.__dict__.update(own)
         self.__path__: list[str] = []
 
@@ -38,14 +45,24 @@ def _language_extras() -> dict[str, Any]:
     return {"tensor": NkiTensor, "dtype": str, "bool": language.bool_, "range": language.static_range}
 
 
-def modules() -> dict[str, ModuleType]:
-    """Our modules by the name that suites import. New objects at each call share trnsim's own functions and types."""
+def modules(nki_version: str | None = None) -> dict[str, ModuleType]:
+    """Our modules by the name that suites import. New objects at each call share trnsim's own functions and types.
+
+    Args:
+        nki_version: the release of NKI that the suite is written for. Default: ``TRNSIM_NKI_VERSION``, then ``SUITES``.
+
+    Raises:
+        InputError: a release that is not known.
+    """
+    chosen = choose.choose(nki_version)
+    release = SUITES if chosen == DEFAULT else chosen
+    view = views.modules(release)
     neuron_dtypes.name_packed_types()
     dtypes = _Facade("nki.dtype", None, **neuron_dtypes.formats())
-    tensor = _Facade("nki.tensor", None, Tensor=NkiTensor, NkiTensor=NkiTensor)
-    nki_language = _Facade("nki.language", language, dtypes=dtypes, **_language_extras())
-    # Scales of MX data as in NKI 0.3, which is what the suites that use these modules were written for.
-    nki_isa = _Facade("nki.isa", isa, quantize_mx=quantize_mx_ocp)
+    tensor = _Facade("nki.tensor", view.get("nki.tensor"), Tensor=NkiTensor, NkiTensor=NkiTensor)
+    nki_language = _Facade("nki.language", view["nki.language"], dtypes=dtypes, **_language_extras())
+    nki_isa = _Facade("nki.isa", view["nki.isa"])
+    collectives = view["nki.collectives"]
     nki_compiler = _Facade("nki.compiler", compiler)
     nki_compiler.__dict__.update(
         frontend=_Facade("nki.compiler.frontend", compiler), ncc_driver=_Facade("nki.compiler.ncc_driver", compiler)
@@ -53,7 +70,7 @@ def modules() -> dict[str, ModuleType]:
     builtin = _Facade("nki.builtin", None, tensor=NkiTensor)
     nki = _Facade(
         "nki",
-        package,
+        view["nki"],
         language=nki_language,
         isa=nki_isa,
         typing=typing,
@@ -62,7 +79,7 @@ def modules() -> dict[str, ModuleType]:
         dtype=dtypes,
         tensor=tensor,
         builtin=builtin,
-        cpu_simulate=simulator.cpu_simulate,
+        cpu_simulate=functools.partial(simulator.cpu_simulate, release=release),
     )
     support = _Facade("neuronxcc.starfish.support", None, dtype=starfish, util=starfish)
     below = {
@@ -80,7 +97,7 @@ def modules() -> dict[str, ModuleType]:
         ".typing": typing,
     }
     found: dict[str, ModuleType] = {
-        "nki_cpu_simulator": _Facade("nki_cpu_simulator", None, nki=nki, cpu_simulate=simulator.cpu_simulate),
+        "nki_cpu_simulator": _Facade("nki_cpu_simulator", None, nki=nki, cpu_simulate=nki.cpu_simulate),
         **{f"nki_cpu_simulator.nki{name}": module for name, module in below.items()},
         **{f"nki{name}": module for name, module in below.items()},
         "nki.collectives": collectives,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trnsim.errors import InputError
 from trnsim.nki.kernel import Kernel
+from trnsim.releases import DEFAULT, Release
 from trnsim.session import SimulationOptions
 
 _CHIPS = {"gen2": "trn1", "gen3": "trn2", "gen4": "trn3", "trn1": "trn1", "trn2": "trn2", "trn3": "trn3"}
@@ -66,9 +67,13 @@ def _outputs(value: Any) -> Any:
     return PackedOutput(value) if isinstance(value, np.ndarray) and value.dtype.kind == "V" else value
 
 
-def cpu_simulate(kernel: Kernel | Callable[..., Any]) -> _Simulated:
+def cpu_simulate(kernel: Kernel | Callable[..., Any], release: Release = DEFAULT) -> _Simulated:
     """A callable that runs ``kernel`` with numbers and returns None, an array, or a list or tuple of arrays.
 
     Memory that nothing wrote is 0: the references of suites that call this expect it.
+
+    Args:
+        kernel: a kernel, or a plain function.
+        release: of NKI, that a plain function is written for.
     """
-    return _Simulated(kernel if isinstance(kernel, Kernel) else Kernel(kernel))
+    return _Simulated(kernel if isinstance(kernel, Kernel) else Kernel(kernel, release=release))

@@ -153,10 +153,10 @@ def _exchange(
     require(src.shape == dst.shape, "src and dst must have the same shape", "dst", dst.shape, src.shape)
     for name, rank in (("send_to_rank", send_to_rank), ("recv_from_rank", recv_from_rank)):
         require(rank in (0, 1), "a rank of the logical core is 0 or 1", name, rank, (0, 1))
-    if machine.current().launch.release.version in ("0.2", "0.3"):
-        whole = src.partitions % 16 == 0
-        require(whole, "before NKI 0.4 the partitions are a multiple of 16", "src", src.partitions, 16)
     if str(getattr(dma_engine, "name", dma_engine)) == "gpsimd_dma":
+        if machine.current().launch.release.version in ("0.2", "0.3"):
+            whole = src.partitions % 16 == 0
+            require(whole, "gpsimd_dma takes multiples of 16 partitions before 0.4", "src", src.partitions, 16)
         size = src.elements * src.dtype.itemsize
         limit = _GPSIMD_DMA_LIMIT[src.dtype.itemsize]
         require(size <= limit, f"{size} bytes a partition exceed {limit} for gpsimd_dma", "src", size, limit)

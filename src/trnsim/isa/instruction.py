@@ -614,13 +614,13 @@ def require_same_size(dst: Form, *others: Form, names: Sequence[str] = ()) -> No
         )
 
 
-def require_vector(form: Vector, data: Form, name: str, dtypes: Sequence[str] = ()) -> None:
-    """An operand that is one element a partition (or a number)."""
+def require_vector(form: Vector, data: Form, name: str, dtypes: Sequence[str] = (), *, more: bool = False) -> None:
+    """An operand that is one element a partition (or a number); with ``more`` it may have further partitions."""
     if not isinstance(form, Form):
         return
     require(form.memory != HBM, f"{name} must be in SBUF or PSUM", name, form.memory, "SBUF or PSUM")
     require(
-        form.partitions == data.partitions and form.elements == 1,
+        (form.partitions == data.partitions or (more and form.partitions > data.partitions)) and form.elements == 1,
         f"{name} must have one element a partition",
         name,
         form.shape,

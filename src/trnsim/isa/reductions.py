@@ -307,7 +307,7 @@ def range_select(
     require_same_size(dst, on_true_tile, names=("on_true_tile",))
     require(on_true_tile.dtype.kind == "float", "must be a float", "on_true_tile", on_true_tile.dtype, "a float dtype")
     for name, bound in (("bound0", bound0), ("bound1", bound1)):
-        require_vector(bound, on_true_tile, name, ("float32",))
+        require_vector(bound, on_true_tile, name, ("float32",), more=True)
     for name, op in (("comp_op0", comp_op0), ("comp_op1", comp_op1)):
         require(op.name in COMPARISONS, "this operator does not compare here", name, op, COMPARISONS)
     require(reduce_op.name == "maximum", "only the maximum is supported", "reduce_op", reduce_op, "nl.maximum")
@@ -342,7 +342,8 @@ def _(
 ) -> None:
     values = on_true_tile.as_float32().reshape(on_true_tile.shape[0], -1)
     index = (range_start + np.arange(values.shape[1])).astype(np.float32)
-    low, high = bound0.as_float32().reshape(-1, 1), bound1.as_float32().reshape(-1, 1)
+    rows = on_true_tile.shape[0]
+    low, high = (bound.as_float32().reshape(-1, 1)[:rows] for bound in (bound0, bound1))
     mask = comparison(comp_op0)(index, low) & comparison(comp_op1)(index, high)
     result = np.where(mask, values, FP32_MIN)
     total = _accumulate(core, on_true_tile, reduce_op, result, member_name(reduce_cmd))

@@ -273,18 +273,8 @@ def quantize_mx(dst: Out, src: In, dst_scale: Out) -> None:
     """Groups of 8 partitions by 4 elements of ``src`` as MXFP8: packed elements to ``dst``, scales to ``dst_scale``.
 
     The scales of a quadrant of 32 partitions lie in its first 4 partitions (``numerics.mx``); others of ``dst_scale``
-    become 0.
+    become 0. Before NKI 0.5 scales follow the rule of the MX specification, so that the largest values saturate.
     """
-    _quantize_rules(dst, src, dst_scale)
-
-
-@instruction("nki.isa.quantize_mx.ocp", engines="vector", generations="v4")
-def quantize_mx_ocp(dst: Out, src: In, dst_scale: Out) -> None:
-    """``quantize_mx`` as it was before NKI 0.5: scales by the rule of the MX specification, so that values saturate."""
-    _quantize_rules(dst, src, dst_scale)
-
-
-def _quantize_rules(dst: Form, src: Form, dst_scale: Form) -> None:
     require_memory(SBUF, dst=dst, src=src, dst_scale=dst_scale)
     formats, scales = ("float8_e5m2_x4", "float8_e4m3fn_x4"), ("float8_e8m0fnu", "uint8")
     require(src.dtype in ("float16", "bfloat16"), "src is a 16-bit float", "src", src.dtype, ("float16", "bfloat16"))
@@ -312,15 +302,7 @@ def _quantize_rules(dst: Form, src: Form, dst_scale: Form) -> None:
 
 @quantize_mx.meaning
 def _(core: Core, dst: NkiTensor, src: NkiTensor, dst_scale: NkiTensor) -> None:
-    _quantize(dst, src, dst_scale, "ocp" if core.launch.release.before("0.5") else "neuron")
-
-
-@quantize_mx_ocp.meaning
-def _(dst: NkiTensor, src: NkiTensor, dst_scale: NkiTensor) -> None:
-    _quantize(dst, src, dst_scale, "ocp")
-
-
-def _quantize(dst: NkiTensor, src: NkiTensor, dst_scale: NkiTensor, rule: mx.Rule) -> None:
+    rule: mx.Rule = "ocp" if core.launch.release.before("0.5") else "neuron"
     packed, scales = mx.quantize(src.as_float32().reshape(src.shape[0], -1), dst.dtype, rule)
     dst.store(packed)
     tile = np.zeros((dst_scale.shape[0], scales.shape[1]), np.uint8)  # partitions that hold no scale become 0
@@ -328,7 +310,6 @@ def _quantize(dst: NkiTensor, src: NkiTensor, dst_scale: NkiTensor, rule: mx.Rul
 
 
 @quantize_mx.cost
-@quantize_mx_ocp.cost
 def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
     # Four elements a partition and cycle (Trainium3 architecture guide).
     return (work(t, k, engine, k.operand("src").elements / 4),)

@@ -332,8 +332,6 @@ class Core:
         """An HBM tensor over a NumPy array of the caller (or over a shape without data)."""
         kind = as_dtype(value.dtype)
         sizes = tuple(int(n) for n in value.shape) or (1,)
-        if 0 in sizes:
-            raise InputError(f"argument {name!r} is empty: shape {sizes}")
         strides = [1] * len(sizes)
         for i in range(len(sizes) - 2, -1, -1):
             strides[i] = strides[i + 1] * sizes[i + 1]
@@ -342,8 +340,9 @@ class Core:
             len(launch.storages),
             name,
             HBM,
-            # Kernels ask: those of the MX guide, on one core, expect nl.hbm; nki-library, on two, shared_hbm.
-            MemoryRegion.shared_hbm if launch.lnc > 1 and launch.release.version != "0.2" else MemoryRegion.private_hbm,
+            # Kernels ask: those of the MX guide, on one core, expect nl.hbm; nki-library, on two, shared_hbm. In 0.2
+            # they are the same.
+            MemoryRegion.shared_hbm if launch.lnc > 1 or launch.release.version == "0.2" else MemoryRegion.private_hbm,
             kind,
             sizes,
             int(np.prod(sizes[:-1], dtype=np.int64)),
@@ -692,7 +691,8 @@ def as_region(buffer: Any) -> MemoryRegion:
     if buffer is None:
         return MemoryRegion.sbuf
     if isinstance(buffer, str):
-        name = "private_hbm" if buffer == "hbm" else buffer
+        old = _current is not None and _current.launch.release.version == "0.2"
+        name = ("shared_hbm" if old else "private_hbm") if buffer == "hbm" else buffer
         try:
             return MemoryRegion(name)
         except ValueError:

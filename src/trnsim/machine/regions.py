@@ -8,7 +8,7 @@ from trnsim.machine.form import HBM, PSUM, SBUF
 
 
 class MemoryRegion(Enum):
-    """Memory regions of NKI. ``nl.hbm`` is ``private_hbm``."""
+    """Memory regions of NKI. ``nl.hbm`` is ``private_hbm``, in NKI 0.2 ``shared_hbm``."""
 
     sbuf = "sbuf"
     psum = "psum"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trnsim.errors import CompilerError
@@ -20,6 +23,34 @@ OPTIONS = {
     "mode", "platform_target", "kernel_return", "show_compiler_tb", "experimental_flags", "debug_kernel",
     "enable_out_of_bound_check", "additional_compile_opt",
 }  # fmt: skip
+
+
+_kernels_with_math = 0
+
+
+@contextlib.contextmanager
+def global_names(release: Release) -> Iterator[None]:
+    """What a kernel of ``release`` may name without importing it, while it runs: ``math`` in NKI 0.2.
+
+    Its front end evaluated kernels in an environment of its own, which had that module (leanprover/KLR,
+    ``KLR/Trace/NKI.lean``); ``core/mlp/mlp_parameters.py`` of nki-library at 0759719 relies on it. Python's builtins
+    are the one place that every file of a kernel sees.
+    """
+    global _kernels_with_math
+    if release.version != "0.2":
+        yield
+        return
+    if _kernels_with_math == 0 and hasattr(builtins, "math"):  # somebody else's
+        yield
+        return
+    _kernels_with_math += 1  # ranks of a collective program run within each other
+    vars(builtins)["math"] = math
+    try:
+        yield
+    finally:
+        _kernels_with_math -= 1
+        if _kernels_with_math == 0:
+            del vars(builtins)["math"]
 
 
 class Kernel:
@@ -47,12 +78,6 @@ class Kernel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if machine.running():
-            if self.release.version == "0.2":
-                raise CompilerError(
-                    f"NKI 0.2 does not call one nki.jit kernel from another (NKI 0.1 and 0.3 and later do): "
-                    f"leave the decorator of {getattr(self.func, '__name__', 'the inner kernel')!r} out",
-                    instruction="nki.jit",
-                )
             return self.func(*args, **kwargs)
         return self.launch(args, kwargs)
 
@@ -66,19 +91,20 @@ class Kernel:
         world: World | None = None,
     ) -> Any:
         """Run it under ``options`` (default: the active session's), as ``rank`` of ``world`` if that is given."""
-        return run_kernel(
-            self.func,
-            args,
-            kwargs,
-            name=getattr(self.func, "__name__", "kernel"),
-            grid=self.lnc,
-            schedule_edges=self.schedule,
-            platform_target=self.options.get("platform_target"),
-            options=options,
-            rank=rank,
-            world=world,
-            release=self.release,
-        )
+        with global_names(self.release):
+            return run_kernel(
+                self.func,
+                args,
+                kwargs,
+                name=getattr(self.func, "__name__", "kernel"),
+                grid=self.lnc,
+                schedule_edges=self.schedule,
+                platform_target=self.options.get("platform_target"),
+                options=options,
+                rank=rank,
+                world=world,
+                release=self.release,
+            )
 
     def _copy(self) -> Kernel:
         copy = Kernel(self.func, release=self.release, **self.options)

@@ -32,7 +32,9 @@ NAMES: tuple[Name, ...] = (
     Name("nki.simulate", "0.3-", "call the kernel: every kernel is simulated", "rn 2.29"),
     Name("nki.trace", "0.1", "call the function"),
     Name("nki.typing", "0.1 0.3-", "leave the annotation out", "rn 2.29"),
-    Name("nki.tensor", "0.1", "use nl.NkiTensor", "rn 2.28"),
+    Name("nki.tensor", "0.1-0.2", "use nl.NkiTensor, or NumPy for constants", "rn 2.28, stubs of 2.28"),
+    Name("nki.meta", "0.2", "use NumPy for constants", "rn 2.28"),
+    *_rows("nki.tensor", "0.2", "arange identity zeros", "use NumPy for constants", "stubs of 2.28"),
     # -- nki.isa
     Name("nki.isa.builtin_custom_op", "0.1"),
     *_rows(_ISA, "0.1-0.3", "tensor_copy_dynamic_src tensor_copy_dynamic_dst",
@@ -48,7 +50,8 @@ NAMES: tuple[Name, ...] = (
     Name("nki.isa.NKIObject", "0.3", "use nl.NKIObject"),
     # -- nki.language
     *_rows(_LANGUAGE, "0.1", "arange mgrid", _SLICE, "guide"),
-    Name("nki.language.par_dim", "0.1", "the first dimension is the partitions; blocks are lists of tiles", "guide"),
+    Name("nki.language.par_dim", "0.1-0.2", "the first dimension is the partitions; blocks are lists of tiles",
+         "guide, KLR"),
     *_rows(_LANGUAGE, "0.1", "nc spmd_dim", "launch the kernel as kernel[lnc]"),
     Name("nki.language.all_reduce", "0.1", "use nki.collectives.all_reduce, or nisa.sendrecv between two cores"),
     Name("nki.language.loop_reduce", "0.1", "accumulate with nisa.tensor_tensor"),

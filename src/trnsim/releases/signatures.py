@@ -1,7 +1,8 @@
 """How calls differ between releases of NKI, and keywords that only some have.
 
 A ``Signature`` is a call of an older release where it is not that of the latest. Its text is Python; defaults may use
-the enums of ``nki.isa``. ``...`` stands for "as in the latest".
+the enums of ``nki.isa``; ``required`` marks what has to be given after arguments that need not be. ``KLR`` is the
+public front end of NKI 0.2 (leanprover/KLR).
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ _RANGE = "(dst, on_true_tile, comp_op0, comp_op1, bound0, bound1"
 
 SIGNATURES: tuple[Signature, ...] = (
     _isa("affine_select", "0.2",
-         "(dst, pattern, offset, channel_multiplier, on_true_tile, on_false_value, cmp_op=equal, name=None)",
-         "stubs, update", reordered=True),
+         "(dst, pattern, offset=0, channel_multiplier=0, on_true_tile=required, on_false_value=required, "
+         "cmp_op=equal, name=None)", "stubs, update, KLR", reordered=True),
     _isa("core_barrier", "0.2", "(data, cores, engine=engine.unknown, name=None)", "stubs, rn 2.29"),
     _isa("dma_compute", "0.2", "(dst, srcs, scales, reduce_op, name=None)", "stubs, update", reordered=True),
     _isa("dma_compute", "0.3", "(dst, srcs, reduce_op, scales=None, unique_indices=True, name=None)", "rn 2.30"),
@@ -65,7 +66,6 @@ SIGNATURES: tuple[Signature, ...] = (
          "oob_mode=oob_mode.error, name=None)", "rn 2.32"),
     _isa("exponential", "0.2",
          "(dst, src, max_value=0.0, reduce_res=None, reduce_cmd=reduce_cmd.idle, reduce_init=0.0)"),
-    _isa("iota", "0.2", "(dst, pattern, offset, channel_multiplier=0, name=None)", "stubs, rn 2.29"),
     _isa("memset", "0.2", "(dst, value, engine=engine.unknown, name=None)", "update"),
     _isa("nc_matmul", "0.2", f"({_MATMUL}, tile_position=(), tile_size=(), perf_mode=matmul_perf_mode.none, name=None, "
          "*, is_moving_zero=None, psumAccumulateFlag=None)", "stubs, rn 2.28"),

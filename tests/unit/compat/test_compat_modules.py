@@ -12,6 +12,7 @@ import pytest
 from trnsim.compat import modules, neuron_dtypes, simulator
 from trnsim.compat.compiler import CompileOptions, ParserFrontend
 from trnsim.errors import InputError, UnsupportedError
+from trnsim.machine import core as machine
 from trnsim.nki import isa, jit
 from trnsim.nki import language as nl
 
@@ -32,12 +33,34 @@ def test_modules_are_importable_after_the_plugin_installs_them(name):
 
 
 def test_the_facade_shares_trnsims_own_functions():
-    nki = modules()["nki_cpu_simulator.nki"]
-    assert nki.jit is jit
+    nki = modules("0.6")["nki_cpu_simulator.nki"]
     assert nki.isa.nc_matmul is isa.nc_matmul
-    assert nki.isa.quantize_mx is not isa.quantize_mx  # another rule for scales before NKI 0.5
     assert nki.language.add is nl.add
     assert nki.dtype.float8_e4m3 is nl.float8_e4m3
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "version"),
+    [(None, "", "0.3"), (None, "0.2", "0.2"), ("0.4", "0.2", "0.4"), ("0.6", "", "0.6")],
+)
+def test_the_facade_is_the_view_of_a_release(monkeypatch, given, variable, version):
+    monkeypatch.setenv("TRNSIM_NKI_VERSION", variable)
+    found = modules(given)
+    nki = found["nki_cpu_simulator.nki"]
+    assert found["nki_cpu_simulator"].nki is nki
+    assert nki.__version__ == f"{version}.0"
+    assert hasattr(nki.language, "abs_max") == (version in ("0.4", "0.6"))
+    assert hasattr(found["nki.tensor"], "identity") == (version == "0.2")
+
+    def release():
+        return machine.current().launch.release.version
+
+    assert nki.jit(release).launch((), {}) == nki.cpu_simulate(release)() == version
+
+
+def test_releases_that_are_not_known():
+    with pytest.raises(InputError, match=r"no release '0\.9'"):
+        modules("0.9")
 
 
 def test_compiler_names_can_be_named_but_not_used():

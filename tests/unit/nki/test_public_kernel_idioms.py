@@ -145,3 +145,21 @@ def test_a_tensor_is_true():
     x = np.ones((4, 4), np.float32)
     np.testing.assert_array_equal(simulate(optional, x, x, chip="trn2"), x + x)
     np.testing.assert_array_equal(simulate(optional, x, chip="trn2"), x)
+
+
+def test_bounds_of_range_select_may_have_more_partitions_than_the_tile():
+    def kernel(x):
+        tile = nl.ndarray(x.shape, dtype=nl.float32, buffer=nl.sbuf)
+        low, high = (nl.ndarray((128, 1), dtype=nl.float32, buffer=nl.sbuf) for _ in range(2))
+        isa.dma_copy(dst=tile, src=x)
+        isa.memset(low, 2.0)
+        isa.memset(high, 5.0)
+        out = nl.ndarray(x.shape, dtype=nl.float32, buffer=nl.shared_hbm)
+        isa.range_select(tile, on_true_tile=tile, comp_op0=nl.greater_equal, comp_op1=nl.less, bound0=low, bound1=high)
+        isa.dma_copy(dst=out, src=tile)
+        return out
+
+    x = np.arange(81 * 8, dtype=np.float32).reshape(81, 8)
+    columns = np.arange(8)
+    expected = np.where((columns >= 2) & (columns < 5), x, np.finfo(np.float32).min)
+    np.testing.assert_array_equal(simulate(kernel, x), expected)

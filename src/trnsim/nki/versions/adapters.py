@@ -129,10 +129,15 @@ for _function in (vector.tensor_copy, tensor.nc_transpose, vector.scalar_tensor_
 
 @_of("nki.isa.tensor_reduce", "0.2")
 def _tensor_reduce(axis: Any, data: Any, **given: Any) -> Any:
-    """``axis=1`` is the last free dimension of any tile (update guide)."""
-    only = axis[0] if isinstance(axis, (tuple, list)) and len(axis) == 1 else axis
-    if only == 1 and not isinstance(only, (tuple, list)) and isinstance(data, NkiTensor):
-        axis = data.ndim - 1
+    """``axis=1`` is the last free dimension of any tile (update guide).
+
+    Lists may name the last ones as if there were four free dimensions, ``[4]``, ``[3, 4]``, ...: the front end of that
+    time (leanprover/KLR, ``dimsFromPythonDefs``) knew no others, and kernels of nki-library at 0759719 use them.
+    """
+    listed = list(axis) if isinstance(axis, (tuple, list)) else [axis]
+    of_four = isinstance(axis, (tuple, list)) and listed == list(range(5 - len(listed), 5))
+    if isinstance(data, NkiTensor) and (listed == [1] or of_four):
+        axis = tuple(range(max(1, data.ndim - len(listed)), data.ndim))
     return _without_dtype(reductions.tensor_reduce, "tensor_reduce")(axis=axis, data=data, **given)
 
 
@@ -173,6 +178,22 @@ for _function in (vector.tensor_scalar, reductions.tensor_scalar_reduce):
 # -- nki.language and nki.collectives ----------------------------------------------------------------------------------
 
 
+def _in_kernels(function: Callable[..., Any]) -> Adapter:
+    """None outside of kernels: the functions of 0.2 had no bodies, and its front end knew them by name.
+
+    ``topk`` of nki-library at 0759719 is configured on the host and takes its own number of programs for None.
+    """
+
+    def call(**given: Any) -> Any:
+        return function(**given) if machine.running() else None
+
+    return call
+
+
+for _grid in (language.program_id, language.num_programs, language.program_ndim):
+    _of(f"nki.language.{_grid.__name__}", "0.2")(_in_kernels(_grid))
+
+
 @_of("nki.language.copy", "0.3-0.5")
 def _copy(x: Any, dtype: Any) -> NkiTensor:
     """ScalarE copies through float32 into the memory that ``x`` is in (stubs of 2.29 to 2.31)."""
@@ -193,6 +214,11 @@ def _on_scalar_engine(op: str, source: NkiTensor, dtype: Any) -> NkiTensor:
     result = machine.current().ndarray(source.shape, result_dtype(dtype, source), source.buffer)
     scalar.activation(result, ACTIVATIONS[op], source)
     return result
+
+
+def par_dim(size: Any) -> Any:
+    """``size``: in NKI 0.2 a first dimension may be marked as the partitions still (leanprover/KLR, ``Lang.lean``)."""
+    return size
 
 
 @_of("nki.language.shared_constant", "0.2")

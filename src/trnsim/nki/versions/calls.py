@@ -28,7 +28,7 @@ ENUMS: dict[str, type[Enum]] = {
     "reduce_cmd": constants.reduce_cmd,
 }
 _NAMES = {name: getattr(constants, name) for name in constants.__dict__ if not name.startswith("_")}
-_NAMES |= {"equal": ALU["equal"], "maximum": ALU["maximum"]}
+_NAMES |= {"equal": ALU["equal"], "maximum": ALU["maximum"], "required": MISSING}
 _PACKAGE = os.path.dirname(releases.__file__).removesuffix("releases")
 _KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -77,7 +77,7 @@ def checked(
     if any(p.kind in _VARIADIC for p in parameters):
         return function
     known = [p.name for p in parameters]
-    required = [p.name for p in parameters if p.default is inspect.Parameter.empty]
+    required = [p.name for p in parameters if p.default is inspect.Parameter.empty or p.default is MISSING]
     scope: dict[str, Any] = {"_M": MISSING, "_target": target or function, "_enum": as_enum, "_enums": ENUMS}
     scope |= {f"_d_{p.name}": p.default for p in parameters if p.name not in required}
     scope |= {

@@ -17,6 +17,7 @@ from trnsim.isa.constants import engine
 from trnsim.nki import collectives, isa, language, launchers, typing
 from trnsim.nki.kernel import Kernel, simulate
 from trnsim.nki.language.tokens import Operator
+from trnsim.nki.versions import adapters, trace_time
 from trnsim.nki.versions.adapters import ADAPTERS
 from trnsim.nki.versions.calls import ENUMS, checked
 from trnsim.releases import LATEST, Release
@@ -86,6 +87,7 @@ def _names(base: ModuleType, module: str, version: str) -> dict[str, Any]:
 def _gone(version: str) -> dict[str, Any]:
     """What only older releases have, by its full name."""
     found: dict[str, Any] = {"nki.isa.NKIObject": language.NKIObject, "nki.collectives.NKIObject": language.NKIObject}
+    found["nki.language.par_dim"] = adapters.par_dim
     for name in ("nki.isa.tensor_copy_dynamic_src", "nki.isa.tensor_copy_dynamic_dst"):
         if releases.exists(name, version):
             found[name] = checked(isa.tensor_copy, name, version, ADAPTERS[name, version])
@@ -133,6 +135,9 @@ def modules(release: Release) -> dict[str, ModuleType]:
             below[module.removeprefix("nki.")].__dict__[short] = value
         if version == "0.2":
             below["isa"].__dict__["dma_engine"] = engine.dma
+            below["language"].__dict__["hbm"] = language.shared_hbm  # one memory (leanprover/KLR, FromNKI.lean)
+            below["tensor"] = View("nki.tensor", version, **_names(trace_time, "nki.tensor", version))
+            below["meta"] = View("nki.meta", version, tensor=below["tensor"], __path__=[])
         below["language"].__dict__["tile_size"] = _Constants(version)
     own: dict[str, Any] = {name: getattr(launchers, name) for name in _LAUNCHERS}
     own |= {**below, "jit": jit, "simulate": simulated, "__version__": f"{version}.0", "__path__": []}
@@ -140,4 +145,6 @@ def modules(release: Release) -> dict[str, ModuleType]:
         del own["simulate"]
     found: dict[str, ModuleType] = {"nki": View("nki", version, **own, __all__=[*sorted(below), "jit"])}
     found |= {f"nki.{name}": module for name, module in below.items()}
+    if "meta" in below:
+        found["nki.meta.tensor"] = below["tensor"]
     return found | {"nki.isa.constants": isa.constants}
