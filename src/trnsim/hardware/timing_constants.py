@@ -65,10 +65,15 @@ class TensorTiming(EngineTiming):
     """Between two multiplies, beyond the rows they stream."""
     tail_ps: int
     """Fill and drain: from the last row streamed to the result being visible in PSUM."""
-    load_ps: int
-    """LoadStationary when nothing hides it, to the start of its multiply."""
-    load_rows_per_cycle: int
-    """Fast LoadStationary: rows of the stationary matrix loaded a cycle (one for moving rows)."""
+    load_cycles_per_column: float
+    """LoadStationary: cycles a column of a 16-bit stationary matrix."""
+    load_float32: int
+    """How many times longer it takes for a pass of a float32 product, and (``_transpose``) of a float32 transpose."""
+    load_float32_transpose: int
+    load_tail_ps: int
+    """Fill and drain: duration of a load beyond its columns."""
+    load_lead_ps: int
+    """How long before the end of its columns the multiply of a load may start."""
     float32_passes: int
     float32_cycles_per_row: int
     float32_transpose_passes: int
@@ -81,15 +86,17 @@ class TensorTiming(EngineTiming):
     """A window at full rate busy less than this much lowers the next one."""
     throttle_slowdown: int
     """How many times longer a multiply takes at the low limit."""
+    throttle_burst_ps: int
+    """Work beyond the low limit's share that TensorE may do after it has been idle."""
 
     def multiply(self, rows: int, *, cycles_per_row: int = 1, passes: int = 1) -> Picoseconds:
         """Initiation interval of multiplying ``rows`` moving rows: max(rows, 64) cycles a pass, and the issue."""
         streamed = max(rows, self.minimum_cycles) * cycles_per_row
         return Picoseconds(passes * (self.cycles(streamed) + self.issue_ps))
 
-    def load(self, columns: int, *, cycles_per_row: int = 1) -> Picoseconds:
-        """LoadStationary of ``columns`` stationary columns when nothing hides it."""
-        return Picoseconds(max(self.load_ps, self.cycles(columns * cycles_per_row / self.load_rows_per_cycle)))
+    def load(self, columns: int, times: int = 1) -> Picoseconds:
+        """LoadStationary of ``columns`` stationary columns, ``times`` as long as of a 16-bit matrix."""
+        return self.cycles(columns * times * self.load_cycles_per_column)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +179,17 @@ class SyncTiming(EngineTiming):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SequencerTiming:
+    """What an engine's sequencer needs for a wait that is an instruction of its own, beyond the semaphore's arrival."""
+
+    tensor_ps: int
+    vector_ps: int
+    scalar_ps: int
+    gpsimd_ps: int
+    sync_ps: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DmaTiming:
     """The DMA engines of a core, their rings and how transfers are triggered."""
 
@@ -195,6 +213,8 @@ class DmaTiming:
     """Descriptors that a ring holds for each DMA engine; a trigger waits until its own fit."""
     software_issue_ps: int
     software_interval_ps: int
+    software_prepare_ps: int
+    """GpSimdE writing the descriptors of a software DMA, before its trigger; the next one's are begun meanwhile."""
     software_first_packet_ps: int
     static_first_packet_ps: int
     transpose_hbm: float
@@ -229,6 +249,7 @@ class Timing:
     scalar: ScalarTiming
     gpsimd: GpsimdTiming
     sync: SyncTiming
+    sequencer: SequencerTiming
     dma: DmaTiming
     exclusive_ports: bool
     """VectorE excludes GpSimdE on SBUF and ScalarE on PSUM (NeuronCore-v2)."""
@@ -246,6 +267,10 @@ class Timing:
         found = getattr(self, name)
         assert isinstance(found, EngineTiming)
         return found
+
+    def sequencer_ps(self, engine: str) -> Picoseconds:
+        """What a wait of the sequencer's own adds to the arrival of its semaphore on ``engine``."""
+        return Picoseconds(getattr(self.sequencer, f"{engine}_ps"))
 
     @property
     def support(self) -> str:
@@ -294,6 +319,7 @@ def _load(version: str, clocks: tuple[tuple[str, int], ...], dma_engines: int) -
         scalar=engine(ScalarTiming, "scalar"),
         gpsimd=engine(GpsimdTiming, "gpsimd"),
         sync=engine(SyncTiming, "sync"),
+        sequencer=SequencerTiming(**values["sequencer"]),
         dma=DmaTiming(engines=dma_engines, **values["dma"]),
         exclusive_ports=bool(machine["exclusive_ports"]),
         bank_conflicts=bool(machine["bank_conflicts"]),

@@ -91,6 +91,7 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
             dma.software_interval_ps, dma.ring_descriptors, timing.scalar.table_load_ps, window,
             round(tensor.throttle_rise * window), round(tensor.throttle_fall * window), tensor.throttle_slowdown,
             int(timing.exclusive_ports), int(timing.bank_conflicts), tensor.throttled, dma.engines,
+            tensor.throttle_burst_ps, dma.software_prepare_ps,
         ],
         np.int64,
     )  # fmt: skip
@@ -98,7 +99,7 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
     start, end, done, idle, ready = (np.zeros(count, np.int64) for _ in range(5))
     cause, kind, by, table_start, transfer = (np.full(count, -1, np.int64) for _ in range(5))
     reason = np.zeros(count, np.int64)
-    throttle = np.tile(np.array([phase, 0, 0], np.int64), nodes.cores)
+    throttle = np.tile(np.array([phase, 0, 0, tensor.throttle_burst_ps, 0], np.int64), nodes.cores)
     queues = nodes.cores * QUEUE_COUNT
     finished = run(
         _execute,
@@ -112,8 +113,8 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
         np.full(queues, NEVER, np.int64), np.zeros(queues, np.int64), np.zeros(queues, np.int64), np.full(queues, -1,
         np.int64), np.full(queues,
         -1, np.int64), np.zeros(queues, np.int64), np.full(count, -1, np.int64), np.full(queues, -1, np.int64),
-        np.zeros(nodes.cores * dma.engines, np.int64), np.zeros(nodes.cores * 3, np.int64), np.zeros(nodes.cores * 2,
-        np.int64), np.full(nodes.cores * 2, -1, np.int64), np.zeros(nodes.cores * BANKS, np.int64),
+        np.zeros(nodes.cores * dma.engines, np.int64), np.tile(np.array([0, 0, -NEVER // 2], np.int64), nodes.cores),
+        np.zeros(nodes.cores * 2, np.int64), np.full(nodes.cores * 2, -1, np.int64), np.zeros(nodes.cores * BANKS, np.int64),
         np.full(nodes.cores * BANKS, -1, np.int64), start, end, done, idle, ready, cause, kind, reason, by,
         table_start, transfer, helpers=(_stretch, _candidate),
     )  # fmt: skip
@@ -124,9 +125,10 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
 
 
 def _stretch(at: int, start: int, work: int, throttle: Any, constants: Any) -> int:
-    """When ``work`` picoseconds of TensorE at full rate end, with the throttle's state at ``throttle[at:at + 3]``.
+    """When ``work`` picoseconds of TensorE at full rate end, with the throttle's state at ``throttle[at:at + 5]``.
 
-    The state is the end of the current window, how long TensorE was busy in it, and whether it runs at full rate.
+    The state is the end of the current window, how long TensorE was busy in it, whether it runs at full rate, the work
+    it may do beyond the low limit's share (won back while it is idle), and when it was last busy.
     """
     window = constants[7]
     edge = throttle[at]
@@ -139,18 +141,22 @@ def _stretch(at: int, start: int, work: int, throttle: Any, constants: Any) -> i
             full = 0
         edge += (empty + 1) * window
         busy = 0
+    burst = min(constants[15], throttle[at + 3] + (start - throttle[at + 4]) // constants[10])
     time = start
     left = work
     while left > 0:
         room = edge - time
-        need = left if full == 1 else left * constants[10]
+        need = left if full == 1 else max(left, (left - burst) * constants[10])
         if need <= room:
+            burst = burst if full == 1 else max(0, burst - left + need // constants[10])
             time += need
             busy += need
             left = 0
         else:
             busy += room
-            left -= room if full == 1 else room // constants[10]
+            share = room if full == 1 else min(room, room // constants[10] + burst)
+            burst = burst if full == 1 else max(0, burst - share + room // constants[10])
+            left -= share
             time = edge
             full = (1 if busy >= constants[9] else 0) if full == 1 else (1 if busy >= constants[8] else 0)
             busy = 0
@@ -158,6 +164,8 @@ def _stretch(at: int, start: int, work: int, throttle: Any, constants: Any) -> i
     throttle[at] = edge
     throttle[at + 1] = busy
     throttle[at + 2] = full
+    throttle[at + 3] = burst
+    throttle[at + 4] = time
     return int(time)
 
 
@@ -197,7 +205,7 @@ def _execute(
     start: Any, end: Any, done: Any, idle_from: Any, ready: Any, cause: Any, cause_kind: Any, reason: Any, by: Any,
     table_start: Any, transfer_start: Any,
 ) -> int:  # fmt: skip
-    """Fill the times; how many nodes ran. ``core_state`` is (function table, lane cursor, software DGE free) a core."""
+    """Fill the times; how many nodes ran. ``core_state`` is (function table, lane cursor, last software trigger) a core."""
     queues = len(head)
     for q in range(queues):
         candidate[q] = _candidate(
@@ -231,6 +239,7 @@ def _execute(
         if group[i] >= 0 and group_time[group[i]] > time:
             time = group_time[group[i]]
             why = 5
+        exposed = 0
         table_from = -1
         if table[v] > 0 and core_state[3 * core] != table[v]:
             table_from = idle
@@ -239,6 +248,7 @@ def _execute(
         if load[v] > 0:
             loaded = max(ready[i], previous_start[q]) + load[v]
             if loaded > time:
+                exposed = loaded - time
                 time = loaded
                 why = 1
         if constants[11] == 1 and ports[v] > 0:
@@ -257,6 +267,8 @@ def _execute(
                         time = bank_free[16 * core + b]
                         why = 3
                         who = owner
+        if dge[v] == 2:
+            time = max(time + constants[16], core_state[3 * core + 2] + constants[4])
         if dge[v] == 1:
             while ring_oldest[q] >= 0 and done[ring_oldest[q]] <= time:
                 ring_used[q] -= descriptors[variant[ring_oldest[q]]]
@@ -279,6 +291,10 @@ def _execute(
         if why == 0:
             why = reason[i]
             who = by[i]
+        if dge[v] == 2:
+            core_state[3 * core + 2] = time
+        if kind == 0 and constants[13] == 1 and exposed > 0 and why == 1:
+            time = _stretch(5 * core, time - exposed, exposed, throttle, constants)
         # It starts.
         finished += 1
         start[i] = time
@@ -290,7 +306,7 @@ def _execute(
             core_state[3 * core] = table[v]
         length = busy[v]
         if kind == 0 and constants[13] == 1:
-            end[i] = _stretch(3 * core, time, length, throttle, constants)
+            end[i] = _stretch(5 * core, time, length, throttle, constants)
         else:
             end[i] = time + length
         done[i] = end[i] + latency[v] - length
@@ -300,10 +316,6 @@ def _execute(
             visible[q] = done[i]
         if dge[v] > 0:
             arrival = time + constants[dge[v]]
-            if dge[v] == 2:
-                made = max(time, core_state[3 * core + 2])
-                core_state[3 * core + 2] = made + constants[4]
-                arrival = made + constants[2]
             first = 1 << 62
             last = arrival
             cursor = core_state[3 * core + 1]

@@ -113,6 +113,12 @@ class ClassTables:
             raise UnsupportedError(f"{klass.name} has no engine", instruction=klass.name)
         return found[:CANDIDATES]
 
+    def add_pieces(
+        self, klass: InstructionClass, pieces: Sequence[Work | Transfer], engine: str, queue: int, timing: Timing
+    ) -> int:
+        """Number of the first variant of ``pieces``, the work of a class or a part of it, on a queue that is given."""
+        return self._chain(klass, pieces, engine, queue, timing)
+
     def _chain(
         self, klass: InstructionClass, pieces: Sequence[Work | Transfer], engine: str, queue: int, timing: Timing
     ) -> int:
