@@ -208,18 +208,51 @@ class DmaTiming:
     """Last packet to the start of the instruction that waits."""
     default_dge: str
     hardware_issue_ps: int
+    hardware_issue_descriptor: float
+    """Nanoseconds that each descriptor adds to a trigger of the hardware's."""
+    hardware_interval_ps: int
+    """Between two triggers on one ring: the second lasts until the hardware has made the descriptors of the first."""
     hardware_first_packet_ps: int
+    """From the end of a trigger to the first packet, out of SBUF; the same for software."""
     ring_descriptors: int
     """Descriptors that a ring holds for each DMA engine; a trigger waits until its own fit."""
+    ring_store_weight: int
+    """How many descriptors of a load one of a store (out of SBUF into HBM) counts for in a ring."""
     software_issue_ps: int
     software_interval_ps: int
     software_prepare_ps: int
     """GpSimdE writing the descriptors of a software DMA, before its trigger; the next one's are begun meanwhile."""
     software_first_packet_ps: int
     static_first_packet_ps: int
+    """From the start of a transfer whose descriptors are known before, whatever its source."""
+    read_latency_ps: int
+    """What the first packet waits for HBM, where that is the source."""
+    read_start_ps: int
+    """A read of HBM on an engine that was idle: what its first packet takes longer, and for each byte of it."""
+    read_start_bytes_per_ns: float
     transpose_hbm: float
     """Share of the copy rate that a DMA transpose reaches from HBM; ``transpose_sbuf`` from SBUF."""
     transpose_sbuf: float
+
+    def hardware_issue(self, descriptors: int) -> Picoseconds:
+        """How long a trigger keeps its engine when hardware makes the descriptors."""
+        return Picoseconds(self.hardware_issue_ps + round(1000 * self.hardware_issue_descriptor * descriptors))
+
+    def ring_use(self, descriptors: int, *, store: bool) -> int:
+        """What a transfer of ``descriptors`` takes of its ring on each engine: its share and the semaphore's write."""
+        return (-(-descriptors // self.engines) + 1) * (self.ring_store_weight if store else 1)
+
+    def first_packet(self, dge: str, issue: int, *, from_hbm: bool) -> Picoseconds:
+        """From the start of a trigger that lasts ``issue`` to the first packet."""
+        if dge == "static":
+            return Picoseconds(self.static_first_packet_ps)
+        after = self.hardware_first_packet_ps if dge == "hwdge" else self.software_first_packet_ps
+        return Picoseconds(issue + after + (self.read_latency_ps if from_hbm else 0))
+
+    def read_start(self, element_bytes: int) -> Picoseconds:
+        """What an idle engine's first packet takes longer when it comes from HBM."""
+        size = min(element_bytes, self.packet_bytes)
+        return Picoseconds(self.read_start_ps + round(1000 * size / self.read_start_bytes_per_ns))
 
     def packet(self, element_bytes: int, efficiency: float = 1.0) -> Picoseconds:
         """Time of one descriptor of ``element_bytes`` on one DMA engine, among others like it."""

@@ -87,7 +87,7 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
     window = tensor.throttle_window_ps
     constants = np.array(
         [
-            0, dma.hardware_first_packet_ps, dma.software_first_packet_ps, dma.static_first_packet_ps,
+            0, dma.hardware_interval_ps, 0, 0,  # 0: not used
             dma.software_interval_ps, dma.ring_descriptors, timing.scalar.table_load_ps, window,
             round(tensor.throttle_rise * window), round(tensor.throttle_fall * window), tensor.throttle_slowdown,
             int(timing.exclusive_ports), int(timing.bank_conflicts), tensor.throttled, dma.engines,
@@ -109,7 +109,7 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
         nodes.group_size, np.zeros(len(nodes.group_size), np.int64), np.zeros(len(nodes.group_size), np.int64),
         tables.column("busy"), tables.column("latency"), tables.column("load"), tables.column("table"),
         tables.column("dge"), *lanes, tables.column("lanes_high"), tables.column("descriptors"),
-        tables.column("ports"), constants, throttle, nodes.queue_first[:-1].copy(), np.zeros(queues, np.int64),
+        tables.column("first"), tables.column("lead"), tables.column("ports"), constants, throttle, nodes.queue_first[:-1].copy(), np.zeros(queues, np.int64),
         np.full(queues, NEVER, np.int64), np.zeros(queues, np.int64), np.zeros(queues, np.int64), np.full(queues, -1,
         np.int64), np.full(queues,
         -1, np.int64), np.zeros(queues, np.int64), np.full(count, -1, np.int64), np.full(queues, -1, np.int64),
@@ -197,7 +197,7 @@ def _execute(
     successor_first: Any, successor: Any, successor_latency: Any, successor_kind: Any, group_size: Any,
     arrived: Any, group_time: Any,
     busy: Any, latency: Any, load: Any, table: Any, dge: Any, lane_low: Any, lane_high: Any, lanes_high: Any,
-    descriptors: Any, ports: Any,
+    descriptors: Any, first_packet: Any, lead: Any, ports: Any,
     constants: Any, throttle: Any,
     head: Any, free: Any, candidate: Any, previous_start: Any, visible: Any, ring_oldest: Any, ring_newest: Any,
     ring_used: Any, ring_next: Any, registered: Any,
@@ -270,6 +270,10 @@ def _execute(
         if dge[v] == 2:
             time = max(time + constants[16], core_state[3 * core + 2] + constants[4])
         if dge[v] == 1:
+            if ring_newest[q] >= 0 and start[ring_newest[q]] + constants[1] > time:
+                time = start[ring_newest[q]] + constants[1]
+                why = 4
+                who = ring_newest[q]
             while ring_oldest[q] >= 0 and done[ring_oldest[q]] <= time:
                 ring_used[q] -= descriptors[variant[ring_oldest[q]]]
                 ring_oldest[q] = ring_next[ring_oldest[q]]
@@ -315,7 +319,7 @@ def _execute(
             done[i] = max(done[i], visible[q])
             visible[q] = done[i]
         if dge[v] > 0:
-            arrival = time + constants[dge[v]]
+            arrival = time + first_packet[v]
             first = 1 << 62
             last = arrival
             cursor = core_state[3 * core + 1]
@@ -325,6 +329,8 @@ def _execute(
                     at = constants[14] * core + (cursor + lane) % constants[14]
                     begin = max(lane_free[at], arrival)
                     first = min(first, begin)
+                    if lane_free[at] < arrival:
+                        share += lead[v]
                     lane_free[at] = begin + share
                     last = max(last, begin + share)
             core_state[3 * core + 1] = (cursor + lanes_high[v]) % constants[14]
