@@ -65,6 +65,8 @@ class TensorTiming(EngineTiming):
     """Between two multiplies, beyond the rows they stream."""
     tail_ps: int
     """Fill and drain: from the last row streamed to the result being visible in PSUM."""
+    tail_streamed_ps: int
+    """The part of the tail that the throttle slows down too."""
     load_cycles_per_column: float
     """LoadStationary: cycles a column of a 16-bit stationary matrix."""
     load_float32: int
@@ -187,6 +189,8 @@ class SequencerTiming:
     scalar_ps: int
     gpsimd_ps: int
     sync_ps: int
+    depth: int
+    """How many instructions it dispatches ahead of its engine; a DMA trigger needs no more than to be dispatched."""
 
 
 @dataclass(frozen=True, kw_only=True)

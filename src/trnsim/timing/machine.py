@@ -91,7 +91,7 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
             dma.software_interval_ps, dma.ring_descriptors, timing.scalar.table_load_ps, window,
             round(tensor.throttle_rise * window), round(tensor.throttle_fall * window), tensor.throttle_slowdown,
             int(timing.exclusive_ports), int(timing.bank_conflicts), tensor.throttled, dma.engines,
-            tensor.throttle_burst_ps, dma.software_prepare_ps,
+            tensor.throttle_burst_ps, dma.software_prepare_ps, timing.sequencer.depth, tensor.tail_streamed_ps,
         ],
         np.int64,
     )  # fmt: skip
@@ -107,16 +107,16 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
         nodes.queue, nodes.variant, nodes.group, nodes.banks, nodes.queue_first, nodes.queue_nodes,
         nodes.pending.copy(), nodes.successor_first, nodes.successor, nodes.successor_latency, nodes.successor_kind,
         nodes.group_size, np.zeros(len(nodes.group_size), np.int64), np.zeros(len(nodes.group_size), np.int64),
-        tables.column("busy"), tables.column("latency"), tables.column("load"), tables.column("table"),
+        tables.column("busy"), tables.column("issue"), tables.column("latency"), tables.column("load"), tables.column("table"),
         tables.column("dge"), *lanes, tables.column("lanes_high"), tables.column("descriptors"),
-        tables.column("first"), tables.column("lead"), tables.column("ports"), constants, throttle, nodes.queue_first[:-1].copy(), np.zeros(queues, np.int64),
+        tables.column("first"), tables.column("lead"), tables.column("ports"), constants, throttle, nodes.queue_first[:-1].copy(), *(np.zeros(queues, np.int64) for _ in range(3)),
         np.full(queues, NEVER, np.int64), np.zeros(queues, np.int64), np.zeros(queues, np.int64), np.full(queues, -1,
         np.int64), np.full(queues,
         -1, np.int64), np.zeros(queues, np.int64), np.full(count, -1, np.int64), np.full(queues, -1, np.int64),
         np.zeros(nodes.cores * dma.engines, np.int64), np.tile(np.array([0, 0, -NEVER // 2], np.int64), nodes.cores),
         np.zeros(nodes.cores * 2, np.int64), np.full(nodes.cores * 2, -1, np.int64), np.zeros(nodes.cores * BANKS, np.int64),
         np.full(nodes.cores * BANKS, -1, np.int64), start, end, done, idle, ready, cause, kind, reason, by,
-        table_start, transfer, helpers=(_stretch, _candidate),
+        table_start, transfer, helpers=(_stretch, _candidate, _opens),
     )  # fmt: skip
     if finished < count:
         raise DeadlockError(f"{count - finished} of {count} instructions wait for each other for ever")
@@ -169,6 +169,24 @@ def _stretch(at: int, start: int, work: int, throttle: Any, constants: Any) -> i
     return int(time)
 
 
+def _opens(
+    q: int, queue_nodes: Any, first: int, last: int, head: Any, variant: Any, dge: Any, free: Any, dispatched: Any,
+    start: Any, depth: int,
+) -> int:  # fmt: skip
+    """When queue ``q`` may start its next instruction, as far as the queue itself goes.
+
+    The engine's sequencer dispatches in order, up to ``depth`` instructions ahead of the engine. It triggers DMAs itself:
+    a trigger waits for what is dispatched before it, not for its end.
+    """
+    at = head[q]
+    if at >= last or dge[variant[queue_nodes[at]]] != 1:
+        return int(max(free[q], dispatched[q]))
+    time = dispatched[q]
+    if at - depth >= first:
+        time = max(time, start[queue_nodes[at - depth]])
+    return int(time)
+
+
 def _candidate(
     q: int, queue_nodes: Any, last: int, head: Any, pending: Any, free: Any, ready: Any, group: Any, group_size: Any,
     arrived: Any, group_time: Any, registered: Any,
@@ -196,10 +214,10 @@ def _execute(
     queue: Any, variant: Any, group: Any, banks: Any, queue_first: Any, queue_nodes: Any, pending: Any,
     successor_first: Any, successor: Any, successor_latency: Any, successor_kind: Any, group_size: Any,
     arrived: Any, group_time: Any,
-    busy: Any, latency: Any, load: Any, table: Any, dge: Any, lane_low: Any, lane_high: Any, lanes_high: Any,
+    busy: Any, issue: Any, latency: Any, load: Any, table: Any, dge: Any, lane_low: Any, lane_high: Any, lanes_high: Any,
     descriptors: Any, first_packet: Any, lead: Any, ports: Any,
     constants: Any, throttle: Any,
-    head: Any, free: Any, candidate: Any, previous_start: Any, visible: Any, ring_oldest: Any, ring_newest: Any,
+    head: Any, free: Any, opens: Any, dispatched: Any, candidate: Any, previous_start: Any, visible: Any, ring_oldest: Any, ring_newest: Any,
     ring_used: Any, ring_next: Any, registered: Any,
     lane_free: Any, core_state: Any, port_free: Any, port_owner: Any, bank_free: Any, bank_owner: Any,
     start: Any, end: Any, done: Any, idle_from: Any, ready: Any, cause: Any, cause_kind: Any, reason: Any, by: Any,
@@ -207,9 +225,13 @@ def _execute(
 ) -> int:  # fmt: skip
     """Fill the times; how many nodes ran. ``core_state`` is (function table, lane cursor, last software trigger) a core."""
     queues = len(head)
+    depth = constants[17]
     for q in range(queues):
+        opens[q] = _opens(
+            q, queue_nodes, queue_first[q], queue_first[q + 1], head, variant, dge, free, dispatched, start, depth
+        )
         candidate[q] = _candidate(
-            q, queue_nodes, queue_first[q + 1], head, pending, free, ready, group, group_size, arrived, group_time,
+            q, queue_nodes, queue_first[q + 1], head, pending, opens, ready, group, group_size, arrived, group_time,
             registered,
         )  # fmt: skip
     finished = 0
@@ -219,7 +241,7 @@ def _execute(
             for other in range(queues):
                 if candidate[other] >= (1 << 62):
                     candidate[other] = _candidate(
-                        other, queue_nodes, queue_first[other + 1], head, pending, free, ready, group, group_size,
+                        other, queue_nodes, queue_first[other + 1], head, pending, opens, ready, group, group_size,
                         arrived, group_time, registered,
                     )  # fmt: skip
         q = 0
@@ -232,7 +254,7 @@ def _execute(
         v = variant[i]
         core = q // 7
         kind = q % 7
-        idle = free[q]
+        idle = opens[q]
         time = max(idle, ready[i])
         why = 0
         who = -1
@@ -302,7 +324,8 @@ def _execute(
         # It starts.
         finished += 1
         start[i] = time
-        idle_from[i] = idle
+        # A trigger that runs ahead of its engine leaves no pause before it.
+        idle_from[i] = min(time, max(idle, free[q]))
         reason[i] = why
         by[i] = who
         table_start[i] = table_from
@@ -310,10 +333,14 @@ def _execute(
             core_state[3 * core] = table[v]
         length = busy[v]
         if kind == 0 and constants[13] == 1:
-            end[i] = _stretch(5 * core, time, length, throttle, constants)
+            # Issuing the next multiply is hidden behind one that is throttled, which also fills and drains slower.
+            end[i] = max(time + length, _stretch(5 * core, time, length - issue[v], throttle, constants))
+            done[i] = end[i] + latency[v] - length
+            if throttle[5 * core + 2] == 0 and issue[v] > 0:
+                done[i] += constants[18] * (constants[10] - 1)
         else:
             end[i] = time + length
-        done[i] = end[i] + latency[v] - length
+            done[i] = end[i] + latency[v] - length
         if dge[v] == 0:
             # An engine's pipeline is in order: results do not overtake those of the instruction before.
             done[i] = max(done[i], visible[q])
@@ -353,9 +380,13 @@ def _execute(
                 if (banks[i] >> b) & 1 == 1:
                     bank_free[16 * core + b] = end[i]
                     bank_owner[16 * core + b] = i
-        free[q] = end[i]
+        free[q] = max(free[q], end[i])
+        dispatched[q] = end[i] if dge[v] == 1 else max(dispatched[q], ready[i])
         previous_start[q] = time
         head[q] += 1
+        opens[q] = _opens(
+            q, queue_nodes, queue_first[q], queue_first[q + 1], head, variant, dge, free, dispatched, start, depth
+        )
         for e in range(successor_first[i], successor_first[i + 1]):
             c = successor[e]
             pending[c] -= 1
@@ -372,10 +403,10 @@ def _execute(
                 and queue_nodes[head[other]] == c
             ):
                 candidate[other] = _candidate(
-                    other, queue_nodes, queue_first[other + 1], head, pending, free, ready, group, group_size, arrived,
+                    other, queue_nodes, queue_first[other + 1], head, pending, opens, ready, group, group_size, arrived,
                     group_time, registered,
                 )  # fmt: skip
         candidate[q] = _candidate(
-            q, queue_nodes, queue_first[q + 1], head, pending, free, ready, group, group_size, arrived, group_time,
+            q, queue_nodes, queue_first[q + 1], head, pending, opens, ready, group, group_size, arrived, group_time,
             registered,
         )  # fmt: skip

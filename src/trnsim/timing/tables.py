@@ -46,6 +46,8 @@ class Variant:
     queue: int
     opcode: int
     busy: int = 0
+    issue: int = 0
+    """The part of ``busy`` in which TensorE streams nothing."""
     latency: int = 0
     load: int = 0
     table: int = 0
@@ -146,6 +148,7 @@ class ClassTables:
             if last is not None and not piece.background:
                 last.latency = last.busy + piece.latency_ps
                 last.busy += piece.busy_ps
+                last.issue += timing.tensor.issue_ps if where == TENSOR else 0
                 last.flops += piece.flops
                 last.table = last.table or self._table(piece.table)
                 if last.opcode < 0:
