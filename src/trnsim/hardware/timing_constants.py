@@ -223,7 +223,11 @@ class DmaTiming:
     ring_store_weight: int
     """How many descriptors of a load one of a store (out of SBUF into HBM) counts for in a ring."""
     software_issue_ps: int
+    software_issue_pending_ps: int
+    """What each earlier software DMA that is still under way adds to a trigger."""
     software_interval_ps: int
+    software_service_ps: int
+    """Between the descriptors of two software DMAs being ready."""
     software_prepare_ps: int
     """GpSimdE writing the descriptors of a software DMA, before its trigger; the next one's are begun meanwhile."""
     software_first_packet_ps: int
@@ -260,11 +264,14 @@ class DmaTiming:
 
     def packet(self, element_bytes: int, efficiency: float = 1.0) -> Picoseconds:
         """Time of one descriptor of ``element_bytes`` on one DMA engine, among others like it."""
+        sustained = max(element_bytes, 1) * 1_000 / self.sustained_bytes_per_ns
+        return Picoseconds(round(max(self.packet_alone(element_bytes), sustained) / efficiency))
+
+    def packet_alone(self, element_bytes: int) -> Picoseconds:
+        """Time of one descriptor of ``element_bytes`` on one DMA engine, as long as HBM keeps up."""
         size = max(element_bytes, 1)
         split = -(-size // self.packet_bytes)
-        alone = split * self.packet_ps + size * 1_000 / self.bytes_per_ns
-        sustained = size * 1_000 / self.sustained_bytes_per_ns
-        return Picoseconds(round(max(alone, sustained) / efficiency))
+        return Picoseconds(round(split * self.packet_ps + size * 1_000 / self.bytes_per_ns))
 
     def split(self, element_bytes: int, count: int) -> tuple[tuple[int, int], ...]:
         """Descriptors of ``count`` runs of ``element_bytes``: a few long runs are cut so that all engines get a

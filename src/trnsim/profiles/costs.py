@@ -79,6 +79,8 @@ class Shape:
     transpose: bool = False
     passes: int = 1
     sides: tuple[DmaSide, DmaSide] | None = field(default=None)
+    dtypes: tuple[str, str] = ("uint8", "uint8")
+    """Of a DMA that converts."""
 
 
 def emitted(opcode: str) -> bool:
@@ -89,7 +91,9 @@ def emitted(opcode: str) -> bool:
 def shape_of(engine: str, opcode: str, operands: Operands, sides: tuple[DmaSide, DmaSide] | None) -> Shape:
     """The shape of a profiled instruction; a MATMUL's is completed by the LDWEIGHTS before it (``with_load``)."""
     if opcode == DMA:
-        return Shape(engine, opcode, sides=sides)
+        found = operands.attributes
+        kinds = (found.get("in_dtype", "uint8"), found.get("out_dtype", "uint8"))
+        return Shape(engine, opcode, sides=sides, dtypes=kinds)
     sources = tuple(_access(t) for t in operands.tensors if t.name != "dst")
     result = operands.tensor("dst")
     words = [w for w in operands.words if w.isupper()]
@@ -188,18 +192,20 @@ def _dma(timing: Timing, shape: Shape) -> Costed:
     if shape.sides is None:
         raise UnsupportedError("the sides of the DMA are not known", instruction=DMA)
     operands = []
-    for name, role, side in (("dst", WRITE, shape.sides[1]), ("src", READ, shape.sides[0])):
-        kind = dtype("uint8")
+    # Both sides count elements of the larger dtype.
+    unit = max(dtype(d).itemsize for d in shape.dtypes)
+    for name, role, side, kind in (
+        ("dst", WRITE, shape.sides[1], dtype(shape.dtypes[1])), ("src", READ, shape.sides[0], dtype(shape.dtypes[0]))
+    ):  # fmt: skip
         count = 1
         for n in side.counts:
             count *= n
+        length = max(1, side.element_bytes // unit)
         if side.memory == HBM:
             # Rows that lie apart: what is contiguous is the element.
-            step = side.strides[0] if len(side.counts) == 1 or side.counts[0] > 1 else side.strides[-1]
-            apart = max(abs(step), side.element_bytes)
-            form = Form.of(HBM, kind, (count, side.element_bytes), (apart, 1))
+            form = Form.of(HBM, kind, (count, length), (2 * length, 1))
         else:
-            form = Form.of("sbuf", kind, (128, max(1, side.element_bytes * count // 128)), (1, 1))
+            form = Form.of("sbuf", kind, (128, max(1, length * count // 128)), (1, 1))
         operands.append(OperandClass(name, role, form))
     mode = "swdge" if shape.engine == "gpsimd" else "hwdge"
     attributes = {"dge_mode": mode, "engine": shape.engine}

@@ -87,11 +87,12 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
     window = tensor.throttle_window_ps
     constants = np.array(
         [
-            0, dma.hardware_interval_ps, 0, 0,  # 0: not used
+            0, dma.hardware_interval_ps, dma.software_service_ps, 0,  # 0: not used
             dma.software_interval_ps, dma.ring_descriptors, timing.scalar.table_load_ps, window,
             round(tensor.throttle_rise * window), round(tensor.throttle_fall * window), tensor.throttle_slowdown,
             int(timing.exclusive_ports), int(timing.bank_conflicts), tensor.throttled, dma.engines,
             tensor.throttle_burst_ps, dma.software_prepare_ps, timing.sequencer.depth, tensor.tail_streamed_ps,
+            dma.software_issue_pending_ps,
         ],
         np.int64,
     )  # fmt: skip
@@ -113,7 +114,8 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
         np.full(queues, NEVER, np.int64), np.zeros(queues, np.int64), np.zeros(queues, np.int64), np.full(queues, -1,
         np.int64), np.full(queues,
         -1, np.int64), np.zeros(queues, np.int64), np.full(count, -1, np.int64), np.full(queues, -1, np.int64),
-        np.zeros(nodes.cores * dma.engines, np.int64), np.tile(np.array([0, 0, -NEVER // 2], np.int64), nodes.cores),
+        np.zeros(nodes.cores * dma.engines, np.int64), np.tile(np.array([0, 0, -NEVER // 2, -NEVER // 2], np.int64), nodes.cores),
+        np.zeros(nodes.cores * 4, np.int64),
         np.zeros(nodes.cores * 2, np.int64), np.full(nodes.cores * 2, -1, np.int64), np.zeros(nodes.cores * BANKS, np.int64),
         np.full(nodes.cores * BANKS, -1, np.int64), start, end, done, idle, ready, cause, kind, reason, by,
         table_start, transfer, helpers=(_stretch, _candidate, _opens),
@@ -171,15 +173,20 @@ def _stretch(at: int, start: int, work: int, throttle: Any, constants: Any) -> i
 
 def _opens(
     q: int, queue_nodes: Any, first: int, last: int, head: Any, variant: Any, dge: Any, free: Any, dispatched: Any,
-    start: Any, depth: int,
+    start: Any, constants: Any,
 ) -> int:  # fmt: skip
     """When queue ``q`` may start its next instruction, as far as the queue itself goes.
 
-    The engine's sequencer dispatches in order, up to ``depth`` instructions ahead of the engine. It triggers DMAs itself:
-    a trigger waits for what is dispatched before it, not for its end.
+    The engine's sequencer dispatches in order, up to some instructions ahead of the engine. It triggers DMAs itself: a
+    trigger waits for what is dispatched before it, not for its end. GpSimdE begins to prepare a software DMA while it
+    prepares the one before.
     """
+    depth = constants[17]
     at = head[q]
-    if at >= last or dge[variant[queue_nodes[at]]] != 1:
+    kind = dge[variant[queue_nodes[at]]] if at < last else 0
+    if kind == 2 and at > first and dge[variant[queue_nodes[at - 1]]] == 2:
+        return int(max(0, start[queue_nodes[at - 1]] + constants[4] - constants[16]))
+    if kind != 1:
         return int(max(free[q], dispatched[q]))
     time = dispatched[q]
     if at - depth >= first:
@@ -219,16 +226,17 @@ def _execute(
     constants: Any, throttle: Any,
     head: Any, free: Any, opens: Any, dispatched: Any, candidate: Any, previous_start: Any, visible: Any, ring_oldest: Any, ring_newest: Any,
     ring_used: Any, ring_next: Any, registered: Any,
-    lane_free: Any, core_state: Any, port_free: Any, port_owner: Any, bank_free: Any, bank_owner: Any,
+    lane_free: Any, core_state: Any, software_done: Any, port_free: Any, port_owner: Any, bank_free: Any, bank_owner: Any,
     start: Any, end: Any, done: Any, idle_from: Any, ready: Any, cause: Any, cause_kind: Any, reason: Any, by: Any,
     table_start: Any, transfer_start: Any,
 ) -> int:  # fmt: skip
-    """Fill the times; how many nodes ran. ``core_state`` is (function table, lane cursor, last software trigger) a core."""
+    """Fill the times; how many nodes ran. ``core_state`` is (function table, lane cursor, last software trigger, its
+    descriptors) a core, ``software_done`` when its last four software DMAs are done.
+    """
     queues = len(head)
-    depth = constants[17]
     for q in range(queues):
         opens[q] = _opens(
-            q, queue_nodes, queue_first[q], queue_first[q + 1], head, variant, dge, free, dispatched, start, depth
+            q, queue_nodes, queue_first[q], queue_first[q + 1], head, variant, dge, free, dispatched, start, constants
         )
         candidate[q] = _candidate(
             q, queue_nodes, queue_first[q + 1], head, pending, opens, ready, group, group_size, arrived, group_time,
@@ -263,7 +271,7 @@ def _execute(
             why = 5
         exposed = 0
         table_from = -1
-        if table[v] > 0 and core_state[3 * core] != table[v]:
+        if table[v] > 0 and core_state[4 * core] != table[v]:
             table_from = idle
             idle += constants[6]
             time = max(time, idle)
@@ -290,7 +298,7 @@ def _execute(
                         why = 3
                         who = owner
         if dge[v] == 2:
-            time = max(time + constants[16], core_state[3 * core + 2] + constants[4])
+            time = max(time + constants[16], core_state[4 * core + 2] + constants[4])
         if dge[v] == 1:
             if ring_newest[q] >= 0 and start[ring_newest[q]] + constants[1] > time:
                 time = start[ring_newest[q]] + constants[1]
@@ -318,7 +326,7 @@ def _execute(
             why = reason[i]
             who = by[i]
         if dge[v] == 2:
-            core_state[3 * core + 2] = time
+            core_state[4 * core + 2] = time
         if kind == 0 and constants[13] == 1 and exposed > 0 and why == 1:
             time = _stretch(5 * core, time - exposed, exposed, throttle, constants)
         # It starts.
@@ -330,8 +338,12 @@ def _execute(
         by[i] = who
         table_start[i] = table_from
         if table_from >= 0:
-            core_state[3 * core] = table[v]
+            core_state[4 * core] = table[v]
         length = busy[v]
+        if dge[v] == 2:
+            for slot in range(4):
+                if software_done[4 * core + slot] > time:
+                    length += constants[19]
         if kind == 0 and constants[13] == 1:
             # Issuing the next multiply is hidden behind one that is throttled, which also fills and drains slower.
             end[i] = max(time + length, _stretch(5 * core, time, length - issue[v], throttle, constants))
@@ -347,22 +359,27 @@ def _execute(
             visible[q] = done[i]
         if dge[v] > 0:
             arrival = time + first_packet[v]
+            if dge[v] == 2:
+                arrival = max(arrival, core_state[4 * core + 3] + constants[2])
+                core_state[4 * core + 3] = arrival
             first = 1 << 62
             last = arrival
-            cursor = core_state[3 * core + 1]
+            cursor = core_state[4 * core + 1]
             for lane in range(constants[14]):
                 share = lane_high[v] if lane < lanes_high[v] else lane_low[v]
                 if share > 0:
                     at = constants[14] * core + (cursor + lane) % constants[14]
-                    begin = max(lane_free[at], arrival)
-                    first = min(first, begin)
-                    if lane_free[at] < arrival:
-                        share += lead[v]
-                    lane_free[at] = begin + share
-                    last = max(last, begin + share)
-            core_state[3 * core + 1] = (cursor + lanes_high[v]) % constants[14]
+                    # The first packet stands from the arrival of its descriptor to that of its data.
+                    first = min(first, max(lane_free[at], arrival))
+                    lane_free[at] = max(lane_free[at], arrival + lead[v]) + share
+                    last = max(last, lane_free[at])
+            core_state[4 * core + 1] = (cursor + lanes_high[v]) % constants[14]
             transfer_start[i] = min(first, last)
             done[i] = last
+            if dge[v] == 2:
+                for slot in range(3, 0, -1):
+                    software_done[4 * core + slot] = software_done[4 * core + slot - 1]
+                software_done[4 * core] = last
             if dge[v] == 1:
                 if ring_oldest[q] < 0:
                     ring_oldest[q] = i
@@ -385,7 +402,7 @@ def _execute(
         previous_start[q] = time
         head[q] += 1
         opens[q] = _opens(
-            q, queue_nodes, queue_first[q], queue_first[q + 1], head, variant, dge, free, dispatched, start, depth
+            q, queue_nodes, queue_first[q], queue_first[q + 1], head, variant, dge, free, dispatched, start, constants
         )
         for e in range(successor_first[i], successor_first[i + 1]):
             c = successor[e]
