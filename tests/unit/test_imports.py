@@ -28,6 +28,7 @@ ALLOWED = {
     "installation": {"nki", "compat", "releases"},
     "compat": {"nki", "session", "isa", "machine", "numerics", "releases"},
     "pytest_plugin": {"compat", "installation", "report"},
+    "profiles": {"timing", "isa", "machine", "hardware", "numerics"},
     "report": {"timing", "isa", "machine", "hardware", "numerics"},
     "api": {"installation", "nki", "session", "report", "machine", "hardware", "numerics"},
     "script": {"api", "installation", "nki", "session"},
