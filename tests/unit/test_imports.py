@@ -32,7 +32,8 @@ ALLOWED = {
     "report": {"timing", "isa", "machine", "hardware", "numerics"},
     "api": {"installation", "nki", "session", "report", "machine", "hardware", "numerics"},
     "script": {"api", "installation", "nki", "session"},
-    "cli": {"api", "installation", "script", "nki", "session", "report", "timing", "hardware"},
+    "commands": {"profiles", "report", "hardware"},
+    "cli": {"commands", "api", "installation", "script", "nki", "session", "report", "timing", "hardware"},
     "__init__": {"api", "installation", "session", "hardware"},
 }
 

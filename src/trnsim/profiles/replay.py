@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trnsim.profiles import costs
 from trnsim.profiles.operands import parse
-from trnsim.profiles.profile import ENGINES, NOT_KNOWN, Profile, union_ps
+from trnsim.profiles.profile import ENGINES, Profile, union_ps
 from trnsim.profiles.streams import Streams, build
 from trnsim.timing.machine import RING, Run, execute
-from trnsim.timing.tables import NO_DMA
+from trnsim.timing.tables import NO_DMA, TENSOR
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,10 +109,13 @@ def _rows(streams: Streams, run: Run, timing: Timing) -> tuple[Column, Column, C
     start[ring] = np.maximum(run.idle_from, run.ready)[ring]
     end = np.where(dge == NO_DMA, run.done, run.end)
     loads = streams.load_row >= 0
-    tail = timing.tensor.load_tail_ps
-    load_time = streams.tables.column("load")[variant]
-    load_end = run.start + timing.tensor.load_lead_ps + tail
-    load_start = np.minimum(run.start, load_end - tail - timing.tensor.load_lead_ps - load_time)
+    # A load runs behind the multiply before it, from when that one starts, as slowly as its own multiply.
+    tensor = timing.tensor
+    length = run.end - run.start
+    slow = np.where(length > 1.5 * streams.tables.column("busy")[variant], tensor.throttle_slowdown, 1)
+    exposed = streams.tables.column("load")[variant]
+    load_start = _before(streams, run, exposed)
+    load_end = load_start + (exposed + tensor.load_lead_ps) * slow + tensor.load_tail_ps
     rows = np.concatenate((streams.row[real], streams.load_row[loads]))
     starts = np.concatenate((start[real], load_start[loads])) + streams.begin_ps
     ends = np.concatenate((end[real], load_end[loads])) + streams.begin_ps
@@ -121,6 +123,15 @@ def _rows(streams: Streams, run: Run, timing: Timing) -> tuple[Column, Column, C
     last = int(transfers.max()) + streams.begin_ps if len(transfers) else 0
     order = np.argsort(starts, kind="stable")
     return rows[order], starts[order], (ends - starts)[order], last
+
+
+def _before(streams: Streams, run: Run, exposed: Column) -> Column:
+    """When each node's load starts: with the multiply before it, or as long before its own as it takes."""
+    found = run.start - exposed
+    queues = streams.nodes.queue_first
+    tensor = streams.nodes.queue_nodes[queues[TENSOR] : queues[TENSOR + 1]]
+    found[tensor[1:]] = np.minimum(found[tensor[1:]], np.maximum(run.start[tensor[:-1]], run.ready[tensor[1:]]))
+    return found
 
 
 def _classes(profile: Profile, rows: Column, duration: Column) -> list[Compared]:
@@ -134,6 +145,3 @@ def _classes(profile: Profile, rows: Column, duration: Column) -> list[Compared]
         entry[2] += 1
     found = [Compared(name, measured, predicted, count) for name, (measured, predicted, count) in sums.items()]
     return sorted(found, key=lambda c: (-abs(c.predicted_ps - c.measured_ps), c.name))
-
-
-__all__ = ["NOT_KNOWN", "Compared", "Replay", "costs", "replay"]

@@ -8,8 +8,8 @@ import numpy as np
 
 from trnsim.profiles import costs
 from trnsim.profiles.profile import ENGINES
-from trnsim.timing.machine import NEVER, RING, Nodes, execute
-from trnsim.timing.tables import QUEUE_COUNT, ClassTables, Variant
+from trnsim.timing.machine import RING, Nodes, execute
+from trnsim.timing.tables import QUEUE_COUNT, SYNC, ClassTables, Variant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,30 +30,27 @@ def replay_triggers(
     """
     tables = ClassTables()
     begin = int(starts.min()) - timing.dma.software_prepare_ps
-    nodes: list[tuple[int, int, int]] = []  # queue, variant, index of the trigger or -1
+    triggers: list[tuple[int, int, int]] = []  # queue, variant, index of the trigger
+    clocks: list[int] = []  # of each trigger, the variant that lasts until its start
     for engine in range(len(ENGINES) - 1):
         mine = [i for i in np.argsort(starts, kind="stable").tolist() if shapes[i].engine == ENGINES[engine]]
         for i in mine:
             found = costs.costed(timing, shapes[i])
             at = int(starts[i]) - begin - (timing.dma.software_prepare_ps if ENGINES[engine] == "gpsimd" else 0)
-            tables.variants.append(Variant(QUEUE_COUNT - 1, 0, busy=at, latency=at))
-            idle = len(tables.variants) - 1
-            nodes.append((QUEUE_COUNT - 1, idle, -1 - i))
-            nodes.append((engine, tables.add_pieces(found.klass, found.pieces, ENGINES[engine], engine, timing), i))
-    return _times(nodes, tables, timing, len(shapes))
+            clocks.append(len(tables.variants))
+            tables.variants.append(Variant(SYNC, 0, busy=at, latency=at))
+            variant = tables.add_pieces(found.klass, found.pieces, ENGINES[engine], engine, timing)
+            triggers.append((engine, variant, i))
+    return _times(triggers, clocks, tables, timing)
 
 
 def _times(
-    nodes: list[tuple[int, int, int]], tables: ClassTables, timing: Timing, count: int
+    triggers: list[tuple[int, int, int]], clocks: list[int], tables: ClassTables, timing: Timing
 ) -> list[tuple[int, int, int]]:
     """Each trigger waits for a node of its own that lasts from 0 to its start, in a core of its own."""
-    clocks = [n for n in nodes if n[2] < 0]
-    triggers = [n for n in nodes if n[2] >= 0]
     # Core 0 holds the triggers; every clock has a queue of its own in the cores behind it.
-    queue = np.array([t[0] for t in triggers] + [QUEUE_COUNT * (1 + k) for k in range(len(clocks))], np.int64)
-    variant = np.array([t[1] for t in triggers] + [c[1] for c in clocks], np.int64)
-    where = {t[2]: number for number, t in enumerate(triggers)}
-    successor = np.array([where[-1 - c[2]] for c in clocks], np.int64)
+    queue = np.array([t[0] for t in triggers] + [QUEUE_COUNT * (1 + k) + SYNC for k in range(len(clocks))], np.int64)
+    variant = np.array([t[1] for t in triggers] + clocks, np.int64)
     total = len(queue)
     cores = 1 + len(clocks)
     by_queue = np.argsort(queue, kind="stable")
@@ -67,7 +64,7 @@ def _times(
             queue_nodes=by_queue.astype(np.int64),
             pending=np.concatenate((np.ones(len(triggers), np.int64), np.zeros(len(clocks), np.int64))),
             successor_first=np.concatenate((np.zeros(len(triggers), np.int64), np.arange(len(clocks) + 1))).astype(np.int64),
-            successor=successor,
+            successor=np.arange(len(triggers), dtype=np.int64),
             successor_latency=np.zeros(len(clocks), np.int64),
             successor_kind=np.zeros(len(clocks), np.int64),
             group_size=np.zeros(0, np.int64),
@@ -75,11 +72,11 @@ def _times(
         ),
         tables, timing, 1.0, 0, compiled=False,
     )  # fmt: skip
-    assert int(run.start.max()) < NEVER
-    found: list[tuple[int, int, int]] = [(0, 0, 0)] * count
+    found: list[tuple[int, int, int]] = [(0, 0, 0)] * len(triggers)
     for number, trigger in enumerate(triggers):
-        waited = int(run.ready[number]) if run.reason[number] == RING else int(run.start[number])
-        begin = max(waited, int(run.idle_from[number])) if run.reason[number] == RING else waited
+        begin = int(run.start[number])
+        if run.reason[number] == RING:  # under way while it waits for its ring
+            begin = max(int(run.ready[number]), int(run.idle_from[number]))
         found[trigger[2]] = (
             int(run.end[number]) - begin,
             int(run.transfer_start[number]) - begin,

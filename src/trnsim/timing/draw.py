@@ -8,7 +8,7 @@ import numpy as np
 
 from trnsim.timing import timeline as tl
 from trnsim.timing.dependences import EXPLICIT, PSUM_SPACE, SBUF_SPACE, SPILL
-from trnsim.timing.machine import BANK, LOAD, MEETING, PORT, RING
+from trnsim.timing.machine import BANK, LOAD, MEETING, PORT, PREPARE, RING
 from trnsim.timing.tables import ENGINES, NO_DMA, QUEUE_COUNT, SCALAR, STATIC_IN, STATIC_OUT
 from trnsim.timing.timeline import DMA, ENGINE, Events, MemoryUse, Track, Waits
 
@@ -33,6 +33,7 @@ _RESOURCES = {
     BANK: tl.WAIT_BANK,
     RING: tl.WAIT_RING,
     MEETING: tl.WAIT_MEETING,
+    PREPARE: tl.WAIT_DESCRIPTORS,
 }
 _KINDS = {SBUF_SPACE: tl.WAIT_SBUF, PSUM_SPACE: tl.WAIT_PSUM, SPILL: tl.WAIT_SPILL, EXPLICIT: tl.WAIT_ORDER}
 

@@ -33,7 +33,7 @@ BANKS = 16
 NEVER = 1 << 62
 
 # Why an instruction that could start as far as its data goes did not.
-NOTHING, LOAD, PORT, BANK, RING, MEETING = range(6)
+NOTHING, LOAD, PORT, BANK, RING, MEETING, PREPARE = range(7)
 
 
 @dataclass
@@ -299,6 +299,7 @@ def _execute(
                         who = owner
         if dge[v] == 2:
             time = max(time + constants[16], core_state[4 * core + 2] + constants[4])
+            why = 6
         if dge[v] == 1:
             if ring_newest[q] >= 0 and start[ring_newest[q]] + constants[1] > time:
                 time = start[ring_newest[q]] + constants[1]
@@ -359,9 +360,11 @@ def _execute(
             visible[q] = done[i]
         if dge[v] > 0:
             arrival = time + first_packet[v]
+            backlog = 0
             if dge[v] == 2:
-                arrival = max(arrival, core_state[4 * core + 3] + constants[2])
-                core_state[4 * core + 3] = arrival
+                # Software writes the descriptors engine by engine, behind those of the transfer before.
+                backlog = max(0, core_state[4 * core + 3] + constants[2] - arrival)
+                core_state[4 * core + 3] = arrival + backlog
             first = 1 << 62
             last = arrival
             cursor = core_state[4 * core + 1]
@@ -370,8 +373,9 @@ def _execute(
                 if share > 0:
                     at = constants[14] * core + (cursor + lane) % constants[14]
                     # The first packet stands from the arrival of its descriptor to that of its data.
-                    first = min(first, max(lane_free[at], arrival))
-                    lane_free[at] = max(lane_free[at], arrival + lead[v]) + share
+                    written = arrival + backlog * (lane + 1) // constants[14]
+                    first = min(first, max(lane_free[at], written))
+                    lane_free[at] = max(lane_free[at], written + lead[v]) + share
                     last = max(last, lane_free[at])
             core_state[4 * core + 1] = (cursor + lanes_high[v]) % constants[14]
             transfer_start[i] = min(first, last)

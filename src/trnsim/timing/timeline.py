@@ -37,6 +37,7 @@ WAIT_REASONS = (
     "psum bank conflict",
     "dma ring full",
     "rendezvous",
+    "dma descriptors",
     "no more work",
 )
 (
@@ -57,6 +58,7 @@ WAIT_REASONS = (
     WAIT_BANK,
     WAIT_RING,
     WAIT_MEETING,
+    WAIT_DESCRIPTORS,
     NO_MORE_WORK,
 ) = range(len(WAIT_REASONS))
 
