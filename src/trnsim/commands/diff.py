@@ -80,7 +80,9 @@ def _show(found: Difference) -> None:
     out.print(f"aligned by {found.aligned}", highlight=False)
     columns = ["", "a us", "b us", "change us", "a count", "b count"]
     waits = [*columns, "a waits us", "b waits us"]
-    out.print(table("Span, and busy time of each engine", waits, [_row(p, waits=True) for p in (found.span, *found.engines)]))
+    out.print(
+        table("Span, and busy time of each engine", waits, [_row(p, waits=True) for p in (found.span, *found.engines)])
+    )
     for title, pairs in (("By opcode", found.opcodes), ("By source line", found.lines), ("By class", found.classes)):
         if pairs:
             out.print(table(title, columns, (_row(p) for p in pairs[:_SHOWN])))

@@ -46,7 +46,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
     found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(columns):
-        found.add_column(name, justify="left" if number == 0 else "right", overflow="fold" if number == 0 else "ellipsis")
+        found.add_column(
+            name, justify="left" if number == 0 else "right", overflow="fold" if number == 0 else "ellipsis"
+        )
     for row in rows:
         found.add_row(*row)
     return found

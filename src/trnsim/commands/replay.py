@@ -17,12 +17,14 @@ _WORST = 10
 def replay(
     profile: Annotated[str, typer.Argument(help="A profile: neuron-profile JSON, Neuron Explorer's Parquet folder.")],
     chip: Annotated[str, typer.Option("--chip", help="The chip whose constants are used.")] = "trn2",
-    json: Annotated[str | None, typer.Option("--json", help="Write the replay to FILE, or - for standard output.")] = None,
+    json: Annotated[
+        str | None, typer.Option("--json", help="Write the replay to FILE, or - for standard output.")
+    ] = None,
 ) -> None:
     """Give the measured streams of each engine our durations, latencies and contention, and compare.
 
-    The profile's instructions, their order, semaphores and transfers are kept, and the phase of the throttle's windows; all
-    times are predicted. What differs is the machine's error alone, without the compiler's.
+    The profile's instructions, their order, semaphores and transfers are kept, and the phase of the throttle's windows;
+    all times are predicted. What differs is the machine's error alone, without the compiler's.
 
     Example: trnsim replay fused_attention.json.gz --json replay.json
     """
@@ -88,7 +90,8 @@ def _row(item: Compared) -> list[str]:
 def _show(found: Replay, chip: str) -> None:
     out = console()
     columns = ["", "count", "measured us", "predicted us", "error"]
-    out.print(table(f"{found.profile.path}, replayed on {chip}: span and busy time", columns, [
+    out.print(f"{found.profile.path}, replayed on {chip}", highlight=False, markup=False)
+    out.print(table("Span, and busy time of each engine", columns, [
         _row(found.span), *(_row(e) for e in found.engines)
     ]))  # fmt: skip
     out.print(table("Instructions that differ most, durations summed", columns, map(_row, found.classes[:_WORST])))

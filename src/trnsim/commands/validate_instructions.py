@@ -17,10 +17,14 @@ _SHOWN = 12
 
 
 def instructions(
-    data: Annotated[Path | None, typer.Option("--data", help="Instructions: a table like trn2_instr_timing.csv.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Instructions: a table like trn2_instr_timing.csv.")
+    ] = None,
     dma: Annotated[Path | None, typer.Option("--dma", help="DMAs: a table like trn2_dma_timing.csv.")] = None,
     chip: Annotated[str, typer.Option("--chip", help="The chip whose constants are used.")] = "trn2",
-    json: Annotated[str | None, typer.Option("--json", help="Write the cases to FILE, or - for standard output.")] = None,
+    json: Annotated[
+        str | None, typer.Option("--json", help="Write the cases to FILE, or - for standard output.")
+    ] = None,
 ) -> None:
     """Compare the costs of instructions and DMAs with measured ones.
 

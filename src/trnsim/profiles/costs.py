@@ -1,8 +1,8 @@
 """What a measured instruction costs: its opcode as the instruction of ``isa/`` that emits it, costed there.
 
-``Shape`` is what a published table or a profile says of an instruction; ``costed`` gives the work of its cost function, so
-replays, tables and kernels share one model. Opcodes that no NKI instruction emits (semaphores, branches) take constants of
-``[sequencer]`` in the timing file (``sequencer_ps``).
+``Shape`` is what a published table or a profile says of an instruction; ``costed`` gives the work of its cost function,
+so replays, tables and kernels share one model. Opcodes that no NKI instruction emits (semaphores, branches) take
+constants of ``[sequencer]`` in the timing file (``sequencer_ps``).
 """
 
 from __future__ import annotations
@@ -44,8 +44,12 @@ _NAMES = {
     "nki.isa.tensor_copy": ("dst", "src"),
 }
 _MATMUL_ATTRIBUTES = {
-    "perf_mode": "none", "is_stationary_onezero": False, "is_moving_onezero": False, "tile_size": (), "tile_position": ()
-}  # fmt: skip
+    "perf_mode": "none",
+    "is_stationary_onezero": False,
+    "is_moving_onezero": False,
+    "tile_size": (),
+    "tile_position": (),
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ class Access:
 class Shape:
     """An instruction as its cost sees it. ``what`` is the operator (EXP, MAX) where one matters.
 
-    A pass of TensorE has its stationary side (``sources[0]``, if it is known) and its moving side (``moving``); ``passes``
-    says of how many a float32 product is made, ``transpose`` that data pass through bit for bit.
+    A pass of TensorE has its stationary side (``sources[0]``, if it is known) and its moving side (``moving``);
+    ``passes`` says of how many a float32 product is made, ``transpose`` that data pass through bit for bit.
     """
 
     engine: str
@@ -146,9 +150,7 @@ def costed(timing: Timing, shape: Shape) -> Costed:
     result = shape.result or shape.sources[0]
     inputs = _NAMES.get(name, ("dst", "data"))
     operands = [OperandClass("dst", WRITE, result.form(shape.channels))]
-    operands += [
-        OperandClass(n, READ, s.form(shape.channels)) for n, s in zip(inputs[1:], shape.sources, strict=False)
-    ]
+    operands += [OperandClass(n, READ, s.form(shape.channels)) for n, s in zip(inputs[1:], shape.sources, strict=False)]
     return _cost(timing, name, attributes, tuple(operands), engine)
 
 

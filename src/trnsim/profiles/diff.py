@@ -1,7 +1,7 @@
 """What differs between two profiles, measured or predicted: time by engine, opcode, source line and class, and waits.
 
-Instructions are aligned by source line where both profiles have lines; else by engine, opcode and operand shape, and within
-such a class by their order. A report that keeps no single instructions is aligned by what it keeps.
+Instructions are aligned by source line where both profiles have lines; else by engine, opcode and operand shape, and
+within such a class by their order. A report that keeps no single instructions is aligned by what it keeps.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trnsim.errors import InputError
+from trnsim.profiles.costs import DMA
 from trnsim.profiles.operands import parse
 from trnsim.profiles.profile import ENGINES, NOT_KNOWN, Profile, union_ps
-from trnsim.profiles.streams import ENTRY, SEQUENCER
+from trnsim.profiles.streams import ENTRY, SEQUENCER, kernel_packets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,11 +79,11 @@ def diff(a: Profile, b: Profile) -> Difference:
     for profile in (a, b):
         if not len(_rows(profile)):
             raise InputError(f"{profile.path}: no instruction of a kernel to compare")
-    by_line = bool(_has_lines(a) and _has_lines(b))
+    by_line = bool(_lines(a) & _lines(b))
     shapes = a.timed and b.timed
 
     def line(p: Profile, row: int) -> str:
-        return p.line_of(row) or "(no line)"
+        return _line(p, row) or "(no line)"
 
     def opcode(p: Profile, row: int) -> str:
         return f"{_engine(p, row)} {_opcode(p, row)}"
@@ -104,16 +105,17 @@ def diff(a: Profile, b: Profile) -> Difference:
 
 
 def _rows(profile: Profile) -> Column:
-    """The kernel's rows, without the runtime's entry."""
-    return np.array([r for r in profile.body if profile.opcode_of(r) != ENTRY], np.int64)
+    """The kernel's rows that an engine carries out: not the runtime's entry, nor what a sequencer does alone."""
+    left_out = {ENTRY, *SEQUENCER}
+    return np.array([r for r in profile.body if profile.opcode_of(r) not in left_out], np.int64)
 
 
 def _engine(profile: Profile, row: int) -> str:
     return ENGINES[int(profile.instructions.engine[row])]
 
 
-# What our reports call the triggers of DMAs and what they include in a multiply.
-_OURS = {"DMA_TRIGGER": "DMA_DIRECT2D"}
+# What our reports call the triggers of DMAs.
+_OURS = {"DMA_TRIGGER": DMA}
 
 
 def _opcode(profile: Profile, row: int) -> str:
@@ -121,8 +123,13 @@ def _opcode(profile: Profile, row: int) -> str:
     return _OURS.get(name, name)
 
 
-def _has_lines(profile: Profile) -> bool:
-    return bool((profile.instructions.line[_rows(profile)] >= 0).any())
+def _line(profile: Profile, row: int) -> str:
+    """``file:line`` without folders, which differ between machines."""
+    return profile.line_of(row).rsplit("/", 1)[-1]
+
+
+def _lines(profile: Profile) -> set[str]:
+    return {_line(profile, row) for row in _rows(profile)} - {""}
 
 
 def _span(profile: Profile) -> int:
@@ -131,7 +138,12 @@ def _span(profile: Profile) -> int:
     rows = _rows(profile)
     start = profile.instructions.start_ps[rows]
     end = start + profile.instructions.duration_ps[rows]
-    return int(end.max() - start.min())
+    last = int(end.max())
+    if len(profile.packets):
+        kernel = kernel_packets(profile)
+        if len(kernel):
+            last = max(last, int((profile.packets.start_ps[kernel] + profile.packets.duration_ps[kernel]).max()))
+    return last - int(start.min())
 
 
 def _engines(a: Profile, b: Profile) -> list[Pair]:
@@ -139,7 +151,8 @@ def _engines(a: Profile, b: Profile) -> list[Pair]:
     found = []
     busy_a, busy_b = _busy(a), _busy(b)
     for name in ENGINES:
-        if name in busy_a or name in busy_b:
+        # A profile without packets does not know how long its DMA engines were busy.
+        if (name in busy_a and name in busy_b) or (name != "dma" and (name in busy_a or name in busy_b)):
             (ps_a, n_a, wait_a), (ps_b, n_b, wait_b) = (busy.get(name, (0, 0, 0)) for busy in (busy_a, busy_b))
             found.append(Pair(name, ps_a, ps_b, n_a, n_b, wait_a, wait_b))
     return sorted(found, key=lambda p: (-abs(p.change_ps), p.name))
@@ -149,7 +162,6 @@ def _busy(profile: Profile) -> dict[str, tuple[int, int, int]]:
     """Of each engine: busy time, instructions, and the pauses between its first and its last instruction."""
     found = {}
     instructions, rows = profile.instructions, _rows(profile)
-    rows = np.array([r for r in rows if profile.opcode_of(r) not in SEQUENCER], np.int64)
     for number, name in enumerate(ENGINES):
         mine = rows[instructions.engine[rows] == number]
         if not len(mine):
@@ -165,6 +177,11 @@ def _busy(profile: Profile) -> dict[str, tuple[int, int, int]]:
             total = int(instructions.duration_ps[mine].sum())
             busy = profile.reported_busy_ps.get(name, total)
             found[name] = busy, count, int(waited.sum()) if (waited >= 0).all() else NOT_KNOWN
+    if len(profile.packets):
+        kernel = kernel_packets(profile)
+        start = profile.packets.start_ps[kernel]
+        transfers = sum(_opcode(profile, row) == DMA for row in rows)
+        found["dma"] = union_ps(start, start + profile.packets.duration_ps[kernel]), transfers, NOT_KNOWN
     return found
 
 

@@ -1,7 +1,7 @@
 """Neuron Explorer's Parquet tables: ``Instruction``, ``DmaPacket``, ``Throttle``, ``Metadata``.
 
-Their schema is public: tools/neuron-explorer/profile-schema-reference.rst of aws-neuron-sdk, version 7.4.0 of SDK 2.31. A
-profile is a folder with a file ``<Table>.parquet`` a table. Times are nanoseconds. Reading needs pyarrow, an extra.
+Their schema is public: tools/neuron-explorer/profile-schema-reference.rst of aws-neuron-sdk, version 7.4.0 of SDK 2.31.
+A profile is a folder with a file ``<Table>.parquet`` a table. Times are nanoseconds. Reading needs pyarrow, an extra.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _table(folder: Path, name: str, *, required: bool) -> list[Row]:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        import pyarrow
+        import pyarrow as pa
         from pyarrow import parquet
     except ImportError as error:
         raise InputError(
@@ -92,6 +92,6 @@ def _read(path: Path) -> list[dict[str, Any]]:
         ) from error
     try:
         found: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a Parquet file: {error}") from error
     return found

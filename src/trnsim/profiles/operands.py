@@ -1,7 +1,8 @@
 """The operand text of a profiled instruction: tensors, semaphores, attributes.
 
-The syntax is the vendor's profiler's, as seen in public profiles of trn2: ``src=fp32@0x2000000[1,1,1,1][512,1,1,1]`` is a
-tensor (dtype, address, strides and counts in elements), ``S[5] (Tensor)>=4`` a wait, ``S[4] (Scalar)++@complete`` an update.
+The syntax is the vendor's profiler's, as seen in public profiles of trn2: ``src=fp32@0x2000000[1,1,1,1][512,1,1,1]`` is
+a tensor (dtype, address, strides and counts in elements), ``S[5] (Tensor)>=4`` a wait, ``S[4] (Scalar)++@complete`` an
+update.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from trnsim.errors import UnsupportedError
+from trnsim.errors import TrnsimError, UnsupportedError
 from trnsim.machine.form import HBM, PSUM, SBUF
 from trnsim.numerics import DType, as_dtype
 
@@ -23,12 +24,8 @@ _WAIT = re.compile(r"(?<![$\w])S\[(\d+)\](?: \([^)]*\))?(>=|==|<=|>|<)(\d+)")
 _UPDATE = re.compile(r"(?<![$\w])S\[(\d+)\](?: \([^)]*\))?(\+\+|--|\+=\d+|-=\d+|=\d+)@(\w+)")
 _ATTRIBUTE = re.compile(r"(?:^|\s)(\w+)=([^\s]+)")
 _ARRAY = re.compile(r"(?:^|\s)(\d+)\*(\d+)(?:\s|$)")
-_DTYPES = {
-    "fp32": "float32", "fp32r": "tfloat32", "fp32_r": "tfloat32", "bfloat16": "bfloat16", "bf16": "bfloat16", "fp16": "float16",
-    "fp8_e4": "float8_e4m3", "fp8_e4m3": "float8_e4m3", "fp8_e5m2": "float8_e5m2", "fp8_e3m4": "float8_e3m4",
-    "fp8_e3": "float8_e3m4", "fp8_e5": "float8_e5m2", "tfloat32": "tfloat32", "float32": "float32", "float16": "float16",
-    "int8": "int8", "int16": "int16", "int32": "int32", "uint8": "uint8", "uint16": "uint16", "uint32": "uint32",
-}  # fmt: skip
+# Short names of the profiler; others are as trnsim's own.
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def dtype(name: str) -> DType:
@@ -37,10 +34,10 @@ def dtype(name: str) -> DType:
     Raises:
         UnsupportedError: the name is not known.
     """
-    found = _DTYPES.get(name)
-    if found is None:
-        raise UnsupportedError(f"dtype {name!r} of a profile is not known", value=name, limit=", ".join(sorted(_DTYPES)))
-    return as_dtype(found)
+    try:
+        return as_dtype(_DTYPES.get(name, name))
+    except (TrnsimError, TypeError) as error:
+        raise UnsupportedError(f"dtype {name!r} of a profile is not known", value=name) from error
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,9 @@ def parse(text: str) -> Operands:
     waits, updates = [], []
     for semaphore, compare, value in _WAIT.findall(text):
         if compare != ">=":
-            raise UnsupportedError(f"a wait for semaphore {semaphore} {compare} {value}", value=text.strip(), limit=">=")
+            raise UnsupportedError(
+                f"a wait for semaphore {semaphore} {compare} {value}", value=text.strip(), limit=">="
+            )
         waits.append(Wait(int(semaphore), int(value)))
     for semaphore, change, when in _UPDATE.findall(text):
         if not change.startswith("+") or when != "complete":

@@ -1,7 +1,7 @@
 """Our own files: the JSON report of predicted calls, and the JSON of a replay.
 
-A report keeps sums by engine, opcode and source line, not single instructions: its rows have a count and no start. A replay
-keeps every instruction of the profile that it replayed, with the predicted times.
+A report keeps sums by engine, opcode and source line, not single instructions: its rows have a count and no start. A
+replay keeps every instruction of the profile that it replayed, with the predicted times.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def _report(path: str, document: dict[str, Any]) -> Profile:
     calls = rows(path, document, "calls", required=True)
     if len(calls) != 1:
         names = ", ".join(c.text("kernel") for c in calls[:5])
-        raise InputError(f"{path}: a report of {len(calls)} kernel calls ({names}); a comparison needs one", operand="calls")
+        raise InputError(
+            f"{path}: a report of {len(calls)} kernel calls ({names}); a comparison needs one", operand="calls"
+        )
     call = calls[0]
     builder = Builder()
     for row in rows(path, call.values, "instruction_classes", required=True):
@@ -58,7 +60,11 @@ def _report(path: str, document: dict[str, Any]) -> Profile:
         raise InputError(f"{path}: calls[0] has no engines", operand="engines")
     reported = {name: _ps(Row(path, f"calls[0].engines.{name}", 0, values), "busy_us") for name, values in busy.items()}
     return builder.profile(
-        path, REPORT, reported_span_ps=_ps(call, "time_us"), reported_busy_ps=reported, metadata={"chip": call.text("chip")}
+        path,
+        REPORT,
+        reported_span_ps=_ps(call, "time_us"),
+        reported_busy_ps=reported,
+        metadata={"chip": call.text("chip")},
     )
 
 
@@ -76,4 +82,8 @@ def _replay(path: str, document: dict[str, Any]) -> Profile:
             pc=row.integer("pc"),
             bytes=row.integer("bytes", 0),
         )
-    return builder.profile(path, REPLAY, metadata={"chip": Row(path, "replay", 0, document).text("chip")})
+    span = document.get("span")
+    return builder.profile(
+        path, REPLAY, reported_span_ps=_ps(Row(path, "span", 0, span), "predicted_us"),
+        metadata={"chip": Row(path, "replay", 0, document).text("chip")},
+    )  # fmt: skip

@@ -1,7 +1,8 @@
 """A profile as columns: what ran on which engine when, whoever wrote it down.
 
-Rows of ``Instructions`` are executions of instructions in a measured profile (``count`` 1), or sums over the executions of one
-class in a report that keeps no more than that (``start_ps`` -1). Times are integer picoseconds on the profile's own clock.
+Rows of ``Instructions`` are executions of instructions in a measured profile (``count`` 1), or sums over the executions
+of one class in a report that keeps no more than that (``start_ps`` -1). Times are integer picoseconds on the profile's
+own clock.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ NEURON_PROFILE, NEURON_EXPLORER, REPORT, REPLAY = "neuron-profile", "neuron-expl
 
 @dataclass(frozen=True)
 class Instructions:
-    """Columns, one row an instruction (or a class of them). ``opcode``, ``operands``, ``line`` index the profile's lists.
+    """Columns, one row an instruction (or a class of them). ``opcode``, ``operands``, ``line`` index the profile's
+    lists.
 
-    ``kernel`` is 1 for what the compiler emitted for the kernel, 0 for the runtime's own. ``waited_ps`` is what the engine
-    waited before it, -1 where the profile does not say. ``bytes`` are moved by a DMA that the instruction triggers.
+    ``kernel`` is 1 for what the compiler emitted for the kernel, 0 for the runtime's own. ``waited_ps`` is what the
+    engine waited before it, -1 where the profile does not say. ``bytes`` are moved by a DMA that the instruction
+    triggers.
     """
 
     core: Column

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from trnsim.profiles.profile import Profile
 
-KNOWN = "neuron-profile JSON (.json, .json.gz), a folder of Neuron Explorer's Parquet tables, a report or replay of trnsim"
+KNOWN = (
+    "neuron-profile JSON (.json, .json.gz), a folder of Neuron Explorer's Parquet tables, a report or replay of trnsim"
+)
 
 
 def read(path: str | os.PathLike[str]) -> Profile:

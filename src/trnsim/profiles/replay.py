@@ -1,8 +1,8 @@
 """A measured profile run through our machine again: its streams in its order, our durations, latencies and contention.
 
-Spans are compared without the runtime's fixed parts: from the first instruction of the kernel to the end of its last DMA or
-instruction. An engine's busy time is the union of its instructions, from start to visible result as a profiler counts them,
-without those that its sequencer carries out alone.
+Spans are compared without the runtime's fixed parts: from the first instruction of the kernel to the end of its last
+DMA or instruction. An engine's busy time is the union of its instructions, from start to visible result as a profiler
+counts them, without those that its sequencer carries out alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from trnsim.profiles.operands import parse
 from trnsim.profiles.profile import ENGINES, Profile, union_ps
-from trnsim.profiles.streams import Streams, build
+from trnsim.profiles.streams import Streams, build, kernel_packets
 from trnsim.timing.machine import RING, Run, execute
 from trnsim.timing.tables import NO_DMA, TENSOR
 
@@ -68,7 +68,7 @@ def replay(profile: Profile, timing: Timing) -> Replay:
     found = profile.instructions
     ends = [found.start_ps[rows] + found.duration_ps[rows]]
     if len(profile.packets):
-        kernel = _kernel_packets(profile)
+        kernel = kernel_packets(profile)
         ends.append(profile.packets.start_ps[kernel] + profile.packets.duration_ps[kernel])
     first = int(found.start_ps[rows].min())
     measured = int(max(e.max() for e in ends if len(e))) - first
@@ -84,18 +84,8 @@ def replay(profile: Profile, timing: Timing) -> Replay:
                     union_ps(start[mine], start[mine] + duration[mine]), int(mine.sum()),
                 )
             )  # fmt: skip
-    return Replay(
-        profile, Compared("span", measured, predicted), engines, _classes(profile, rows, duration), rows, start, duration,
-        streams.phase_ps,
-    )  # fmt: skip
-
-
-def _kernel_packets(profile: Profile) -> Column:
-    """Packets of the kernel's DMAs: not those that fetch instructions."""
-    packets = profile.packets
-    kinds = np.array([k != "instruction" for k in profile.packet_kinds] or [True])
-    kernel = kinds[packets.kind] & (packets.start_ps >= profile.instructions.start_ps[profile.body].min())
-    return np.flatnonzero(kernel)
+    span, classes = Compared("span", measured, predicted), _classes(profile, rows, duration)
+    return Replay(profile, span, engines, classes, rows, start, duration, streams.phase_ps)
 
 
 def _rows(streams: Streams, run: Run, timing: Timing) -> tuple[Column, Column, Column, int]:

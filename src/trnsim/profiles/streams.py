@@ -1,8 +1,8 @@
 """From a measured profile to what the machine executes: the engines' streams in measured order, with their semaphores.
 
 What is taken from the profile: which instructions ran on which engine in which order, what they touch, which semaphores
-they wait for and raise, what their DMAs move, when each engine entered the kernel and the phase of the throttle's windows.
-What is ours: every duration and interval, semaphore latencies, the time of DMAs, contention and the throttle.
+they wait for and raise, what their DMAs move, when each engine entered the kernel and the phase of the throttle's
+windows. What is ours: every duration and interval, semaphore latencies, the time of DMAs, contention and the throttle.
 
 LoadStationary is part of the multiply that it is for, as in the timing of kernels. Instructions of the sequencer alone
 (waits, drains) run ahead of the engine: they become part of the semaphore that they wait for.
@@ -20,7 +20,7 @@ from trnsim.profiles import costs
 from trnsim.profiles.operands import Operands, dma_sides, parse
 from trnsim.profiles.profile import ENGINES, Profile
 from trnsim.timing.machine import BANKS, Nodes
-from trnsim.timing.tables import GPSIMD, NO_DMA, QUEUE_COUNT, TENSOR, ClassTables, Variant
+from trnsim.timing.tables import NO_DMA, QUEUE_COUNT, ClassTables, Variant
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +73,9 @@ def build(profile: Profile, timing: Timing) -> Streams:
         UnsupportedError: an instruction has no counterpart here, or several cores run a kernel.
     """
     if not profile.timed:
-        raise InputError(f"{profile.path}: {profile.kind} has no instructions with times, so there is nothing to replay")
+        raise InputError(
+            f"{profile.path}: {profile.kind} has no instructions with times, so there is nothing to replay"
+        )
     rows = profile.body
     found = profile.instructions
     idle = {ENTRY, *SEQUENCER}
@@ -82,7 +84,11 @@ def build(profile: Profile, timing: Timing) -> Streams:
         raise UnsupportedError(f"{profile.path}: replaying {len(cores)} cores", value=cores, limit="one core")
     rows = rows[found.core[rows] == cores[0]]
     tables = ClassTables()
-    entry = {int(found.engine[r]): int(found.start_ps[r] + found.duration_ps[r]) for r in rows if profile.opcode_of(r) == ENTRY}
+    entry = {
+        int(found.engine[r]): int(found.start_ps[r] + found.duration_ps[r])
+        for r in rows
+        if profile.opcode_of(r) == ENTRY
+    }
     rows = np.array([r for r in rows if profile.opcode_of(r) != ENTRY], np.int64)
     begin = min(int(found.start_ps[rows].min()), *entry.values()) if entry else int(found.start_ps[rows].min())
     nodes: list[_Node] = []
@@ -95,6 +101,14 @@ def build(profile: Profile, timing: Timing) -> Streams:
             nodes.append(_entry_node(tables, engine, entry[engine] - begin))
         nodes += _engine_nodes(profile, mine, engine, tables, timing, sequencer, len(nodes))
     return _link(profile, nodes, tables, timing, begin, entry, sequencer)
+
+
+def kernel_packets(profile: Profile) -> Column:
+    """Packets of the kernel's DMAs: not those that fetch instructions."""
+    packets = profile.packets
+    kinds = np.array([k != "instruction" for k in profile.packet_kinds] or [True])
+    kernel = kinds[packets.kind] & (packets.start_ps >= profile.instructions.start_ps[profile.body].min())
+    return np.flatnonzero(kernel)
 
 
 def _in_order(profile: Profile, rows: Column) -> Column:
@@ -120,7 +134,13 @@ def _opcode(tables: ClassTables, name: str) -> int:
 
 
 def _engine_nodes(
-    profile: Profile, rows: Column, engine: int, tables: ClassTables, timing: Timing, sequencer: list[tuple[int, int]], base: int
+    profile: Profile,
+    rows: Column,
+    engine: int,
+    tables: ClassTables,
+    timing: Timing,
+    sequencer: list[tuple[int, int]],
+    base: int,
 ) -> list[_Node]:
     """Nodes of one engine. Waits of the sequencer's instructions and of loads go to the node that follows."""
     nodes: list[_Node] = []
@@ -133,7 +153,9 @@ def _engine_nodes(
         step = timing.sequencer_ps(ENGINES[engine])
         if opcode in SEQUENCER:
             if operands.updates:
-                raise UnsupportedError(f"{profile.path}: {opcode} that raises a semaphore", value=profile.operands_of(row))
+                raise UnsupportedError(
+                    f"{profile.path}: {opcode} that raises a semaphore", value=profile.operands_of(row)
+                )
             # Each passes its own time on to what was waited for before it.
             waits = [(s, v, late + step) for s, v, late in waits]
             waits += [(w.semaphore, w.value, step) for w in operands.waits]
@@ -142,7 +164,9 @@ def _engine_nodes(
         waits += [(w.semaphore, w.value, 0) for w in operands.waits]
         if opcode == costs.LOAD:
             if load is not None:
-                raise UnsupportedError(f"{profile.path}: two LDWEIGHTS without a MATMUL between them", instruction=opcode)
+                raise UnsupportedError(
+                    f"{profile.path}: two LDWEIGHTS without a MATMUL between them", instruction=opcode
+                )
             load = (row, operands)
             continue
         variant = _variant(profile, row, opcode, operands, load, engine, tables, timing, known)
@@ -182,7 +206,9 @@ def _variant(
             found = costs.costed(timing, shape)
         except UnsupportedError as error:
             where = profile.instructions.start_ps[row] // 1000
-            raise UnsupportedError(f"{profile.path}: {opcode} at {where} ns: {error.message}", value=error.value) from error
+            raise UnsupportedError(
+                f"{profile.path}: {opcode} at {where} ns: {error.message}", value=error.value
+            ) from error
         pieces = found.pieces[1:] if opcode == costs.MULTIPLY and load is None else found.pieces
         known[key] = tables.add_pieces(found.klass, pieces, ENGINES[engine], engine, timing)
     return known[key]
@@ -220,7 +246,9 @@ def _link(
 
 
 def _edges(profile: Profile, nodes: list[_Node], timing: Timing, dge: Column) -> list[tuple[int, int, int]]:
-    """Semaphores as edges: a wait for a value waits for those whose updates make it, in the order they were measured."""
+    """Semaphores as edges: a wait for a value waits for those whose updates make it, in the order they were
+    measured.
+    """
     raised: dict[int, list[tuple[int, int, int]]] = {}
     found = profile.instructions
     ends = _dma_ends(profile, nodes, dge)
@@ -241,8 +269,8 @@ def _edges(profile: Profile, nodes: list[_Node], timing: Timing, dge: Column) ->
             if last == len(producers):
                 top = int(values[-1]) if len(values) else 0
                 raise InputError(
-                    f"{profile.path}: {profile.opcode_of(node.row)} waits for semaphore {semaphore} >= {value}, which only "
-                    f"reaches {top}",
+                    f"{profile.path}: {profile.opcode_of(node.row)} waits for semaphore {semaphore} >= {value}, which "
+                    f"only reaches {top}",
                     value=profile.operands_of(node.row),
                 )
             # The last update of each queue: the earlier ones of a queue come before it.

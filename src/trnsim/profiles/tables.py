@@ -1,8 +1,8 @@
 """Published tables of measured instructions and DMAs beside what our costs say of them.
 
-The instruction table (``trn2_instr_timing.csv``) has a row a class: engine, opcode, operands, median duration and, where
-instructions followed each other at once, the interval between them. The DMA table (``trn2_dma_timing.csv``) is three tables
-one after the other: triggers, packets, semaphores.
+The instruction table (``trn2_instr_timing.csv``) has a row a class: engine, opcode, operands, median duration and,
+where instructions followed each other at once, the interval between them. The DMA table (``trn2_dma_timing.csv``) is
+three tables one after the other: triggers, packets, semaphores.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def instruction_cases(path: Path, timing: Timing) -> list[Case]:
     Raises:
         InputError: the file is not such a table; the message names the row and the field.
     """
-    rows = _read(path, ("engine", "opcode", SOURCE, DESTINATION, "detail", "channels", "n", "dur_median_ns", "ii_median_ns"))
+    rows = _read(
+        path, ("engine", "opcode", SOURCE, DESTINATION, "detail", "channels", "n", "dur_median_ns", "ii_median_ns")
+    )
     cases = []
     for number, row in rows:
         if not costs.emitted(row["opcode"]):
@@ -132,9 +134,9 @@ def _access(path: Path, number: int, text: str, name: str) -> Access:
 def dma_cases(path: Path, timing: Timing) -> list[Case]:
     """Triggers (how long each kept its engine, its first and last packet), packets, and semaphores without other waits.
 
-    Triggers of one profile are run together through the machine at the times at which they began, so that they contend as
-    they did. A semaphore's latency is the least that was measured between two engines: the others waited for something
-    else too.
+    Triggers of one profile are run together through the machine at the times at which they began, so that they contend
+    as they did. A semaphore's latency is the least that was measured between two engines: the others waited for
+    something else too.
 
     Raises:
         InputError: the file is not such a table; the message names the row and the field.
@@ -230,7 +232,9 @@ def _sections(path: Path) -> dict[str, list[tuple[int, dict[str, str]]]]:
             header = line
         elif line and header:
             if len(line) > len(header):
-                raise InputError(f"{path}: row {number} has more fields than its header", value=len(line), limit=len(header))
+                raise InputError(
+                    f"{path}: row {number} has more fields than its header", value=len(line), limit=len(header)
+                )
             sections.setdefault(line[0], []).append((number, dict(zip(header, line, strict=False))))
     if not {"trigger", "packet", "semaphore"} & set(sections):
         raise InputError(f"{path}: no section named trigger, packet or semaphore", operand="section")

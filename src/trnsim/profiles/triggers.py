@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from trnsim.profiles.costs import Shape
 
 
-def replay_triggers(
-    shapes: Sequence[Shape], starts: NDArray[np.int64], timing: Timing
-) -> list[tuple[int, int, int]]:
+def replay_triggers(shapes: Sequence[Shape], starts: NDArray[np.int64], timing: Timing) -> list[tuple[int, int, int]]:
     """For each trigger: how long it keeps its engine, its first and its last packet, in picoseconds from its start.
 
     ``starts`` are picoseconds on any clock. Each engine idles until the measured start of its next trigger; GpSimdE's
@@ -63,7 +61,7 @@ def _times(
             queue_first=np.searchsorted(queue[by_queue], np.arange(cores * QUEUE_COUNT + 1)).astype(np.int64),
             queue_nodes=by_queue.astype(np.int64),
             pending=np.concatenate((np.ones(len(triggers), np.int64), np.zeros(len(clocks), np.int64))),
-            successor_first=np.concatenate((np.zeros(len(triggers), np.int64), np.arange(len(clocks) + 1))).astype(np.int64),
+            successor_first=np.concatenate((np.zeros(len(triggers)), np.arange(len(clocks) + 1))).astype(np.int64),
             successor=np.arange(len(triggers), dtype=np.int64),
             successor_latency=np.zeros(len(clocks), np.int64),
             successor_kind=np.zeros(len(clocks), np.int64),

@@ -190,7 +190,9 @@ def test_software_descriptors_are_made_one_after_another():
     starts = [e[1] for e in events(timeline, "dma gpsimd 0")]
     trigger = d.software_prepare_ps
     first = trigger + d.software_issue_ps + d.software_first_packet_ps + d.read_latency_ps
-    assert starts == [first + i * d.software_service_ps for i in range(3)]
+    # Their descriptors are written engine by engine, behind those of the transfer before.
+    behind = d.software_service_ps - d.software_interval_ps
+    assert starts == [first + i * d.software_interval_ps + i * behind // d.engines for i in range(3)]
     triggers = events(timeline, "gpsimd")
     assert [e[1] for e in triggers] == [trigger + i * d.software_interval_ps for i in range(3)]
     pending = [0, 1, 1]  # the first is done before the third trigger
