@@ -96,7 +96,11 @@ def test_a_wait_of_the_sequencers_own_costs_its_time(times):
 def _multiply(start, dtype="bfloat16", waits="", rows=128, mode=""):
     return (
         ("LDWEIGHTS", f"{waits} {mode} transpose_mode=DISABLED src={dtype}@0x36bf4[-1,0,0][128,1,1] 128*128", start),
-        ("MATMUL", f"{mode} src={dtype}@0x36500[1,0,0][{rows},1,1] dst=0x2000000[1,0,0][{rows},1,1] 128*128", start + 1),
+        (
+            "MATMUL",
+            f"{mode} src={dtype}@0x36500[1,0,0][{rows},1,1] dst=0x2000000[1,0,0][{rows},1,1] 128*128",
+            start + 1,
+        ),
     )
 
 

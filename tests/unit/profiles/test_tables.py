@@ -42,7 +42,8 @@ def test_durations_and_intervals(tmp_path):
 @pytest.mark.parametrize("dtype", ["bfloat16", "fp32"])
 def test_full_rate_and_throttled_are_told_apart(tmp_path, dtype):
     rows = [
-        f'Tensor,MATMUL,{dtype}:SBUF:512,,:PSUM:512,"128*128 util_limit={limit}",,9,1,1,1,9,1,1,1' for limit in (1.0, 0.5)
+        f'Tensor,MATMUL,{dtype}:SBUF:512,,:PSUM:512,"128*128 util_limit={limit}",,9,1,1,1,9,1,1,1'
+        for limit in (1.0, 0.5)
     ]
     full, full_interval, slow, slow_interval = instruction_cases(_table(tmp_path, *rows), TIMING)
     t = TIMING.tensor
@@ -72,7 +73,10 @@ TRIGGERS = (
 
 
 def test_triggers_contend_as_they_did(tmp_path):
-    rows = ["trigger,p,Scalar,0,1000,524,1190,2600,524288,4096,16", "trigger,p,Scalar,1,1700,525,1784,3900,524288,4096,16"]
+    rows = [
+        "trigger,p,Scalar,0,1000,524,1190,2600,524288,4096,16",
+        "trigger,p,Scalar,1,1700,525,1784,3900,524288,4096,16",
+    ]
     cases = {c.group: c for c in dma_cases(_table(tmp_path, rows[0], header=TRIGGERS), TIMING)}
     d = TIMING.dma
     first = d.hardware_issue(128) + d.hardware_first_packet_ps
