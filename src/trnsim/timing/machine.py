@@ -4,9 +4,9 @@ An instruction starts when its engine is free, all it depends on is done and the
 resource stands in its way: SBUF or PSUM ports shared with another engine (NeuronCore-v2), a PSUM bank in use by
 another engine (v3 and later), a full DMA ring, the other core of a rendezvous. TensorE loads the next stationary
 matrix behind the current multiply and is throttled by its own activity in windows of fixed length. A DMA is triggered
-by its engine's sequencer, which may be ahead of the engine, dealt out over the DMA engines of the core, and is done when the
-last of them is; the DMA engines serve transfers in the order of their triggers (measured ones take packets of their rings
-in turn). GpSimdE makes software descriptors before a trigger, engine by engine.
+by its engine's sequencer, which may be ahead of the engine, dealt out over the DMA engines of the core, and is done
+when the last of them is; the DMA engines serve transfers in the order of their triggers (measured ones take packets of
+their rings in turn). GpSimdE makes software descriptors before a trigger, engine by engine.
 
 The loop always takes the queue whose first instruction can start earliest, so resources are granted in order of time.
 """
