@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trnsim.commands import diff, replay, validate_instructions
+from trnsim.commands.validate_app import validate_app
 from trnsim.errors import InputError, TrnsimError
 
 if TYPE_CHECKING:
@@ -146,6 +148,12 @@ def chips(
     if console.width < 100 and not console.is_terminal:
         console = Console(width=100)
     console.print(chip_details(load_chip(name)) if name else chips_table())
+
+
+replay.register(app)
+diff.register(app)
+validate_instructions.register(validate_app)
+app.add_typer(validate_app)
 
 
 def _session(

@@ -29,10 +29,12 @@ ALLOWED = {
     "installation": {"nki", "compat", "releases"},
     "compat": {"nki", "session", "isa", "machine", "numerics", "releases"},
     "pytest_plugin": {"compat", "installation", "report"},
+    "profiles": {"timing", "isa", "machine", "hardware", "numerics"},
     "report": {"timing", "isa", "machine", "hardware", "numerics"},
     "api": {"installation", "nki", "session", "report", "machine", "hardware", "numerics"},
     "script": {"api", "installation", "nki", "session"},
-    "cli": {"api", "installation", "script", "nki", "session", "report", "timing", "hardware"},
+    "commands": {"profiles", "report", "hardware"},
+    "cli": {"commands", "api", "installation", "script", "nki", "session", "report", "timing", "hardware"},
     "__init__": {"api", "installation", "session", "hardware"},
 }
 

@@ -65,10 +65,17 @@ class TensorTiming(EngineTiming):
     """Between two multiplies, beyond the rows they stream."""
     tail_ps: int
     """Fill and drain: from the last row streamed to the result being visible in PSUM."""
-    load_ps: int
-    """LoadStationary when nothing hides it, to the start of its multiply."""
-    load_rows_per_cycle: int
-    """Fast LoadStationary: rows of the stationary matrix loaded a cycle (one for moving rows)."""
+    tail_streamed_ps: int
+    """The part of the tail that the throttle slows down too."""
+    load_cycles_per_column: float
+    """LoadStationary: cycles a column of a 16-bit stationary matrix."""
+    load_float32: int
+    """How many times longer it takes for a pass of a float32 product, and (``_transpose``) of a float32 transpose."""
+    load_float32_transpose: int
+    load_tail_ps: int
+    """Fill and drain: duration of a load beyond its columns."""
+    load_lead_ps: int
+    """How long before the end of its columns the multiply of a load may start."""
     float32_passes: int
     float32_cycles_per_row: int
     float32_transpose_passes: int
@@ -81,15 +88,17 @@ class TensorTiming(EngineTiming):
     """A window at full rate busy less than this much lowers the next one."""
     throttle_slowdown: int
     """How many times longer a multiply takes at the low limit."""
+    throttle_burst_ps: int
+    """Work beyond the low limit's share that TensorE may do after it has been idle."""
 
     def multiply(self, rows: int, *, cycles_per_row: int = 1, passes: int = 1) -> Picoseconds:
         """Initiation interval of multiplying ``rows`` moving rows: max(rows, 64) cycles a pass, and the issue."""
         streamed = max(rows, self.minimum_cycles) * cycles_per_row
         return Picoseconds(passes * (self.cycles(streamed) + self.issue_ps))
 
-    def load(self, columns: int, *, cycles_per_row: int = 1) -> Picoseconds:
-        """LoadStationary of ``columns`` stationary columns when nothing hides it."""
-        return Picoseconds(max(self.load_ps, self.cycles(columns * cycles_per_row / self.load_rows_per_cycle)))
+    def load(self, columns: int, times: int = 1) -> Picoseconds:
+        """LoadStationary of ``columns`` stationary columns, ``times`` as long as of a 16-bit matrix."""
+        return self.cycles(columns * times * self.load_cycles_per_column)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +164,6 @@ class ScalarTiming(StreamTiming):
 class GpsimdTiming(StreamTiming):
     """GpSimdE: eight programmable processors, slow to start."""
 
-    preamble_ps: int
-    """From the kernel's first instruction on another engine to the first on this one."""
     start_cycles: int
     special_function_cycles: int
     """Cycles an element of rsqrt and the like."""
@@ -171,6 +178,19 @@ class SyncTiming(EngineTiming):
     register_move_ps: int
     register_load_ps: int
     """An element of memory into a register of the sequencer, or back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequencerTiming:
+    """What an engine's sequencer needs for a wait that is an instruction of its own, beyond the semaphore's arrival."""
+
+    tensor_ps: int
+    vector_ps: int
+    scalar_ps: int
+    gpsimd_ps: int
+    sync_ps: int
+    depth: int
+    """How many instructions it dispatches ahead of its engine; a DMA trigger needs no more than to be dispatched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,24 +212,66 @@ class DmaTiming:
     """Last packet to the start of the instruction that waits."""
     default_dge: str
     hardware_issue_ps: int
+    hardware_issue_descriptor: float
+    """Nanoseconds that each descriptor adds to a trigger of the hardware's."""
+    hardware_interval_ps: int
+    """Between two triggers on one ring: the second lasts until the hardware has made the descriptors of the first."""
     hardware_first_packet_ps: int
+    """From the end of a trigger to the first packet, out of SBUF; the same for software."""
     ring_descriptors: int
     """Descriptors that a ring holds for each DMA engine; a trigger waits until its own fit."""
+    ring_store_weight: int
+    """How many descriptors of a load one of a store (out of SBUF into HBM) counts for in a ring."""
     software_issue_ps: int
+    software_issue_pending_ps: int
+    """What each earlier software DMA that is still under way adds to a trigger."""
     software_interval_ps: int
+    software_service_ps: int
+    """Between the descriptors of two software DMAs being ready."""
+    software_prepare_ps: int
+    """GpSimdE writing the descriptors of a software DMA, before its trigger; the next one's are begun meanwhile."""
     software_first_packet_ps: int
     static_first_packet_ps: int
+    """From the start of a transfer whose descriptors are known before, whatever its source."""
+    read_latency_ps: int
+    """What the first packet waits for HBM, where that is the source."""
+    read_start_ps: int
+    """A read of HBM on an engine that was idle: what its first packet takes longer, and for each byte of it."""
+    read_start_bytes_per_ns: float
     transpose_hbm: float
     """Share of the copy rate that a DMA transpose reaches from HBM; ``transpose_sbuf`` from SBUF."""
     transpose_sbuf: float
 
+    def hardware_issue(self, descriptors: int) -> Picoseconds:
+        """How long a trigger keeps its engine when hardware makes the descriptors."""
+        return Picoseconds(self.hardware_issue_ps + round(1000 * self.hardware_issue_descriptor * descriptors))
+
+    def ring_use(self, descriptors: int, *, store: bool) -> int:
+        """What a transfer of ``descriptors`` takes of its ring on each engine: its share and the semaphore's write."""
+        return (-(-descriptors // self.engines) + 1) * (self.ring_store_weight if store else 1)
+
+    def first_packet(self, dge: str, issue: int, *, from_hbm: bool) -> Picoseconds:
+        """From the start of a trigger that lasts ``issue`` to the first packet."""
+        if dge == "static":
+            return Picoseconds(self.static_first_packet_ps)
+        after = self.hardware_first_packet_ps if dge == "hwdge" else self.software_first_packet_ps
+        return Picoseconds(issue + after + (self.read_latency_ps if from_hbm else 0))
+
+    def read_start(self, element_bytes: int) -> Picoseconds:
+        """What an idle engine's first packet takes longer when it comes from HBM."""
+        size = min(element_bytes, self.packet_bytes)
+        return Picoseconds(self.read_start_ps + round(1000 * size / self.read_start_bytes_per_ns))
+
     def packet(self, element_bytes: int, efficiency: float = 1.0) -> Picoseconds:
         """Time of one descriptor of ``element_bytes`` on one DMA engine, among others like it."""
+        sustained = max(element_bytes, 1) * 1_000 / self.sustained_bytes_per_ns
+        return Picoseconds(round(max(self.packet_alone(element_bytes), sustained) / efficiency))
+
+    def packet_alone(self, element_bytes: int) -> Picoseconds:
+        """Time of one descriptor of ``element_bytes`` on one DMA engine, as long as HBM keeps up."""
         size = max(element_bytes, 1)
         split = -(-size // self.packet_bytes)
-        alone = split * self.packet_ps + size * 1_000 / self.bytes_per_ns
-        sustained = size * 1_000 / self.sustained_bytes_per_ns
-        return Picoseconds(round(max(alone, sustained) / efficiency))
+        return Picoseconds(round(split * self.packet_ps + size * 1_000 / self.bytes_per_ns))
 
     def split(self, element_bytes: int, count: int) -> tuple[tuple[int, int], ...]:
         """Descriptors of ``count`` runs of ``element_bytes``: a few long runs are cut so that all engines get a
@@ -231,6 +293,7 @@ class Timing:
     scalar: ScalarTiming
     gpsimd: GpsimdTiming
     sync: SyncTiming
+    sequencer: SequencerTiming
     dma: DmaTiming
     exclusive_ports: bool
     """VectorE excludes GpSimdE on SBUF and ScalarE on PSUM (NeuronCore-v2)."""
@@ -248,6 +311,10 @@ class Timing:
         found = getattr(self, name)
         assert isinstance(found, EngineTiming)
         return found
+
+    def sequencer_ps(self, engine: str) -> Picoseconds:
+        """What a wait of the sequencer's own adds to the arrival of its semaphore on ``engine``."""
+        return Picoseconds(getattr(self.sequencer, f"{engine}_ps"))
 
     @property
     def support(self) -> str:
@@ -296,6 +363,7 @@ def _load(version: str, clocks: tuple[tuple[str, int], ...], dma_engines: int) -
         scalar=engine(ScalarTiming, "scalar"),
         gpsimd=engine(GpsimdTiming, "gpsimd"),
         sync=engine(SyncTiming, "sync"),
+        sequencer=SequencerTiming(**values["sequencer"]),
         dma=DmaTiming(engines=dma_engines, **values["dma"]),
         exclusive_ports=bool(machine["exclusive_ports"]),
         bank_conflicts=bool(machine["bank_conflicts"]),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trnsim.errors import CompilerError, HardwareError
-from trnsim.hardware.timing_constants import Timing
+from trnsim.hardware.timing_constants import TensorTiming, Timing
 from trnsim.isa.constants import engine as Engine
 from trnsim.isa.constants import matmul_perf_mode
 from trnsim.isa.costs import streamed, work
@@ -494,7 +494,7 @@ def _passes(
     t: Timing, k: InstructionClass, passes: int, columns: int, rows: int, cycles: int, share: float, flops: int
 ) -> tuple[Work, ...]:
     e = t.tensor
-    load = e.load(columns, cycles_per_row=cycles)
+    load = e.load(columns, _load_times(e, cycles, passes))
     multiply = e.multiply(rows, cycles_per_row=cycles)
     busy = round(multiply * share)
     left = tuple(i for i, o in enumerate(k.operands) if o.name.startswith("stationary"))
@@ -502,10 +502,22 @@ def _passes(
     pieces: list[Work] = []
     for index in range(passes):
         pieces += [
-            Work("tensor", "LDWEIGHTS", load, load, left, background=True),
+            _load_work(e, load, left),
             Work("tensor", "MATMUL", busy, multiply + e.tail_ps, right, (0,), flops=0 if index else flops),
         ]
     return tuple(pieces)
+
+
+def _load_times(e: TensorTiming, cycles: int, passes: int) -> int:
+    """How many times longer a load takes than that of a 16-bit matrix."""
+    if cycles == 1:
+        return 1
+    return e.load_float32_transpose if passes == 1 else e.load_float32
+
+
+def _load_work(e: TensorTiming, load: int, reads: tuple[int, ...]) -> Work:
+    """LoadStationary: what it delays its multiply when nothing hides it, and how long it is seen to last."""
+    return Work("tensor", "LDWEIGHTS", max(0, load - e.load_lead_ps), load + e.load_tail_ps, reads, background=True)
 
 
 @instruction("nki.isa.nc_transpose", engines="tensor vector")
@@ -571,11 +583,12 @@ def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Work, ...]:
     e = t.tensor
     wide = data.dtype.itemsize == 4
     passes, cycles = (e.float32_transpose_passes, e.float32_cycles_per_row) if wide else (1, 1)
-    load, multiply = e.load(data.elements, cycles_per_row=cycles), e.multiply(data.partitions, cycles_per_row=cycles)
+    load = e.load(data.elements, _load_times(e, cycles, passes))
+    multiply = e.multiply(data.partitions, cycles_per_row=cycles)
     pieces: list[Work] = []
     for _ in range(passes):
         pieces += [
-            Work("tensor", "LDWEIGHTS", load, load, (1,), background=True),
+            _load_work(e, load, (1,)),
             Work("tensor", "MATMUL", multiply, multiply + e.tail_ps, (), (0,)),
         ]
     return tuple(pieces)

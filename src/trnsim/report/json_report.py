@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trnsim.report.classes import class_costs
 from trnsim.report.files import write_text_atomic
 from trnsim.report.schema import (
     SCHEMA,
     CallReport,
+    ClassReport,
     EngineReport,
     FindingReport,
     HolderReport,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from trnsim.errors import Finding
     from trnsim.report.call import KernelCall
+    from trnsim.report.classes import ClassCost
     from trnsim.report.summary import EngineUse, LineCost, MemoryPeak, Summary, TrackUse
 
 VERSIONED = ("trnsim", "numpy", "ml_dtypes", "numba")
@@ -104,6 +107,7 @@ def call_report(summary: Summary) -> CallReport:
         memory=[_memory(m) for m in summary.memory],
         spills=int(totals.spills),
         lines=[_line(c, summary.total_ps) for c in summary.lines],
+        instruction_classes=[_class(c) for c in class_costs(call)],
         findings=[_finding(f) for f in call.findings],
         numeric=call.numeric,
         seed=call.seed,
@@ -140,6 +144,12 @@ def _line(cost: LineCost, total: int) -> LineReport:
         instructions=cost.instructions,
         events=cost.events,
         engines=list(cost.engines),
+    )
+
+
+def _class(cost: ClassCost) -> ClassReport:
+    return ClassReport(
+        cost.core, cost.engine, cost.opcode, cost.line, cost.count, _us(cost.busy_ps), _us(cost.waiting_ps), cost.bytes
     )
 
 

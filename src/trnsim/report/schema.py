@@ -62,6 +62,21 @@ class LineReport(Struct, frozen=True):
     engines: list[str]
 
 
+class ClassReport(Struct, frozen=True):
+    """Instructions of one engine, opcode and source line (``file:line``), summed; ``engine`` is ``dma`` for
+    transfers.
+    """
+
+    core: Count
+    engine: str
+    opcode: str
+    line: str
+    count: Count
+    busy_us: Microseconds
+    waiting_us: Microseconds
+    bytes: Count
+
+
 class HolderReport(Struct, frozen=True):
     """A storage that was live at the peak, and its bytes in a partition."""
 
@@ -123,6 +138,7 @@ class CallReport(Struct, frozen=True):
     memory: list[MemoryReport]
     spills: Count
     lines: list[LineReport]
+    instruction_classes: list[ClassReport]
     findings: list[FindingReport]
     numeric: bool
     seed: int | None

@@ -176,11 +176,7 @@ def _reorder(
     timing: Timing,
     compiled: bool,
 ) -> Column:
-    dma = timing.dma
-    first_packet = np.array(
-        [0, dma.hardware_first_packet_ps, dma.software_first_packet_ps, dma.static_first_packet_ps], np.int64
-    )
-    busy, done, transfer = estimates(tables, first_packet, dma.completion_ps)
+    busy, done, transfer = estimates(tables, timing.dma.completion_ps)
     automatic, memory, sizes = _automatic(trace)
     wanted = automatic[accesses.storage]
     pairs = unique_pairs(accesses.instruction[wanted], accesses.storage[wanted], len(sizes))

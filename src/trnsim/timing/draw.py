@@ -8,7 +8,7 @@ import numpy as np
 
 from trnsim.timing import timeline as tl
 from trnsim.timing.dependences import EXPLICIT, PSUM_SPACE, SBUF_SPACE, SPILL
-from trnsim.timing.machine import BANK, LOAD, MEETING, PORT, RING
+from trnsim.timing.machine import BANK, LOAD, MEETING, PORT, PREPARE, RING
 from trnsim.timing.tables import ENGINES, NO_DMA, QUEUE_COUNT, SCALAR, STATIC_IN, STATIC_OUT
 from trnsim.timing.timeline import DMA, ENGINE, Events, MemoryUse, Track, Waits
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trnsim.hardware.model import Core
     from trnsim.timing.compile import CoreProgram
     from trnsim.timing.link import Linked
-    from trnsim.timing.machine import Run
+    from trnsim.timing.machine import Nodes, Run
     from trnsim.timing.tables import ClassTables
 
     Column = NDArray[np.int64]
@@ -33,6 +33,7 @@ _RESOURCES = {
     BANK: tl.WAIT_BANK,
     RING: tl.WAIT_RING,
     MEETING: tl.WAIT_MEETING,
+    PREPARE: tl.WAIT_DESCRIPTORS,
 }
 _KINDS = {SBUF_SPACE: tl.WAIT_SBUF, PSUM_SPACE: tl.WAIT_PSUM, SPILL: tl.WAIT_SPILL, EXPLICIT: tl.WAIT_ORDER}
 
@@ -56,6 +57,7 @@ def draw_events(linked: Linked, run: Run, tables: ClassTables) -> tuple[list[Tra
     on_engine = np.flatnonzero(kind < len(ENGINES))
     transfers = np.flatnonzero(dge != NO_DMA)
     tables_loaded = np.flatnonzero(run.table_start >= 0)
+    start, end = _own_time(nodes, run)
     zero = np.zeros(len(on_engine) + len(tables_loaded), np.int64)
     columns = {
         "track": np.concatenate(
@@ -73,11 +75,11 @@ def draw_events(linked: Linked, run: Run, tables: ClassTables) -> tuple[list[Tra
             )
         ),
         "instruction": np.concatenate((linked.row[on_engine], linked.row[tables_loaded], linked.row[transfers])),
-        "start": np.concatenate((run.start[on_engine], run.table_start[tables_loaded], run.transfer_start[transfers])),
-        "end": np.concatenate((run.end[on_engine], run.idle_from[tables_loaded], run.done[transfers])),
+        "start": np.concatenate((start[on_engine], run.table_start[tables_loaded], run.transfer_start[transfers])),
+        "end": np.concatenate((end[on_engine], run.idle_from[tables_loaded], run.done[transfers])),
         "done": np.concatenate(
             (
-                np.where(dge[on_engine] == NO_DMA, run.done[on_engine], run.end[on_engine]),
+                np.where(dge[on_engine] == NO_DMA, run.done[on_engine], end[on_engine]),
                 run.idle_from[tables_loaded],
                 run.done[transfers],
             )
@@ -91,6 +93,20 @@ def draw_events(linked: Linked, run: Run, tables: ClassTables) -> tuple[list[Tra
     engine_event[on_engine] = place[: len(on_engine)]
     transfer_event[transfers] = place[len(on_engine) + len(tables_loaded) :]
     return tracks, Events(**{k: v[order] for k, v in columns.items()}), opcodes, engine_event, transfer_event
+
+
+def _own_time(nodes: Nodes, run: Run) -> tuple[Column, Column]:
+    """From when to when each node has its engine's track: a trigger that runs ahead only what is left of it after what
+    the engine was doing.
+    """
+    start, end = run.start.copy(), run.end.copy()
+    for queue in range(len(nodes.queue_first) - 1):
+        mine = nodes.queue_nodes[nodes.queue_first[queue] : nodes.queue_first[queue + 1]]
+        if len(mine) > 1:
+            reached = np.maximum.accumulate(run.end[mine])[:-1]
+            start[mine[1:]] = np.maximum(start[mine[1:]], reached)
+            end[mine[1:]] = np.maximum(end[mine[1:]], reached)
+    return start, end
 
 
 def draw_waits(

@@ -238,7 +238,7 @@ def _spill_variant(tables: ClassTables, timing: Timing, partitions: int, row_byt
     name = "RELOAD" if reload else "SPILL"
     if name not in tables.opcodes:
         tables.opcodes.append(name)
-    issue = 0 if static else dma.hardware_issue_ps
+    issue = 0 if static else dma.hardware_issue(partitions)
     wanted = Variant(
         (STATIC_IN if reload else STATIC_OUT) if static else SYNC,
         tables.opcodes.index(name),
@@ -249,7 +249,9 @@ def _spill_variant(tables: ClassTables, timing: Timing, partitions: int, row_byt
         lane_low=low * packet + dma.transfer_ps if low else 0,
         lane_high=(low + 1) * packet + dma.transfer_ps,
         lanes_high=high,
-        descriptors=-(-partitions // dma.engines) + 1,
+        descriptors=dma.ring_use(partitions, store=not reload),
+        first=dma.first_packet("static" if static else "hwdge", issue, from_hbm=reload),
+        lead=dma.read_start(row_bytes) if reload else 0,
         hbm_read=size if reload else 0,
         hbm_write=0 if reload else size,
     )

@@ -76,11 +76,11 @@ def _balance(klass: Any, candidates: Any, queue: Any, busy: Any, load: Any, chos
     return 0
 
 
-def estimates(tables: ClassTables, first_packet: Column, completion: int) -> tuple[Column, Column, Column]:
+def estimates(tables: ClassTables, completion: int) -> tuple[Column, Column, Column]:
     """Estimated time of each variant: until its engine is free, until its result can be used, on the DMA engines."""
     busy, latency, dge = tables.column("busy"), tables.column("latency"), tables.column("dge")
     lane = np.maximum(tables.column("lane_low"), tables.column("lane_high"))
-    done = np.where(dge == NO_DMA, latency, first_packet[dge] + lane + completion)
+    done = np.where(dge == NO_DMA, latency, tables.column("first") + lane + completion)
     chain = tables.column("chain")
     for i in range(len(chain) - 1, -1, -1):
         if chain[i] >= 0:

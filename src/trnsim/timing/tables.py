@@ -31,6 +31,7 @@ CANDIDATES = 4
 
 NO_DMA, HARDWARE, SOFTWARE, STATIC = range(4)
 _DGE = {"hwdge": HARDWARE, "swdge": SOFTWARE, "static": STATIC}
+DGE_NAMES = {number: name for name, number in _DGE.items()}
 
 READS, UPDATES, WRITES = range(3)
 _ROLES = {"read": READS, "update": UPDATES, "write": WRITES}
@@ -45,6 +46,8 @@ class Variant:
     queue: int
     opcode: int
     busy: int = 0
+    issue: int = 0
+    """The part of ``busy`` in which TensorE streams nothing."""
     latency: int = 0
     load: int = 0
     table: int = 0
@@ -54,6 +57,10 @@ class Variant:
     lane_high: int = 0
     lanes_high: int = 0
     descriptors: int = 0
+    first: int = 0
+    """Start of a DMA's trigger to its first packet."""
+    lead: int = 0
+    """What a DMA engine that was idle takes longer."""
     hbm_read: int = 0
     hbm_write: int = 0
     flops: int = 0
@@ -113,6 +120,12 @@ class ClassTables:
             raise UnsupportedError(f"{klass.name} has no engine", instruction=klass.name)
         return found[:CANDIDATES]
 
+    def add_pieces(
+        self, klass: InstructionClass, pieces: Sequence[Work | Transfer], engine: str, queue: int, timing: Timing
+    ) -> int:
+        """Number of the first variant of ``pieces``, the work of a class or a part of it, on a queue that is given."""
+        return self._chain(klass, pieces, engine, queue, timing)
+
     def _chain(
         self, klass: InstructionClass, pieces: Sequence[Work | Transfer], engine: str, queue: int, timing: Timing
     ) -> int:
@@ -135,6 +148,7 @@ class ClassTables:
             if last is not None and not piece.background:
                 last.latency = last.busy + piece.latency_ps
                 last.busy += piece.busy_ps
+                last.issue += timing.tensor.issue_ps if where == TENSOR else 0
                 last.flops += piece.flops
                 last.table = last.table or self._table(piece.table)
                 if last.opcode < 0:
@@ -154,7 +168,7 @@ class ClassTables:
         count = max(1, sum(c for _, c in piece.descriptors))
         time = sum(ps * c for ps, (_, c) in zip(piece.engine_ps, piece.descriptors, strict=True))
         low, high = divmod(count, dma.engines)
-        issue = {HARDWARE: dma.hardware_issue_ps, SOFTWARE: dma.software_issue_ps, STATIC: 0}[dge]
+        issue = {HARDWARE: dma.hardware_issue(count), SOFTWARE: dma.software_issue_ps, STATIC: 0}[dge]
         reads = {klass.operands[i].form.memory for i in piece.reads}
         writes = {klass.operands[i].form.memory for i in piece.writes}
         return Variant(
@@ -167,7 +181,9 @@ class ClassTables:
             lane_low=low * time // count + dma.transfer_ps if low else 0,
             lane_high=(low + 1) * time // count + dma.transfer_ps,
             lanes_high=high,
-            descriptors=-(-count // dma.engines) + 1,
+            descriptors=dma.ring_use(count, store="hbm" in writes and "hbm" not in reads),
+            first=dma.first_packet(DGE_NAMES[dge], issue, from_hbm="hbm" in reads),
+            lead=dma.read_start(piece.descriptors[0][0]) if "hbm" in reads and piece.descriptors else 0,
             hbm_read=piece.bytes if "hbm" in reads else 0,
             hbm_write=piece.bytes if "hbm" in writes else 0,
         )

@@ -38,6 +38,7 @@ WAIT_REASONS = (
     "psum bank conflict",
     "dma ring full",
     "rendezvous",
+    "dma descriptors",
     "no more work",
 )
 (
@@ -58,6 +59,7 @@ WAIT_REASONS = (
     WAIT_BANK,
     WAIT_RING,
     WAIT_MEETING,
+    WAIT_DESCRIPTORS,
     NO_MORE_WORK,
 ) = range(len(WAIT_REASONS))
 

@@ -136,7 +136,8 @@ class Program:
             rows = klass.operands[2].form.elements
             cycles, passes = (t.float32_cycles_per_row, t.float32_passes) if wide else (1, 1)
             one = t.multiply(rows, cycles_per_row=cycles)
-            load = Work("tensor", "LDWEIGHTS", t.load(128), t.load(128), background=True)
+            columns = t.load(128)
+            load = Work("tensor", "LDWEIGHTS", columns - t.load_lead_ps, columns + t.load_tail_ps, background=True)
             return (load, Work("tensor", "MATMUL", one, one + t.tail_ps, flops=2 * 128 * 128 * rows)) * passes
 
         operands = [("update" if add else "write", dst), ("read", stationary), ("read", moving)]
