@@ -33,7 +33,7 @@ ALLOWED = {
     "report": {"timing", "isa", "machine", "hardware", "numerics"},
     "api": {"installation", "nki", "session", "report", "machine", "hardware", "numerics"},
     "script": {"api", "installation", "nki", "session"},
-    "commands": {"profiles", "report", "hardware"},
+    "commands": {"operators", "profiles", "report", "hardware"},
     "cli": {"commands", "api", "installation", "script", "nki", "session", "report", "timing", "hardware"},
     "__init__": {"api", "installation", "session", "hardware"},
 }
