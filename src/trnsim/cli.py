@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trnsim.commands import validate
 from trnsim.errors import InputError, TrnsimError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+validate.register(app)
 
 Chip = Annotated[str | None, typer.Option("--chip", help="trn1, trn2, trn3, inf2, or a chip's TOML file.")]
 TimeOnly = Annotated[bool, typer.Option("--time-only", help="Predict time; compute only what control flow needs.")]

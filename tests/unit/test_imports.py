@@ -31,7 +31,9 @@ ALLOWED = {
     "report": {"timing", "isa", "machine", "hardware", "numerics"},
     "api": {"installation", "nki", "session", "report", "machine", "hardware", "numerics"},
     "script": {"api", "installation", "nki", "session"},
-    "cli": {"api", "installation", "script", "nki", "session", "report", "timing", "hardware"},
+    "validation": {"api", "compat", "installation", "session", "timing", "machine", "hardware"},
+    "commands": {"validation", "report", "hardware"},
+    "cli": {"commands", "api", "installation", "script", "nki", "session", "report", "timing", "hardware"},
     "__init__": {"api", "installation", "session", "hardware"},
 }
 

@@ -237,6 +237,8 @@ class Timing:
     clock_offset_ps: int
     """Before the first instruction and after the last DMA in a profiler's total time."""
     clock_tail_ps: int
+    clock_parts: tuple[tuple[str, int], ...]
+    """Of each other way to measure a kernel: what it shows beyond a profiler's total time, picoseconds."""
     error_percent: float | None
     """Mean absolute error on published measurements; None where there are none for this generation."""
     constants: tuple[Constant, ...]
@@ -246,6 +248,12 @@ class Timing:
         found = getattr(self, name)
         assert isinstance(found, EngineTiming)
         return found
+
+    @property
+    def clocks(self) -> dict[str, int]:
+        """What each way to measure a kernel shows beside the kernel itself, picoseconds."""
+        total = self.clock_offset_ps + self.clock_tail_ps
+        return {"profiler_total": total, **{name: total + part for name, part in self.clock_parts}}
 
     @property
     def support(self) -> str:
@@ -299,6 +307,7 @@ def _load(version: str, clocks: tuple[tuple[str, int], ...], dma_engines: int) -
         bank_conflicts=bool(machine["bank_conflicts"]),
         clock_offset_ps=machine["clock_offset"],
         clock_tail_ps=machine["clock_tail"],
+        clock_parts=tuple((name.removesuffix("_ps"), part) for name, part in values.get("clocks", {}).items()),
         error_percent=machine.get("error"),
         constants=tuple(constants),
     )

@@ -1,0 +1,1 @@
+"""The commands of ``trnsim`` that have a module of their own."""
