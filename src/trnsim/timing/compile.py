@@ -16,8 +16,9 @@ from trnsim.timing.accesses import Accesses, find_accesses
 from trnsim.timing.dependences import EXPLICIT, ORDER, Edges, find_dependences
 from trnsim.timing.loads import find_repeated_loads
 from trnsim.timing.options import BALANCE_ENGINES, REMOVE_REPEATED_LOADS, REORDER
-from trnsim.timing.placement import Placement, place
+from trnsim.timing.placement import NEVER, RELOADED, SLACK, Placement, place
 from trnsim.timing.schedule import choose_variants, estimates, list_schedule
+from trnsim.timing.tables import READS
 from trnsim.units import format_bytes
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ class Uses:
     by_storage: Column
     start: Column
     placement: Placement
+    load: Column
+    """Of each storage the one instruction that loads it from a tensor in HBM that nothing writes, else -1."""
+    accesses: Column
+    access_position: Column
+    access_start: Column
+    """Rows of the accesses of each storage, one after another, their positions, and where those of each begin."""
 
 
 @dataclass
@@ -59,6 +66,8 @@ class CoreProgram:
     rows: Column
     """Row in the trace of each instruction."""
     removed: Column
+    klass: Column
+    """Class in the tables of each instruction."""
     variant: Column
     order: Column
     edges: Edges
@@ -99,11 +108,12 @@ def compile_core(
     order: NDArray[np.int64] = np.arange(len(rows), dtype=np.int64)
     if REORDER in passes:
         order = _reorder(trace, core, accesses, variant, edges, tables, timing, compiled)
+        order = _defer_loads(trace, core, accesses, klass, order, edges, tables)
     elif (edges.producer > edges.consumer).any():
         raise CompilerError("an explicit dependence contradicts program order, which this schedule keeps")
-    program = CoreProgram(trace, number, rows, removed, variant, order, edges, accesses, initial, [])
+    program = CoreProgram(trace, number, rows, removed, klass, variant, order, edges, accesses, initial, [])
     for memory in MEMORIES:
-        uses = _place(program, memory, core, compiled)
+        uses = _place(program, memory, core, tables, compiled)
         program.uses.append(uses)
         if len(uses.placement.spills):
             program.findings.append(_over_capacity(program, uses, core, options))
@@ -201,7 +211,7 @@ def _automatic(trace: Trace) -> tuple[NDArray[np.bool_], Column, Column]:
     return automatic, memory, sizes
 
 
-def _place(program: CoreProgram, memory: str, core: Core, compiled: bool) -> Uses:
+def _place(program: CoreProgram, memory: str, core: Core, tables: ClassTables, compiled: bool) -> Uses:
     """Addresses of the automatic storages of ``memory``."""
     trace, accesses = program.trace, program.accesses
     automatic, number, sizes = _automatic(trace)
@@ -219,10 +229,120 @@ def _place(program: CoreProgram, memory: str, core: Core, compiled: bool) -> Use
         if s.memory == memory and s.address is not None
     ]
     banks = core.psum.bytes_per_bank if memory == "psum" else 0
+    loaded, load = _loaded(program, tables, position)
     placement = place(
-        _capacity(core, memory), banks, reserved, sizes[storage], pairs[0][grouped], start, (pairs[0], local), compiled
+        _capacity(core, memory), banks, reserved, sizes[storage], pairs[0][grouped], start, (pairs[0], local),
+        loaded[storage], compiled,
+    )  # fmt: skip
+    rows = np.flatnonzero(wanted)
+    rows = rows[np.argsort(accesses.storage[rows], kind="stable")]
+    access_start = np.searchsorted(accesses.storage[rows], np.append(storage, len(sizes))).astype(np.int64)
+    return Uses(
+        memory, storage, sizes[storage], pairs[0], local, pairs[0][grouped], start, placement, load[storage], rows,
+        position[accesses.instruction[rows]], access_start,
+    )  # fmt: skip
+
+
+def _loaded(program: CoreProgram, tables: ClassTables, position: Column) -> tuple[Column, Column]:
+    """Of each storage the position of its last load if only loads of unwritten HBM tensors write it, else ``NEVER``;
+    and that load if it is the only one, else -1.
+    """
+    load, writers = _only_loads(program.trace, program.accesses, program.klass, tables)
+    loaded: Column = np.full(len(load), -1, np.int64)
+    np.maximum.at(loaded, writers[1], position[writers[0]])
+    loaded[(load == CHANGED) | (loaded < 0)] = NEVER
+    return loaded, np.where(load >= 0, load, -1)
+
+
+SEVERAL, CHANGED = -2, -3
+
+
+def _only_loads(
+    trace: Trace, accesses: Accesses, klass: Column, tables: ClassTables
+) -> tuple[Column, tuple[Column, Column]]:
+    """Of each storage the instruction that loads it from an HBM tensor that nothing writes, ``SEVERAL`` if there are
+    several such loads, ``CHANGED`` if anything else writes it; and (instruction, storage) of all on-chip writes.
+    """
+    count = max(1, len(trace.storages))
+    in_hbm = np.array([s.memory == "hbm" for s in trace.storages] or [False])
+    writes = accesses.role != READS
+    changed = np.zeros(count, bool)
+    changed[accesses.storage[writes & in_hbm[accesses.storage]]] = True
+    is_load = np.array([*tables.is_load, False])[klass]
+    is_load[accesses.instruction[~writes & changed[accesses.storage]]] = False
+    rows = np.flatnonzero(writes & ~in_hbm[accesses.storage])
+    instruction, storage = accesses.instruction[rows], accesses.storage[rows]
+    load: Column = np.full(count, CHANGED, np.int64)
+    load[storage] = instruction
+    load[np.bincount(storage, minlength=count) > 1] = SEVERAL
+    load[storage[~is_load[instruction]]] = CHANGED
+    return load, (instruction, storage)
+
+
+def _defer_loads(
+    trace: Trace,
+    core: Core,
+    accesses: Accesses,
+    klass: Column,
+    order: Column,
+    edges: Edges,
+    tables: ClassTables,
+) -> Column:
+    """``order`` with loads that find SBUF full moved to before the first use of what they load."""
+    automatic, memory, sizes = _automatic(trace)
+    wanted = (automatic & (memory == 0))[accesses.storage]
+    pairs = unique_pairs(accesses.instruction[wanted], accesses.storage[wanted], len(sizes))
+    position = np.empty(len(order), np.int64)
+    position[order] = np.arange(len(order))
+    first: Column = np.full(len(sizes), len(order), np.int64)
+    last: Column = np.full(len(sizes), -1, np.int64)
+    np.minimum.at(first, pairs[1], position[pairs[0]])
+    np.maximum.at(last, pairs[1], position[pairs[0]])
+    used = last >= 0
+    change = np.bincount(first[used], sizes[used], len(order) + 1) - np.bincount(
+        last[used] + 1, sizes[used], len(order) + 1
     )
-    return Uses(memory, storage, sizes[storage], pairs[0], local, pairs[0][grouped], start, placement)
+    capacity = _capacity(core, "sbuf")
+    if not len(order) or np.cumsum(change).max() <= capacity:
+        return order
+    capacity -= capacity // SLACK
+    load, _ = _only_loads(trace, accesses, klass, tables)
+    bound = np.zeros(len(order), bool)
+    fixed = (edges.kind == EXPLICIT) | (edges.kind == ORDER)
+    bound[edges.producer[fixed]] = True
+    bound[edges.consumer[fixed]] = True
+    loads = {int(i): s for s, i in enumerate(load.tolist()) if i >= 0 and automatic[s] and not bound[i]}
+    offsets = np.searchsorted(pairs[0], np.arange(len(order) + 1)).tolist()
+    touched, left = pairs[1].tolist(), np.bincount(pairs[1], minlength=len(sizes)).tolist()
+    size = sizes.tolist()
+    live = 0
+    alive = [False] * len(size)
+    waiting: dict[int, int] = {}
+    found: list[int] = []
+
+    def emit(i: int) -> None:
+        nonlocal live
+        found.append(i)
+        for s in touched[offsets[i] : offsets[i + 1]]:
+            if not alive[s]:
+                alive[s] = True
+                live += size[s]
+            left[s] -= 1
+            if left[s] == 0:
+                live -= size[s]
+
+    for i in order.tolist():
+        s = loads.get(i, -1)
+        if s >= 0 and not alive[s] and live + size[s] > capacity:
+            waiting[s] = i
+            continue
+        for t in touched[offsets[i] : offsets[i + 1]]:
+            if t in waiting:
+                emit(waiting.pop(t))
+        emit(i)
+    for i in waiting.values():
+        emit(i)
+    return np.array(found, np.int64)
 
 
 def _capacity(core: Core, memory: str) -> int:
@@ -260,11 +380,11 @@ def _over_capacity(program: CoreProgram, uses: Uses, core: Core, options: Timing
     line = int(program.trace.instructions["line"][row])
     location = program.trace.lines[line] if line < len(program.trace.lines) else None
     names = ", ".join(f"{name} {format_bytes(size)}" for name, size in holders[:5])
-    spilled = int((uses.placement.spills[:, 2] == 0).sum())
+    moved = int((uses.placement.spills[:, 2] != RELOADED).sum())
     message = (
         f"live tiles need {format_bytes(need)} a partition of {uses.memory.upper()}, which has {format_bytes(limit)}: "
-        f"{spilled} spills. The largest: {names}"
+        f"{moved} spills and repeated loads. The largest: {names}"
     )
     if options.strict_capacity:
         raise HardwareError(message, value=need, limit=limit, generation=core.version, location=location)
-    return Finding("capacity", message, location=location, count=spilled, details={"holders": holders, "need": need})
+    return Finding("capacity", message, location=location, count=moved, details={"holders": holders, "need": need})
