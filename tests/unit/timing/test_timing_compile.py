@@ -213,7 +213,7 @@ def test_a_spill_writes_what_changed():
     wide = [p.tile(f"t{i}", (128, 30 * KIB // 4)) for i in range(7)]
     for tile in wide:
         p.work("gpsimd", writes=[tile])
-    for _ in range(5):
+    for _ in range(12):
         for i, tile in enumerate(wide):
             p.work("vector", reads=[p.view(tile, columns=(0, 4))], writes=[p.view(tile, columns=(64 * i, 64 * i + 64))])
     timeline = run(p)
