@@ -24,9 +24,14 @@ def kernels(
     fusion: Annotated[
         Path | None, typer.Option("--fusion", help="trainium-kernel-fusion; default TRNSIM_FUSION.")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Measurements of your own, as kernel_latency.csv.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Measurements of your own, as kernel_latency.csv.")
+    ] = None,
     family: Annotated[str | None, typer.Option("--family", help="Only families that contain this text.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
+    cross_validate: Annotated[
+        bool, typer.Option("--cross-validate", help="Also refit without each family and each source (twice the time).")
+    ] = False,
     json: Annotated[str | None, typer.Option("--json", help="Write the comparison to FILE, or - for output.")] = None,
 ) -> None:
     """Time published kernels from local checkouts and compare with their published times.
@@ -39,9 +44,11 @@ def kernels(
 
     from trnsim.validation import checkouts, report
     from trnsim.validation.cases import Selection, of_family, select
+    from trnsim.validation.fit import STEP, VARIED
+    from trnsim.validation.fit import cross_validate as refit
     from trnsim.validation.rows import read_rows
     from trnsim.validation.run import run_cases
-    from trnsim.validation.table import render
+    from trnsim.validation.table import render, render_fit
 
     started = time.perf_counter()
     roots = checkouts.roots({"sdk": sdk, "samples": samples, "library": library, "fusion": fusion})
@@ -56,13 +63,20 @@ def kernels(
     if not ready:
         reasons = "; ".join(dict.fromkeys(reason for _, reason in not_run)) or "no row is a run of a known kernel"
         raise InputError(f"nothing to validate: {reasons}")
-    results = run_cases(ready, roots, workers, _progress)
+    results = run_cases(ready, roots, workers, _progress, dict.fromkeys(VARIED, STEP) if cross_validate else None)
     found = report.validation(selection, not_run, results, time.perf_counter() - started)
+    fitted = refit(found.compared) if cross_validate else None
     if json is not None:
-        _write(report.to_json(found), json)
+        value = report.to_json(found)
+        if fitted is not None:
+            value["cross_validation"] = {"fit": fitted[0], "families": fitted[1]}
+        _write(value, json)
     if json != "-":
         console = Console()
-        render(found, console if console.is_terminal else Console(width=180))
+        console = console if console.is_terminal else Console(width=180)
+        render(found, console)
+        if fitted is not None:
+            render_fit(*fitted, console)
     raise typer.Exit(int(bool(found.failed)))
 
 

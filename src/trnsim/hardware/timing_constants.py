@@ -8,6 +8,8 @@ instruction. The forms of the formulas are those of the NKI documentation; see t
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -271,17 +273,43 @@ def load_timing(chip: Chip) -> Timing:
     if chip.core is None:
         raise InputError(f"{chip.name} has no NeuronCore to time")
     clocks = tuple(sorted((name, engine.clock_hz) for name, engine in chip.core.engines.items()))
-    return _load(chip.core.version, clocks, chip.core.dma.engines)
+    return _load(chip.core.version, clocks, chip.core.dma.engines, tuple(sorted(_factors.items())))
+
+
+_factors: dict[str, float] = {}
+
+
+@contextmanager
+def scaled(factors: Mapping[str, float]) -> Iterator[None]:
+    """Multiply constants (``section.name``) while this is active: how much a time depends on each.
+
+    Raises:
+        InputError: at the next ``load_timing``, if the generation has no such constant.
+    """
+    before = dict(_factors)
+    _factors.update(factors)
+    try:
+        yield
+    finally:
+        _factors.clear()
+        _factors.update(before)
 
 
 @lru_cache(maxsize=32)
-def _load(version: str, clocks: tuple[tuple[str, int], ...], dma_engines: int) -> Timing:
+def _load(
+    version: str, clocks: tuple[tuple[str, int], ...], dma_engines: int, factors: tuple[tuple[str, float], ...] = ()
+) -> Timing:
     path = _DIRECTORY / f"{version}.toml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in _DIRECTORY.glob("*.toml")))
         raise InputError(f"no timing constants for NeuronCore-{version}: known are {known}")
     with path.open("rb") as file:
         tables: dict[str, Any] = tomllib.load(file)
+    for name, factor in factors:
+        section, _, key = name.partition(".")
+        if key not in tables.get(section, {}):
+            raise InputError(f"{path.name} has no constant {name}")
+        tables[section][key]["value"] *= factor
     constants: list[Constant] = []
     values = {name: _values(name, table, constants) for name, table in tables.items()}
     clock = dict(clocks)

@@ -136,7 +136,7 @@ def select(rows: Iterable[Row]) -> Selection:
         if recipe is None:
             left_out.setdefault(reason or NO_SOURCE, []).append(row.id)
             continue
-        clock = clock_of(row.metric)
+        clock = clock_of(row.metric, row.core_count)
         assert clock is not None
         found.setdefault(Case(recipe, chip_of(row), row.core_count, clock), []).append(row)
     cases = [Case(c.recipe, c.chip, c.cores, c.clock, tuple(same)) for c, same in found.items()]

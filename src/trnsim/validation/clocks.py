@@ -19,7 +19,7 @@ _METRICS: tuple[tuple[str, str], ...] = (
     (r"CycleCount", "cycle_count"),
     (r"total_time", "profiler_total"),
     (r"p50", "benchmark_p50"),
-    (r"\bP?99\b|\bP99\b|\bp99\b", "benchmark_p99"),
+    (r"\b[Pp]99\b", "benchmark_p99"),
     (r"device timer", "device_timer"),
     (r"^kernel span\b", "kernel"),
     (r"^latency$", "profiler_total"),
@@ -31,13 +31,15 @@ NAMES = {
     "benchmark_p99": "99th percentile of nki.benchmark",
     "cycle_count": "CycleCount of neuron-profile show-session",
     "tpb_cycles": "TpbSgCyclesSum of nki-library's tests",
+    "tpb_cycles_two_cores": "the same on a logical core of two",
     "device_timer": "device timer",
 }
 
 
-def clock_of(metric: str) -> str | None:
+def clock_of(metric: str, cores: int = 1) -> str | None:
     """The clock that the metric of a row names; None if it is no time of a whole kernel."""
-    return next((clock for pattern, clock in _METRICS if re.search(pattern, metric)), None)
+    found = next((clock for pattern, clock in _METRICS if re.search(pattern, metric)), None)
+    return "tpb_cycles_two_cores" if found == "tpb_cycles" and cores == 2 else found
 
 
 def fixed_us(timing: Timing, clock: str) -> float | None:

@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trnsim.errors import InputError, TrnsimError
 from trnsim.validation.cases import Call, Case, Name, Tensor, Value
 from trnsim.validation.recipes import OLD_API
+
+if TYPE_CHECKING:
+    from trnsim.hardware import Chip
 
 _WORST = ("calibrated", "interpolated", "extrapolated", "assumed")
 
@@ -38,6 +41,8 @@ class Prediction:
     spills: int
     findings: int
     seconds: float
+    slopes: tuple[tuple[str, float], ...] = ()
+    """Microseconds that the span changes with each constant that was varied, for a constant twice as large."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,8 @@ def schedule_of(case: Case) -> str:
     return "tensorizer" if old and "tensorizer" in SCHEDULES else "nki"
 
 
-def run_case(case: Case, roots: Mapping[str, Path]) -> Prediction | Failure:
-    """Time one case in this process."""
+def run_case(case: Case, roots: Mapping[str, Path], vary: Mapping[str, float] | None = None) -> Prediction | Failure:
+    """Time one case in this process. ``vary``: constants to time it again with, and by which share larger."""
     started = time.perf_counter()
     try:
         with contextlib.redirect_stdout(io.StringIO()), _quiet():
@@ -69,7 +74,8 @@ def run_case(case: Case, roots: Mapping[str, Path]) -> Prediction | Failure:
     from trnsim.hardware import load_chip
     from trnsim.validation.naive import naive
 
-    plain = [naive(call.traces, load_chip(case.chip)) for call in calls]
+    chip = load_chip(case.chip)
+    plain = [naive(call.traces, chip) for call in calls]
     worst = max(calls, key=lambda c: _WORST.index(c.support))
     return Prediction(
         span_us=sum(c.timeline.total_ps for c in calls) / 1e6,
@@ -84,12 +90,34 @@ def run_case(case: Case, roots: Mapping[str, Path]) -> Prediction | Failure:
         instructions=sum(c.timeline.totals.instructions for c in calls),
         spills=sum(c.timeline.totals.spills for c in calls),
         findings=sum(len(c.findings) for c in calls),
+        slopes=_slopes(calls, chip, vary or {}),
         seconds=time.perf_counter() - started,
     )
 
 
+def _slopes(calls: Sequence[Any], chip: Chip, vary: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    """How the times of ``calls`` change with constants; none where the constants are not of this generation."""
+    from trnsim.hardware import load_timing
+    from trnsim.hardware.timing_constants import scaled
+    from trnsim.timing import TimingOptions, simulate
+
+    if load_timing(chip).support != "calibrated":
+        return ()
+    found = []
+    for name, share in vary.items():
+        with scaled({name: 1 + share}):
+            again = [simulate(c.traces, chip, TimingOptions(schedule=c.schedule)).total_ps for c in calls]
+        change = sum(again) - sum(c.timeline.total_ps for c in calls)
+        found.append((name, change / share / 1e6))
+    return tuple(found)
+
+
 def run_cases(
-    cases: Sequence[Case], roots: Mapping[str, Path], workers: int, progress: Callable[[int, int, Case], None]
+    cases: Sequence[Case],
+    roots: Mapping[str, Path],
+    workers: int,
+    progress: Callable[[int, int, Case], None],
+    vary: Mapping[str, float] | None = None,
 ) -> dict[Case, Prediction | Failure]:
     """Time all ``cases`` with ``workers`` processes, the largest first.
 
@@ -100,7 +128,7 @@ def run_cases(
     for environment in sorted({_environment(c) for c in cases}):
         mine = sorted((c for c in cases if _environment(c) == environment), key=lambda c: -c.size)
         with ProcessPoolExecutor(min(workers, len(mine)), context, _start) as pool:
-            waiting = {pool.submit(run_case, case, roots): case for case in mine}
+            waiting = {pool.submit(run_case, case, roots, vary): case for case in mine}
             for done in as_completed(waiting):
                 case = waiting[done]
                 found[case] = done.result()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from trnsim.validation.fit import Fit, Left
 from trnsim.validation.report import Compared, Validation
 from trnsim.validation.summary import Errors
 
@@ -21,8 +22,22 @@ def render(found: Validation, console: Console, *, every_case: bool = True) -> N
     _left_out(found, console)
 
 
+def render_fit(fitted: Fit, left: Sequence[Left], console: Console) -> None:
+    """Print the refitted constants, and the error of each family that was not seen."""
+    table = _table("refitted: MAPE", ("family",), ("on all", "without the family", "without its source"), ())
+    for item in left:
+        shares = (item.fitted, item.without_family, item.without_source)
+        table.add_row(item.family, *("" if s is None else f"{s:.1%}" for s in shares))
+    console.print(table)
+    constants = [f"{name} x {factor:.2f}" for name, factor in fitted.factors.items()]
+    constants += [f"clock {name} {shift:+.1f} us" for name, shift in fitted.shifts.items()]
+    console.print("on all: " + ", ".join(constants), highlight=False)
+
+
 def _cases(title: str, compared: Sequence[Compared], console: Console) -> None:
-    table = _table(title, ("kernel", "clock"), ("measured us", "predicted us", "error", "spread us"), ("support", "schedule"))
+    table = _table(
+        title, ("kernel", "clock"), ("measured us", "predicted us", "error", "spread us"), ("support", "schedule")
+    )
     for c in sorted(compared, key=lambda c: c.case.name):
         table.add_row(
             c.case.name,
@@ -38,7 +53,17 @@ def _cases(title: str, compared: Sequence[Compared], console: Console) -> None:
 
 
 def _families(found: Validation, console: Console) -> None:
-    numbers = ("cases", "MAPE", "median", "worst", "bias", "pairs in order", "best kernel", "busiest engine", "DMA + compute")
+    numbers = (
+        "cases",
+        "MAPE",
+        "median",
+        "worst",
+        "bias",
+        "pairs in order",
+        "best kernel",
+        "busiest engine",
+        "DMA + compute",
+    )
     table = _table("by family; the last two are MAPE of the naive models", ("family",), numbers, ())
     for f in found.families:
         table.add_row(f.name, *_numbers(f.ours), f"{f.busiest.mape:.1%}", f"{f.sum.mape:.1%}")
