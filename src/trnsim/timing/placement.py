@@ -63,8 +63,8 @@ def place(
     """Place storages in a memory of ``memory_bytes`` a partition.
 
     ``sequence`` is (position, storage) of every use in scheduled order; ``uses[use_start[s]:use_start[s + 1]]`` are the
-    positions that use storage ``s``. ``loaded[s]`` is the position from which on HBM has what is in ``s`` too, ``NEVER``
-    if it never has. ``reserved`` bytes belong to explicit addresses. ``bank_bytes`` is 0 without
+    positions that use storage ``s``. ``loaded[s]`` is the position from which on HBM has what is in ``s`` too,
+    ``NEVER`` if it never has. ``reserved`` bytes belong to explicit addresses. ``bank_bytes`` is 0 without
     banks.
     """
     count = len(sizes)
@@ -211,8 +211,8 @@ def _release(storage: int, free: Any, holder: Any, lengths: Any) -> None:
 def _victim(position: int, alive: Any, using: Any, cursor: Any, uses: Any, use_start: Any) -> int:
     """The storage in memory, not in use at ``position``, that makes room; -1 if there is none.
 
-    That is the one whose next use is furthest away, of those last used ``AHEAD`` instructions ago if there are any: what
-    takes its place can then be loaded while those run.
+    That is the one whose next use is furthest away, of those last used ``AHEAD`` instructions ago if there are any:
+    what takes its place can then be loaded while those run.
     """
     best = -1
     furthest = position

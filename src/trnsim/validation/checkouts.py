@@ -227,7 +227,7 @@ def _git(root: str, *arguments: str) -> bytes:
     git = shutil.which("git")
     if git is None:
         raise InputError("git is needed to read an older version out of a checkout, and is not installed")
-    done = subprocess.run([git, "-C", root, *arguments], capture_output=True, check=False)
+    done = subprocess.run([git, "-C", root, *arguments], capture_output=True, check=False)  # noqa: S603 - no shell
     if done.returncode:
         raise InputError(f"git {' '.join(arguments)} in {root}: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout

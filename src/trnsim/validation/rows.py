@@ -24,7 +24,7 @@ _MICROSECONDS = {"ns": 1e-3, "us": 1.0, "ms": 1e3, "s": 1e6}
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. ``value`` is in ``unit``, None where the file has no single number; the others as in the file."""
+    """One measurement. ``value`` is in ``unit``, None where the file has no single number; the rest as there."""
 
     id: str
     source: str

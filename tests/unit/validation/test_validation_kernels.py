@@ -92,9 +92,7 @@ def test_json_alone_goes_to_standard_output(own, tmp_path):
 
 
 def test_a_kernel_that_cannot_be_timed_is_named_and_gives_status_one(own, tmp_path):
-    data = own(
-        {"shapes": "f32[128,512]", "value": "30"}, {"kernel": "wrong", "shapes": "f32[128,512]", "value": "30"}
-    )
+    data = own({"shapes": "f32[128,512]", "value": "30"}, {"kernel": "wrong", "shapes": "f32[128,512]", "value": "30"})
     result = trnsim("--data", data, "--json", "out.json", cwd=tmp_path)
     assert result.returncode == 1
     (failed,) = json.loads((tmp_path / "out.json").read_text())["failed"]
