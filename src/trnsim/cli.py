@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trnsim.commands import validate
+from trnsim.commands.validate_app import validate_app
 from trnsim.errors import InputError, TrnsimError
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-validate.register(app)
 
 Chip = Annotated[str | None, typer.Option("--chip", help="trn1, trn2, trn3, inf2, or a chip's TOML file.")]
 TimeOnly = Annotated[bool, typer.Option("--time-only", help="Predict time; compute only what control flow needs.")]
@@ -146,6 +145,10 @@ def chips(
     if console.width < 100 and not console.is_terminal:
         console = Console(width=100)
     console.print(chip_details(load_chip(name)) if name else chips_table())
+
+
+validate.register(validate_app)
+app.add_typer(validate_app)
 
 
 def _session(

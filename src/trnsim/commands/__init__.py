@@ -1,1 +1,1 @@
-"""The commands of ``trnsim`` that have a module of their own."""
+"""The commands, one module each: a typer function and ``register(app)``, which adds it."""

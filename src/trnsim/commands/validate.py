@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trnsim.commands.validate_app import validate_app
 from trnsim.errors import InputError
 
 if TYPE_CHECKING:
     from trnsim.validation.cases import Case
 
 
-@validate_app.command()
 def kernels(
     sdk: Annotated[Path | None, typer.Option("--sdk", help="aws-neuron-sdk; default TRNSIM_SDK.")] = None,
     samples: Annotated[Path | None, typer.Option("--samples", help="nki-samples; default TRNSIM_SAMPLES.")] = None,
@@ -100,5 +98,5 @@ def _write(value: Any, target: str) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    """Add ``validate`` to the command line."""
-    app.add_typer(validate_app)
+    """Add ``kernels`` to ``trnsim validate``."""
+    app.command()(kernels)
