@@ -17,8 +17,8 @@ from trnsim.timing.dependences import EXPLICIT, ORDER, Edges, find_dependences
 from trnsim.timing.loads import find_repeated_loads
 from trnsim.timing.options import BALANCE_ENGINES, REMOVE_REPEATED_LOADS, REORDER
 from trnsim.timing.placement import NEVER, RELOADED, SLACK, Placement, place
+from trnsim.timing.reloads import CHANGED, defer_loads, only_loads, outgrows
 from trnsim.timing.schedule import choose_variants, estimates, list_schedule
-from trnsim.timing.tables import READS
 from trnsim.units import format_bytes
 
 if TYPE_CHECKING:
@@ -247,102 +247,25 @@ def _loaded(program: CoreProgram, tables: ClassTables, position: Column) -> tupl
     """Of each storage the position of its last load if only loads of unwritten HBM tensors write it, else ``NEVER``;
     and that load if it is the only one, else -1.
     """
-    load, writers = _only_loads(program.trace, program.accesses, program.klass, tables)
+    load, writers = only_loads(program.trace, program.accesses, program.klass, tables)
     loaded: Column = np.full(len(load), -1, np.int64)
     np.maximum.at(loaded, writers[1], position[writers[0]])
     loaded[(load == CHANGED) | (loaded < 0)] = NEVER
     return loaded, np.where(load >= 0, load, -1)
 
 
-SEVERAL, CHANGED = -2, -3
-
-
-def _only_loads(
-    trace: Trace, accesses: Accesses, klass: Column, tables: ClassTables
-) -> tuple[Column, tuple[Column, Column]]:
-    """Of each storage the instruction that loads it from an HBM tensor that nothing writes, ``SEVERAL`` if there are
-    several such loads, ``CHANGED`` if anything else writes it; and (instruction, storage) of all on-chip writes.
-    """
-    count = max(1, len(trace.storages))
-    in_hbm = np.array([s.memory == "hbm" for s in trace.storages] or [False])
-    writes = accesses.role != READS
-    changed = np.zeros(count, bool)
-    changed[accesses.storage[writes & in_hbm[accesses.storage]]] = True
-    is_load = np.array([*tables.is_load, False])[klass]
-    is_load[accesses.instruction[~writes & changed[accesses.storage]]] = False
-    rows = np.flatnonzero(writes & ~in_hbm[accesses.storage])
-    instruction, storage = accesses.instruction[rows], accesses.storage[rows]
-    load: Column = np.full(count, CHANGED, np.int64)
-    load[storage] = instruction
-    load[np.bincount(storage, minlength=count) > 1] = SEVERAL
-    load[storage[~is_load[instruction]]] = CHANGED
-    return load, (instruction, storage)
-
-
 def _defer_loads(
-    trace: Trace,
-    core: Core,
-    accesses: Accesses,
-    klass: Column,
-    order: Column,
-    edges: Edges,
-    tables: ClassTables,
+    trace: Trace, core: Core, accesses: Accesses, klass: Column, order: Column, edges: Edges, tables: ClassTables
 ) -> Column:
-    """``order`` with loads that find SBUF full moved to before the first use of what they load."""
+    """Where live tiles outgrow SBUF, loads wait for room."""
     automatic, memory, sizes = _automatic(trace)
     wanted = (automatic & (memory == 0))[accesses.storage]
     pairs = unique_pairs(accesses.instruction[wanted], accesses.storage[wanted], len(sizes))
-    position = np.empty(len(order), np.int64)
-    position[order] = np.arange(len(order))
-    first: Column = np.full(len(sizes), len(order), np.int64)
-    last: Column = np.full(len(sizes), -1, np.int64)
-    np.minimum.at(first, pairs[1], position[pairs[0]])
-    np.maximum.at(last, pairs[1], position[pairs[0]])
-    used = last >= 0
-    change = np.bincount(first[used], sizes[used], len(order) + 1) - np.bincount(
-        last[used] + 1, sizes[used], len(order) + 1
-    )
     capacity = _capacity(core, "sbuf")
-    if not len(order) or np.cumsum(change).max() <= capacity:
+    if not outgrows(order, pairs, sizes, capacity):
         return order
-    capacity -= capacity // SLACK
-    load, _ = _only_loads(trace, accesses, klass, tables)
-    bound = np.zeros(len(order), bool)
-    fixed = (edges.kind == EXPLICIT) | (edges.kind == ORDER)
-    bound[edges.producer[fixed]] = True
-    bound[edges.consumer[fixed]] = True
-    loads = {int(i): s for s, i in enumerate(load.tolist()) if i >= 0 and automatic[s] and not bound[i]}
-    offsets = np.searchsorted(pairs[0], np.arange(len(order) + 1)).tolist()
-    touched, left = pairs[1].tolist(), np.bincount(pairs[1], minlength=len(sizes)).tolist()
-    size = sizes.tolist()
-    live = 0
-    alive = [False] * len(size)
-    waiting: dict[int, int] = {}
-    found: list[int] = []
-
-    def emit(i: int) -> None:
-        nonlocal live
-        found.append(i)
-        for s in touched[offsets[i] : offsets[i + 1]]:
-            if not alive[s]:
-                alive[s] = True
-                live += size[s]
-            left[s] -= 1
-            if left[s] == 0:
-                live -= size[s]
-
-    for i in order.tolist():
-        s = loads.get(i, -1)
-        if s >= 0 and not alive[s] and live + size[s] > capacity:
-            waiting[s] = i
-            continue
-        for t in touched[offsets[i] : offsets[i + 1]]:
-            if t in waiting:
-                emit(waiting.pop(t))
-        emit(i)
-    for i in waiting.values():
-        emit(i)
-    return np.array(found, np.int64)
+    load, _ = only_loads(trace, accesses, klass, tables)
+    return defer_loads(order, pairs, sizes, load, edges, capacity - capacity // SLACK)
 
 
 def _capacity(core: Core, memory: str) -> int:

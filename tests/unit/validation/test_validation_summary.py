@@ -101,7 +101,7 @@ def test_naive_models_of_a_kernel_by_hand():
 
 
 def compared(number, family, clock, span, slope, measured):
-    """A case of ``family`` of source ``family[0]``; ``slope``: what its time grows by with a constant twice as large."""
+    """A case of ``family`` of source ``family[0]``; its time grows by ``slope`` with the constant twice as large."""
     recipe = Recipe(family, family[0], "new API", (), f"k{number}", "p")
     text = dict.fromkeys((c for c in COLUMNS if c not in ("source_url_or_repo_path", "value")), "")
     row = Row(**{**text, "unit": "us", "id": str(number)}, source="", value=measured)
