@@ -176,6 +176,8 @@ def _library_tree(root: str, revision: str) -> Path:
         return Path(root)
     tree = _scratch() / f"library-{revision}"
     with tarfile.open(fileobj=io.BytesIO(_git(root, "archive", revision, "src"))) as archive:
+        if hasattr(tarfile, "data_filter"):  # not in every 3.10
+            archive.extraction_filter = tarfile.data_filter
         archive.extractall(tree)  # noqa: S202 - made by git from a local checkout
     for path in sorted(tree.rglob("*.py")):
         _repair(path)
