@@ -284,3 +284,14 @@ def test_unknown_options():
     for wrong in ({"schedule": "best"}, {"clock": "wall"}, {"passes": frozenset({"magic"})}, {"throttle_phases": 0}):
         with pytest.raises(InputError):
             TimingOptions(**wrong)
+
+
+def test_vector_work_is_not_moved_to_gpsimd_where_the_two_exclude_each_other():
+    """NeuronCore-v2: public profiles of mamba_v1 have all of its element-wise work on VectorE, 98.7 % busy."""
+    p = Program()
+    for i in range(4):
+        p.work(("vector", "gpsimd"), reads=[p.tile(f"a{i}", (128, 8))], writes=[p.tile(f"b{i}", (128, 8))])
+    for name, moved in (("trn1", False), ("trn2", True)):
+        timeline = simulate([p.trace], chip(name), TimingOptions())
+        busy = {s.name: s.busy_ps for s in timeline.engine_summary()}
+        assert (busy["gpsimd"] > 0) == moved
