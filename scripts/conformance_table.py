@@ -27,7 +27,6 @@ def load(name, path):
 
 
 cases = load("conformance_cases", ROOT / "tests/conformance/cases.py")
-golden = load("validation_golden", ROOT / "tests/validation/golden.py")
 
 
 def run(case):
@@ -64,21 +63,7 @@ def main():
             print(f"| {name} | trn2 | float32 256x512 | | | must fail, and does: {failure.message} | | |")
     print("\nNot run: `layout-dynamic-loop.py` (a SyntaxError) and `layout-loop.py` (an undefined name).\n")
     print("## Against measurements\n")
-    print("Matrix multiplications of the SDK's tutorial at 2048^3, float32, one core of trn2; the clock is the")
-    print("profiler's total time (`--clock span`). Source: KernelTune (Team Skywalker), Hack the Chip, October 2026.\n")
-    print("| kernel | measured | predicted | error | bound by |")
-    print("| --- | --- | --- | --- | --- |")
-    options = trnsim.SimulationOptions(chip="trn2", numeric=False, clock="span")
-    errors = []
-    with cases.public_module("sdk", golden.MATMUL) as module:
-        for item in golden.GOLDEN:
-            kernel = getattr(module, item.kernel)
-            timeline = trnsim.profile(kernel, "f32[2048,2048]", "f32[2048,2048]", options=options).timeline
-            time = timeline.total_ps / 1e6
-            errors.append(time / item.microseconds - 1)
-            bound = timeline.bound_by().split(";")[0]
-            print(f"| `{item.kernel}` | {item.microseconds:,.1f} us | {time:,.1f} us | {errors[-1]:+.1%} | {bound} |")
-    print(f"\nMean absolute error {np.mean(np.abs(errors)):.1%}.")
+    print("[validation.md](validation.md) has predictions beside published measurements, family by family.")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trnsim.commands import diff, operators, replay, validate_instructions
+from trnsim.commands import diff, operators, replay, validate, validate_instructions
 from trnsim.commands.validate_app import validate_app
 from trnsim.errors import InputError, TrnsimError
 
@@ -154,6 +154,7 @@ replay.register(app)
 operators.register(app)
 diff.register(app)
 validate_instructions.register(validate_app)
+validate.register(validate_app)
 app.add_typer(validate_app)
 
 

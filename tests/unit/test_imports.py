@@ -33,7 +33,8 @@ ALLOWED = {
     "report": {"timing", "isa", "machine", "hardware", "numerics"},
     "api": {"installation", "nki", "session", "report", "machine", "hardware", "numerics"},
     "script": {"api", "installation", "nki", "session"},
-    "commands": {"operators", "profiles", "report", "hardware"},
+    "validation": {"api", "compat", "installation", "session", "timing", "machine", "hardware"},
+    "commands": {"operators", "profiles", "validation", "report", "hardware"},
     "cli": {"commands", "api", "installation", "script", "nki", "session", "report", "timing", "hardware"},
     "__init__": {"api", "installation", "session", "hardware"},
 }

@@ -8,6 +8,8 @@ instruction. The forms of the formulas are those of the NKI documentation; see t
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -302,6 +304,8 @@ class Timing:
     clock_offset_ps: int
     """Before the first instruction and after the last DMA in a profiler's total time."""
     clock_tail_ps: int
+    clock_parts: tuple[tuple[str, int], ...]
+    """Of each other way to measure a kernel: what it shows beyond a profiler's total time, picoseconds."""
     error_percent: float | None
     """Mean absolute error on published measurements; None where there are none for this generation."""
     constants: tuple[Constant, ...]
@@ -315,6 +319,12 @@ class Timing:
     def sequencer_ps(self, engine: str) -> Picoseconds:
         """What a wait of the sequencer's own adds to the arrival of its semaphore on ``engine``."""
         return Picoseconds(getattr(self.sequencer, f"{engine}_ps"))
+
+    @property
+    def clocks(self) -> dict[str, int]:
+        """What each way to measure a kernel shows beside the kernel itself, picoseconds."""
+        total = self.clock_offset_ps + self.clock_tail_ps
+        return {"profiler_total": total, **{name: total + part for name, part in self.clock_parts}}
 
     @property
     def support(self) -> str:
@@ -332,17 +342,43 @@ def load_timing(chip: Chip) -> Timing:
     if chip.core is None:
         raise InputError(f"{chip.name} has no NeuronCore to time")
     clocks = tuple(sorted((name, engine.clock_hz) for name, engine in chip.core.engines.items()))
-    return _load(chip.core.version, clocks, chip.core.dma.engines)
+    return _load(chip.core.version, clocks, chip.core.dma.engines, tuple(sorted(_factors.items())))
+
+
+_factors: dict[str, float] = {}
+
+
+@contextmanager
+def scaled(factors: Mapping[str, float]) -> Iterator[None]:
+    """Multiply constants (``section.name``) while this is active: how much a time depends on each.
+
+    Raises:
+        InputError: at the next ``load_timing``, if the generation has no such constant.
+    """
+    before = dict(_factors)
+    _factors.update(factors)
+    try:
+        yield
+    finally:
+        _factors.clear()
+        _factors.update(before)
 
 
 @lru_cache(maxsize=32)
-def _load(version: str, clocks: tuple[tuple[str, int], ...], dma_engines: int) -> Timing:
+def _load(
+    version: str, clocks: tuple[tuple[str, int], ...], dma_engines: int, factors: tuple[tuple[str, float], ...] = ()
+) -> Timing:
     path = _DIRECTORY / f"{version}.toml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in _DIRECTORY.glob("*.toml")))
         raise InputError(f"no timing constants for NeuronCore-{version}: known are {known}")
     with path.open("rb") as file:
         tables: dict[str, Any] = tomllib.load(file)
+    for name, factor in factors:
+        section, _, key = name.partition(".")
+        if key not in tables.get(section, {}):
+            raise InputError(f"{path.name} has no constant {name}")
+        tables[section][key]["value"] *= factor
     constants: list[Constant] = []
     values = {name: _values(name, table, constants) for name, table in tables.items()}
     clock = dict(clocks)
@@ -369,6 +405,7 @@ def _load(version: str, clocks: tuple[tuple[str, int], ...], dma_engines: int) -
         bank_conflicts=bool(machine["bank_conflicts"]),
         clock_offset_ps=machine["clock_offset"],
         clock_tail_ps=machine["clock_tail"],
+        clock_parts=tuple((name.removesuffix("_ps"), part) for name, part in values.get("clocks", {}).items()),
         error_percent=machine.get("error"),
         constants=tuple(constants),
     )

@@ -16,7 +16,8 @@ from trnsim.timing.accesses import Accesses, find_accesses
 from trnsim.timing.dependences import EXPLICIT, ORDER, Edges, find_dependences
 from trnsim.timing.loads import REPEAT_WINDOW, find_repeated_loads
 from trnsim.timing.options import BALANCE_ENGINES, KEEP_LOADS, REMOVE_REPEATED_LOADS, REORDER
-from trnsim.timing.placement import Placement, place
+from trnsim.timing.placement import NEVER, RELOADED, SLACK, Placement, place
+from trnsim.timing.reloads import CHANGED, defer_loads, only_loads, outgrows
 from trnsim.timing.schedule import balance_in_order, choose_variants, estimates, list_schedule
 from trnsim.units import format_bytes
 
@@ -48,6 +49,12 @@ class Uses:
     by_storage: Column
     start: Column
     placement: Placement
+    load: Column
+    """Of each storage the one instruction that loads it from a tensor in HBM that nothing writes, else -1."""
+    accesses: Column
+    access_position: Column
+    access_start: Column
+    """Rows of the accesses of each storage, one after another, their positions, and where those of each begin."""
 
 
 @dataclass
@@ -59,6 +66,8 @@ class CoreProgram:
     rows: Column
     """Row in the trace of each instruction."""
     removed: Column
+    klass: Column
+    """Class in the tables of each instruction."""
     variant: Column
     order: Column
     edges: Edges
@@ -102,11 +111,12 @@ def compile_core(
         if options.schedule == "tensorizer" and BALANCE_ENGINES in passes and len(klass):
             variant = balance_in_order(klass, order, tables, timing.scalar.table_load_ps, compiled)
             order = _reorder(trace, core, accesses, variant, edges, tables, timing, compiled)
+        order = _defer_loads(trace, core, accesses, klass, order, edges, tables)
     elif (edges.producer > edges.consumer).any():
         raise CompilerError("an explicit dependence contradicts program order, which this schedule keeps")
-    program = CoreProgram(trace, number, rows, removed, variant, order, edges, accesses, initial, [])
+    program = CoreProgram(trace, number, rows, removed, klass, variant, order, edges, accesses, initial, [])
     for memory in MEMORIES:
-        uses = _place(program, memory, core, compiled)
+        uses = _place(program, memory, core, tables, compiled)
         program.uses.append(uses)
         if len(uses.placement.spills):
             program.findings.append(_over_capacity(program, uses, core, options))
@@ -203,7 +213,7 @@ def _automatic(trace: Trace) -> tuple[NDArray[np.bool_], Column, Column]:
     return automatic, memory, sizes
 
 
-def _place(program: CoreProgram, memory: str, core: Core, compiled: bool) -> Uses:
+def _place(program: CoreProgram, memory: str, core: Core, tables: ClassTables, compiled: bool) -> Uses:
     """Addresses of the automatic storages of ``memory``."""
     trace, accesses = program.trace, program.accesses
     automatic, number, sizes = _automatic(trace)
@@ -221,10 +231,43 @@ def _place(program: CoreProgram, memory: str, core: Core, compiled: bool) -> Use
         if s.memory == memory and s.address is not None
     ]
     banks = core.psum.bytes_per_bank if memory == "psum" else 0
+    loaded, load = _loaded(program, tables, position)
     placement = place(
-        _capacity(core, memory), banks, reserved, sizes[storage], pairs[0][grouped], start, (pairs[0], local), compiled
-    )
-    return Uses(memory, storage, sizes[storage], pairs[0], local, pairs[0][grouped], start, placement)
+        _capacity(core, memory), banks, reserved, sizes[storage], pairs[0][grouped], start, (pairs[0], local),
+        loaded[storage], compiled,
+    )  # fmt: skip
+    rows = np.flatnonzero(wanted)
+    rows = rows[np.argsort(accesses.storage[rows], kind="stable")]
+    access_start = np.searchsorted(accesses.storage[rows], np.append(storage, len(sizes))).astype(np.int64)
+    return Uses(
+        memory, storage, sizes[storage], pairs[0], local, pairs[0][grouped], start, placement, load[storage], rows,
+        position[accesses.instruction[rows]], access_start,
+    )  # fmt: skip
+
+
+def _loaded(program: CoreProgram, tables: ClassTables, position: Column) -> tuple[Column, Column]:
+    """Of each storage the position of its last load if only loads of unwritten HBM tensors write it, else ``NEVER``;
+    and that load if it is the only one, else -1.
+    """
+    load, writers = only_loads(program.trace, program.accesses, program.klass, tables)
+    loaded: Column = np.full(len(load), -1, np.int64)
+    np.maximum.at(loaded, writers[1], position[writers[0]])
+    loaded[(load == CHANGED) | (loaded < 0)] = NEVER
+    return loaded, np.where(load >= 0, load, -1)
+
+
+def _defer_loads(
+    trace: Trace, core: Core, accesses: Accesses, klass: Column, order: Column, edges: Edges, tables: ClassTables
+) -> Column:
+    """Where live tiles outgrow SBUF, loads wait for room."""
+    automatic, memory, sizes = _automatic(trace)
+    wanted = (automatic & (memory == 0))[accesses.storage]
+    pairs = unique_pairs(accesses.instruction[wanted], accesses.storage[wanted], len(sizes))
+    capacity = _capacity(core, "sbuf")
+    if not outgrows(order, pairs, sizes, capacity):
+        return order
+    load, _ = only_loads(trace, accesses, klass, tables)
+    return defer_loads(order, pairs, sizes, load, edges, capacity - capacity // SLACK)
 
 
 def _capacity(core: Core, memory: str) -> int:
@@ -262,11 +305,11 @@ def _over_capacity(program: CoreProgram, uses: Uses, core: Core, options: Timing
     line = int(program.trace.instructions["line"][row])
     location = program.trace.lines[line] if line < len(program.trace.lines) else None
     names = ", ".join(f"{name} {format_bytes(size)}" for name, size in holders[:5])
-    spilled = int((uses.placement.spills[:, 2] == 0).sum())
+    moved = int((uses.placement.spills[:, 2] != RELOADED).sum())
     message = (
         f"live tiles need {format_bytes(need)} a partition of {uses.memory.upper()}, which has {format_bytes(limit)}: "
-        f"{spilled} spills. The largest: {names}"
+        f"{moved} spills and repeated loads. The largest: {names}"
     )
     if options.strict_capacity:
         raise HardwareError(message, value=need, limit=limit, generation=core.version, location=location)
-    return Finding("capacity", message, location=location, count=spilled, details={"holders": holders, "need": need})
+    return Finding("capacity", message, location=location, count=moved, details={"holders": holders, "need": need})

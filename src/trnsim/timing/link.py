@@ -14,12 +14,14 @@ import numpy as np
 
 from trnsim.timing.dependences import ORDER, PSUM_SPACE, RAW, SBUF_SPACE, SPILL, Edges
 from trnsim.timing.machine import BANKS, Nodes
+from trnsim.timing.placement import RELOADED, SPILLED
 from trnsim.timing.space import first_writers, space_edges
 from trnsim.timing.tables import (
     ENGINES,
     HARDWARE,
     NO_DMA,
     QUEUE_COUNT,
+    READS,
     STATIC,
     STATIC_IN,
     STATIC_OUT,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from trnsim.hardware.model import Core
     from trnsim.hardware.timing_constants import Timing
+    from trnsim.machine.trace import StorageInfo
     from trnsim.timing.compile import CoreProgram, Uses
 
     Column = NDArray[np.int64]
@@ -155,7 +158,7 @@ def _expand(item: _Items, chain: Column) -> tuple[Column, Column, Column, Column
 def _items(program: CoreProgram, tables: ClassTables, timing: Timing, compiled: bool) -> _Items:
     edges = program.edges
     parts = [edges]
-    extra: list[tuple[int, int]] = []  # (position, variant) of spills and reloads
+    extra: list[tuple[int, int]] = []  # (place in the order, variant) of spills and reloads
     moved = 0
     for uses in program.uses:
         parts.append(space_edges(program, uses, tables, compiled))
@@ -172,7 +175,8 @@ def _items(program: CoreProgram, tables: ClassTables, timing: Timing, compiled: 
     order, variant = program.order, program.variant
     if extra:
         variant = np.concatenate([variant, np.array([v for _, v in extra], np.int64)])
-        positions = np.concatenate([np.arange(len(order)) * 2 + 1, np.array([p for p, _ in extra], np.int64) * 2])
+        # Before an instruction what makes room for it, then what it needs again.
+        positions = np.concatenate([np.arange(len(order)) * 3 + 2, np.array([p for p, _ in extra], np.int64)])
         numbers = np.concatenate([order, np.arange(len(program.rows), len(program.rows) + len(extra))])
         order = numbers[np.argsort(positions, kind="stable")]
     return _Items(
@@ -190,48 +194,76 @@ def _spill_edges(
     edges: list[tuple[int, int, int]] = []
     added: list[tuple[int, int]] = []
     moved = 0
-    spills = sorted((int(p), n, int(s), int(r)) for n, (p, s, r) in enumerate(uses.placement.spills.tolist()))
-    # Of each storage: what must be done before its bytes are free, what its users must wait for, from which position
-    # on.
-    spilled_by: dict[int, list[tuple[int, int]]] = {}
+    by_storage: dict[int, list[tuple[int, int]]] = {}
+    for position, storage, what in uses.placement.spills.tolist():
+        by_storage.setdefault(storage, []).append((position, what))
+    # Of each storage (position, transfer) of its spills and of its loads after the first; -1: dropped, no transfer.
+    left_by: dict[int, list[tuple[int, int]]] = {}
     loaded_by: dict[int, list[tuple[int, int]]] = {}
-    for position, _, storage, reload in spills:
+    for storage, moves in by_storage.items():
         info = infos[int(uses.storage[storage])]
-        item = number + len(added)
-        size = info.partitions * info.row_bytes
-        moved += size
-        added.append((position, _spill_variant(tables, timing, info.partitions, info.row_bytes, bool(reload))))
         positions = uses.by_storage[uses.start[storage] : uses.start[storage + 1]]
-        if reload:
-            loaded_by.setdefault(storage, []).append((position, item))
-            edges.append((spilled_by[storage][-1][1], item, SPILL))
-            until = min((p for p, _, s, r in spills if s == storage and not r and p > position), default=1 << 60)
-            edges += [(item, int(program.order[p]), SPILL) for p in positions.tolist() if position <= p < until]
-        else:
-            since = loaded_by[storage][-1][0] if storage in loaded_by else 0
-            edges += [(int(program.order[p]), item, SPILL) for p in positions.tolist() if since <= p < position]
-            spilled_by.setdefault(storage, []).append((position, item))
+        since, out = 0, -1
+        for n, (position, what) in enumerate(moves):
+            item = number + len(added)
+            if what == RELOADED:
+                load = int(uses.load[storage]) if out < 0 else -1
+                variant = (
+                    program.variant[load]
+                    if load >= 0
+                    else _spill_variant(tables, timing, info, reload=True, row_bytes=info.row_bytes)
+                )
+                until = moves[n + 1][0] if n + 1 < len(moves) else 1 << 60
+                edges += [(out, item, SPILL)] if out >= 0 else []
+                edges += [(item, int(program.order[p]), SPILL) for p in positions.tolist() if position <= p < until]
+                loaded_by.setdefault(storage, []).append((position, item))
+                since = position
+            elif what == SPILLED:
+                changed = _changed(program, uses, storage, since, position)
+                variant = _spill_variant(tables, timing, info, reload=False, row_bytes=changed)
+                edges += [(int(program.order[p]), item, SPILL) for p in positions.tolist() if since <= p < position]
+                edges += [(i, item, SPILL) for _, i in loaded_by.get(storage, ())[-1:]]
+                left_by.setdefault(storage, []).append((position, item))
+                out = item
+            else:
+                out = -1
+                left_by.setdefault(storage, []).append((position, -1))
+                continue
+            added.append((3 * position + int(what == RELOADED), int(variant)))
+            moved += tables.variants[int(variant)].bytes
     kind = SBUF_SPACE if uses.memory == "sbuf" else PSUM_SPACE
     writers, writer_start = first_writers(program, uses)
     writers = program.accesses.instruction[writers]
     for storage, holder, position in uses.placement.taken_over.tolist():
-        if storage not in spilled_by and holder not in spilled_by:
+        if storage not in by_storage and holder not in by_storage:
             continue
         reloads = [item for p, item in loaded_by.get(storage, ()) if p == position]
         consumers = reloads or writers[writer_start[storage] : writer_start[storage + 1]].tolist()
-        outs = [item for p, item in spilled_by.get(holder, ()) if p <= position]
-        since = loaded_by[holder][-1][0] if holder in loaded_by and loaded_by[holder][-1][0] < position else 0
-        positions = uses.by_storage[uses.start[holder] : uses.start[holder + 1]]
-        late = [int(program.order[p]) for p in positions.tolist() if since <= p < position]
-        producers = outs[-1:] if outs and spilled_by[holder][-1][0] >= since else late
+        gone = [(p, item) for p, item in left_by.get(holder, ()) if p <= position][-1:]
+        since, item = max(((p, i) for p, i in loaded_by.get(holder, ()) if p < position), default=(0, -1))
+        if gone and gone[0][1] >= 0 and gone[0][0] >= since:
+            producers = [gone[0][1]]
+        else:
+            positions = uses.by_storage[uses.start[holder] : uses.start[holder + 1]]
+            producers = [int(program.order[p]) for p in positions.tolist() if since <= p < position]
+            producers += [item] if item >= 0 else []
         edges += [(p, c, kind) for p in producers for c in consumers if p != c]
     columns = np.array(edges, np.int64).reshape(-1, 3)
     return added, Edges(columns[:, 0], columns[:, 1], columns[:, 2]), moved
 
 
-def _spill_variant(tables: ClassTables, timing: Timing, partitions: int, row_bytes: int, reload: bool) -> int:
-    """A transfer of a whole tile between SBUF or PSUM and HBM."""
-    dma = timing.dma
+def _changed(program: CoreProgram, uses: Uses, storage: int, since: int, position: int) -> int:
+    """Bytes of a partition, first to last, that were written at positions from ``since`` to before ``position``."""
+    accesses = program.accesses
+    rows = uses.accesses[uses.access_start[storage] : uses.access_start[storage + 1]]
+    at = uses.access_position[uses.access_start[storage] : uses.access_start[storage + 1]]
+    rows = rows[(at >= since) & (at < position) & (accesses.role[rows] != READS)]
+    return int(accesses.high[rows].max() - accesses.low[rows].min()) if len(rows) else 0
+
+
+def _spill_variant(tables: ClassTables, timing: Timing, info: StorageInfo, *, reload: bool, row_bytes: int) -> int:
+    """A transfer of ``row_bytes`` of each partition of a tile between SBUF or PSUM and HBM."""
+    dma, partitions = timing.dma, info.partitions
     static = dma.default_dge == "static"
     low, high = divmod(partitions, dma.engines)
     packet, size = dma.packet(row_bytes), partitions * row_bytes

@@ -3,8 +3,13 @@
 Space is given out round robin, so a tile gets the bytes that have been free longest: that lets loads run ahead as far
 as the capacity allows. A tile that takes over bytes must wait for the last users of whatever held them before. PSUM
 is given out so that no tile crosses a bank needlessly and successive tiles lie in different banks. Where live tiles
-outgrow the memory, the one whose next use is furthest away is spilled to HBM and loaded again before that use, as the
-vendor's compiler does.
+outgrow the memory, the one whose next use is furthest away makes room and comes back before that use, as the vendor's
+compiler does. A tile that was loaded from a tensor that nothing writes is dropped and loaded again, others are
+spilled to HBM.
+
+That such loads are repeated rather than spilled: version 4 of the how-to matmul (aws-neuron-sdk
+nki/guides/tutorials/kernel-optimization.rst) holds 320 KiB a partition, read 8.7 GB where it says 4.5 GB, as if each
+tile of the moving matrix were loaded for each use, and its TensorE never waits.
 """
 
 from __future__ import annotations
@@ -22,13 +27,21 @@ if TYPE_CHECKING:
     Column = NDArray[np.int64]
 
 
+SPILLED, RELOADED, DROPPED = range(3)
+NEVER = 1 << 62
+SLACK = 8
+"""Where tiles have to make room, loads are repeated rather than let this part of a memory be full: others run ahead."""
+AHEAD = 16
+"""Instructions that hide a load: a DMA takes 2 to 3 us from trigger to semaphore, a matmul 0.2 to 0.9 us."""
+
+
 @dataclass
 class Placement:
     """Where tiles of one memory went.
 
     ``address``: first byte of each storage (-1: not placed, or in several pieces). ``taken_over``: rows of (new
-    storage, earlier holder, position at which it moves in). ``spills``: rows of (position, storage, 1 for a reload, 0
-    for a spill).
+    storage, earlier holder, position at which it moves in). ``spills``: rows of (position, storage, what): ``SPILLED``
+    to HBM, ``RELOADED`` from it, or ``DROPPED`` because HBM has its bytes.
     """
 
     address: Column
@@ -44,17 +57,21 @@ def place(
     uses: Column,
     use_start: Column,
     sequence: tuple[Column, Column],
+    loaded: Column,
     compiled: bool,
 ) -> Placement:
     """Place storages in a memory of ``memory_bytes`` a partition.
 
     ``sequence`` is (position, storage) of every use in scheduled order; ``uses[use_start[s]:use_start[s + 1]]`` are the
-    positions that use storage ``s``. ``reserved`` bytes belong to explicit addresses. ``bank_bytes`` is 0 without
+    positions that use storage ``s``. ``loaded[s]`` is the position from which on HBM has what is in ``s`` too,
+    ``NEVER`` if it never has. ``reserved`` bytes belong to explicit addresses. ``bank_bytes`` is 0 without
     banks.
     """
     count = len(sizes)
     capacity = 4 * count + 256
     low, high, free = _initial_segments(memory_bytes, reserved)
+    room = sum(h - l for l, h, f in zip(low, high, free, strict=True) if f)
+    target = room
     while True:
         segments = len(low) + 2 * capacity
         columns = [np.zeros(segments, np.int64) for _ in range(3)]
@@ -66,14 +83,17 @@ def place(
         full = run(
             _place,
             compiled,
-            bank_bytes, sizes, uses, use_start, sequence[0], sequence[1], address, np.zeros(count, np.int64),
+            bank_bytes, sizes, uses, use_start, sequence[0], sequence[1], loaded, address, np.zeros(count, np.int64),
             np.zeros(count, np.int64), use_start[:-1].copy(), *columns, np.full(segments, -1, np.int64),
-            overs, spills, lengths,
+            overs, spills, lengths, target,
             helpers=(_split, _allocate, _release, _victim),
         )  # fmt: skip
-        if not full:
+        if not full and lengths[1] and target == room:
+            target -= room // SLACK
+        elif not full:
             return Placement(address, overs[: 3 * lengths[0]].reshape(-1, 3), spills[: 3 * lengths[1]].reshape(-1, 3))
-        capacity *= 4
+        else:
+            capacity *= 4
 
 
 def _initial_segments(memory_bytes: int, reserved: list[tuple[int, int]]) -> tuple[list[int], list[int], list[int]]:
@@ -189,14 +209,26 @@ def _release(storage: int, free: Any, holder: Any, lengths: Any) -> None:
 
 
 def _victim(position: int, alive: Any, using: Any, cursor: Any, uses: Any, use_start: Any) -> int:
-    """The storage in memory, not in use at ``position``, whose next use is furthest away; -1 if there is none."""
+    """The storage in memory, not in use at ``position``, that makes room; -1 if there is none.
+
+    That is the one whose next use is furthest away, of those last used ``AHEAD`` instructions ago if there are any:
+    what takes its place can then be loaded while those run.
+    """
     best = -1
     furthest = position
+    recent = -1
+    furthest_recent = position
     for s in range(len(alive)):
-        if alive[s] == 1 and using[s] <= position and cursor[s] < use_start[s + 1] and uses[cursor[s]] > furthest:
+        if alive[s] != 1 or using[s] > position or cursor[s] >= use_start[s + 1]:
+            continue
+        next_use = uses[cursor[s]]
+        if using[s] + AHEAD <= position and next_use > furthest:
             best = s
-            furthest = uses[cursor[s]]
-    return best
+            furthest = next_use
+        if next_use > furthest_recent:
+            recent = s
+            furthest_recent = next_use
+    return best if best >= 0 else recent
 
 
 def _place(
@@ -206,6 +238,7 @@ def _place(
     use_start: Any,
     positions: Any,
     storages: Any,
+    loaded: Any,
     address: Any,
     alive: Any,
     using: Any,
@@ -217,10 +250,12 @@ def _place(
     overs: Any,
     spills: Any,
     lengths: Any,
+    target: int,
 ) -> int:
     """Fill ``address``, ``overs`` and ``spills``; 1 if they are too short."""
     events = len(positions)
     event = 0
+    held = 0
     while event < events:
         position = positions[event]
         end = event
@@ -238,27 +273,38 @@ def _place(
                 continue
             if 3 * (lengths[0] + lengths[2] + 4) > len(overs) or lengths[2] + 4 > len(low):
                 return 1
-            where = _allocate(s, sizes[s], bank, position, low, high, free, holder, overs, lengths)
+            where = -2
+            keeping = held + sizes[s] > target
+            if not keeping:
+                where = _allocate(s, sizes[s], bank, position, low, high, free, holder, overs, lengths)
             while where == -2:
                 victim = _victim(position, alive, using, cursor, uses, use_start)
-                if victim < 0:
+                if victim < 0 and not keeping:
                     break
+                if keeping and (victim < 0 or loaded[victim] >= position):
+                    keeping = False
+                    where = _allocate(s, sizes[s], bank, position, low, high, free, holder, overs, lengths)
+                    continue
                 if 3 * (lengths[1] + 2) > len(spills):
                     return 1
                 spills[3 * lengths[1]] = position
                 spills[3 * lengths[1] + 1] = victim
+                spills[3 * lengths[1] + 2] = DROPPED if loaded[victim] < position else SPILLED
                 lengths[1] += 1
                 alive[victim] = 2
+                held -= sizes[victim]
                 _release(victim, free, holder, lengths)
                 if 3 * (lengths[0] + lengths[2] + 4) > len(overs):
                     return 1
-                where = _allocate(s, sizes[s], bank, position, low, high, free, holder, overs, lengths)
+                if not keeping or held + sizes[s] <= target:
+                    where = _allocate(s, sizes[s], bank, position, low, high, free, holder, overs, lengths)
+            held += sizes[s]
             if alive[s] == 2:
                 if 3 * (lengths[1] + 2) > len(spills):
                     return 1
                 spills[3 * lengths[1]] = position
                 spills[3 * lengths[1] + 1] = s
-                spills[3 * lengths[1] + 2] = 1
+                spills[3 * lengths[1] + 2] = RELOADED
                 lengths[1] += 1
             elif where >= 0:
                 address[s] = where
@@ -267,6 +313,7 @@ def _place(
             s = storages[e]
             if alive[s] == 1 and cursor[s] >= use_start[s + 1]:
                 alive[s] = 0
+                held -= sizes[s]
                 _release(s, free, holder, lengths)
         event = end
     return 0

@@ -114,6 +114,9 @@ class ClassTables:
             if not pieces:
                 raise InternalError(f"{klass.name} has no work", instruction=klass.name)
             for queue in _queues(klass, pieces[0], engine, timing):
+                # Where the two exclude each other on SBUF, work moved to GpSimdE only makes VectorE wait.
+                if timing.exclusive_ports and queue == GPSIMD and any(self.variants[v].queue == VECTOR for v in found):
+                    continue
                 if not any(self.variants[v].queue == queue for v in found):
                     found.append(self._chain(klass, pieces, engine, queue, timing))
         if not found:

@@ -149,14 +149,18 @@ def test_psum_space():
     assert memory.peak == memory.capacity == 16 * KIB
 
 
-def over_capacity():
+def over_capacity(loaded=False, uses=1):
     p = Program()
     columns = 30 * KIB // 4
     tiles = [p.tile(f"t{i}", (128, columns)) for i in range(8)]
     for i, tile in enumerate(tiles):
-        p.dma(tile, p.tile(f"x{i}", (128, columns), "hbm"), queue="sync")
-    for i, tile in enumerate(tiles):
-        p.work("vector", reads=[tile], writes=[p.tile(f"s{i}", (128, 1))], busy=1000)
+        if loaded:
+            p.dma(tile, p.tile(f"x{i}", (128, columns), "hbm"), queue="sync")
+        else:
+            p.work("gpsimd", writes=[tile])
+    for use in range(uses):
+        for i, tile in enumerate(tiles):
+            p.work("vector", reads=[tile], writes=[p.tile(f"s{use}{i}", (128, 1))], busy=1000)
     return p
 
 
@@ -183,6 +187,38 @@ def test_live_tiles_over_capacity_spill(passes):
     assert {"SPILL", "RELOAD"} <= names
     with pytest.raises(HardwareError, match="live tiles"):
         run(p, *passes, strict_capacity=True)
+
+
+TILE = 128 * 30 * KIB
+
+
+@pytest.mark.parametrize(
+    ("passes", "uses", "reads"),
+    [
+        ((), 1, 10),  # six fit: two are dropped for the last two loads, and loaded again
+        ((REORDER,), 1, 8),  # the last two loads wait for room
+        ((REORDER,), 2, 10),
+    ],
+)
+def test_loads_over_capacity_are_repeated_and_never_written(passes, uses, reads):
+    timeline = run(over_capacity(loaded=True, uses=uses), *passes)
+    assert timeline.totals.hbm_write_bytes == 0
+    assert timeline.totals.hbm_read_bytes == reads * TILE
+    assert timeline.totals.spill_bytes == (reads - 8) * TILE
+    assert [f.kind for f in timeline.findings] == ["capacity"] * (reads > 8)
+
+
+def test_a_spill_writes_what_changed():
+    p = Program()
+    wide = [p.tile(f"t{i}", (128, 30 * KIB // 4)) for i in range(7)]
+    for tile in wide:
+        p.work("gpsimd", writes=[tile])
+    for _ in range(12):
+        for i, tile in enumerate(wide):
+            p.work("vector", reads=[p.view(tile, columns=(0, 4))], writes=[p.view(tile, columns=(64 * i, 64 * i + 64))])
+    timeline = run(p)
+    is_spill = np.array(timeline.opcodes)[timeline.events.opcode] == "SPILL"
+    assert set(timeline.events.bytes[is_spill & (timeline.events.bytes > 0)]) == {TILE, 128 * 64 * 4}
 
 
 @pytest.mark.parametrize(
@@ -248,3 +284,14 @@ def test_unknown_options():
     for wrong in ({"schedule": "best"}, {"clock": "wall"}, {"passes": frozenset({"magic"})}, {"throttle_phases": 0}):
         with pytest.raises(InputError):
             TimingOptions(**wrong)
+
+
+def test_vector_work_is_not_moved_to_gpsimd_where_the_two_exclude_each_other():
+    """NeuronCore-v2: public profiles of mamba_v1 have all of its element-wise work on VectorE, 98.7 % busy."""
+    p = Program()
+    for i in range(4):
+        p.work(("vector", "gpsimd"), reads=[p.tile(f"a{i}", (128, 8))], writes=[p.tile(f"b{i}", (128, 8))])
+    for name, moved in (("trn1", False), ("trn2", True)):
+        timeline = simulate([p.trace], chip(name), TimingOptions())
+        busy = {s.name: s.busy_ps for s in timeline.engine_summary()}
+        assert (busy["gpsimd"] > 0) == moved

@@ -1,0 +1,208 @@
+"""Measurements: what is read, what is left out and why, and what the others are runs of."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from trnsim.errors import InputError
+from trnsim.hardware import load_chip, load_timing
+from trnsim.validation.cases import Tensor, of_family, select
+from trnsim.validation.clocks import NAMES, clock_of, fixed_us
+from trnsim.validation.exclusion import NO_SOURCE, RULES, excluded
+from trnsim.validation.recipes import recipe_of
+from trnsim.validation.rows import COLUMNS, Row, read_rows
+
+
+def row(**given):
+    usual = dict.fromkeys(COLUMNS, "")
+    usual |= {
+        "id": "X-1", "source": "KernelTune", "chip": "trn2", "cores": "1 (LNC=1)", "kernel": "nki_matmul_tiled_",
+        "shapes": "2048^3", "dtype": "fp32", "metric": "neuron-explorer total_time", "value": 10.0, "unit": "us",
+        "confidence": "high",
+    }  # fmt: skip
+    usual.pop("source_url_or_repo_path")
+    return Row(**{**usual, **given})
+
+
+def write(path, rows):
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "microseconds"),
+    [("1.5", "ms", 1500.0), ("300", "ns", 0.3), ("7", "us", 7.0), ("2", "%", None), ("3 / 4", "us", None)],
+)
+def test_times_are_microseconds(tmp_path, value, unit, microseconds):
+    (found,) = read_rows(write(tmp_path / "m.csv", [{"id": "A", "value": value, "unit": unit}]))
+    assert found.microseconds == microseconds
+
+
+def test_same_repeats_the_row_above(tmp_path):
+    rows = [{"kernel": "k", "shapes": "4x4"}, {"kernel": "same", "shapes": "same"}, {"kernel": "l", "shapes": "same"}]
+    found = read_rows(write(tmp_path / "m.csv", rows))
+    assert [(r.kernel, r.shapes) for r in found] == [("k", "4x4"), ("k", "4x4"), ("l", "4x4")]
+
+
+def test_a_file_without_the_columns_is_refused(tmp_path):
+    file = tmp_path / "m.csv"
+    file.write_text("id,value\nA,1\n")
+    with pytest.raises(InputError, match="lacks the columns"):
+        read_rows(file)
+    with pytest.raises(InputError, match="cannot read"):
+        read_rows(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({}, None),
+        ({"kernel": "neuronx-cc torch matmul"}, "the vendor's own compiled kernel"),
+        ({"kernel": "blocked grid median of 96"}, "a median over a grid of kernels"),
+        ({"metric": "target latency"}, "a target, not a measurement"),
+        ({"metric": "test latency bound (x1.05)"}, "a bound that a test asserts"),
+        ({"value": None}, "no single number"),
+        ({"metric": "MFU", "unit": "%"}, "no time of a whole kernel"),
+        ({"metric": "instruction duration", "unit": "ns"}, "no time of a whole kernel"),
+        ({"confidence": "medium-low"}, "confidence below medium"),
+        ({"confidence": "low"}, "confidence below medium"),
+        ({"confidence": "medium"}, None),
+    ],
+)
+def test_each_reason_to_leave_a_row_out(given, reason):
+    assert excluded(row(**given)) == reason
+    assert reason is None or reason in {r.reason for r in RULES}
+
+
+def test_every_published_row_is_a_case_or_is_counted():
+    rows = read_rows()
+    chosen = select(rows)
+    ids = [r.id for c in chosen.cases for r in c.rows] + [i for _, out in chosen.excluded for i in out]
+    assert sorted(ids) == sorted(r.id for r in rows)
+    assert len(ids) == len(set(ids))
+    assert set(chosen.counts) <= {r.reason for r in RULES} | {NO_SOURCE}
+    assert chosen.counts["the vendor's own compiled kernel"] == 166  # 162 on trn3, 4 of KernelTune
+
+
+def test_rows_of_one_kernel_shape_and_clock_are_one_case():
+    chosen = select([row(id="A", value=3.0), row(id="B", value=1.0), row(id="C", value=2.0), row(id="D", dtype="bf16")])
+    assert [(len(c.rows), c.measured_us) for c in chosen.cases] == [(3, 2.0), (1, 10.0)]
+
+
+@pytest.mark.parametrize(
+    ("given", "kernel", "tensors", "named"),
+    [
+        ({}, "nki_matmul_tiled_", ["f32[2048,2048]", "f32[2048,2048]"], {}),
+        (
+            {"kernel": "blocked 4/24/1 (worst)", "shapes": "K256 M4096 N12288"},
+            "nki_matmul_fully_optimized_",
+            ["f32[256,4096]", "f32[256,12288]"],
+            {"TILES_IN_BLOCK_M": 4, "TILES_IN_BLOCK_N": 24, "TILES_IN_BLOCK_K": 1},
+        ),
+        (
+            {"kernel": "how-to matmul v3 (loads hoisted)", "shapes": "[4096,8192]@[8192,512]"},
+            "matrix_multiply_kernel",
+            ["f32[8192,4096]", "f32[8192,512]"],
+            {},
+        ),
+        (
+            {"kernel": "mamba_v2", "shapes": "channels256 seq512 state16"},
+            "mamba_v2",
+            ["f32[1,256,512]", "f32[1,256,512]", "f32[256,16]", "f32[1,16,512]", "f32[1,16,512]"],
+            {},
+        ),
+        (
+            {"kernel": "nki_layernorm_kernel_v1", "shapes": "text (300,1000); script 4096x8192"},
+            "nki_layernorm_kernel_v1",
+            ["f32[4096,8192]", "1e-05", "f32[8192]", "f32[8192]"],
+            {},
+        ),
+        (
+            {"source": "x/trainium-kernel-fusion:y", "kernel": "MLP fused (roofline)", "shapes": "M=128 K=256 N=512"},
+            "fused_mlp_pwl",
+            ["f32[256,128]", "f32[256,512]", "f32[1,512]"],
+            {},
+        ),
+        (
+            {"source": "x/trainium-kernel-fusion:y", "kernel": "attention fused_bf16_s512", "dtype": "bf16"},
+            "fused_attention",
+            ["bf16[128,512]"] * 3,
+            {},
+        ),
+    ],
+)
+def test_what_a_row_is_a_run_of(given, kernel, tensors, named):
+    call = recipe_of(row(**given)).calls[0]
+    assert call.kernel == kernel
+    assert [str(a) for a in call.arguments] == tensors
+    assert dict(call.named) == named
+
+
+def test_a_baseline_of_two_launches_is_two_calls():
+    found = recipe_of(row(source="trainium-kernel-fusion", kernel="MLP baseline", shapes="M=128 K=256 N=512"))
+    assert [c.kernel for c in found.calls] == ["gemm_kernel", "gelu_kernel"]
+    assert found.calls[1].arguments == (Tensor("f32", (128, 512)),)
+
+
+def test_a_kernel_of_nki_library_gets_the_configuration_of_its_test():
+    shapes = (
+        "batch=1 seqlen=4 hidden=256 intermediate=512 norm_type=RMS_NORM quant_type=NONE fused_add=True store_add=False"
+        " skip_gate=False act_fn_type=SiLU gate_bias=False up_bias=True down_bias=False norm_bias=False"
+    )
+    given = row(
+        source="nki-library@d2ad3a5:test", kernel="nkilib mlp_cte", shapes=shapes, dtype="bf16", cores="2 NC (LNC=2)"
+    )
+    (call,) = recipe_of(given).calls
+    named = dict(call.named)
+    assert call.lnc == 2
+    assert str(named["down_proj_weights_tensor"]) == "bf16[512,256]"
+    assert str(named["up_proj_bias_tensor"]) == "bf16[1,512]"
+    assert named["gate_proj_bias_tensor"] is None
+    assert named["normalization_type"].path == "NormType.RMS_NORM"
+    quantized = row(source="nki-library@d2ad3a5", kernel="nkilib mlp_cte", shapes=shapes.replace("=NONE", "=ROW"))
+    assert recipe_of(quantized) is None
+
+
+def test_unknown_kernels_have_no_public_source():
+    assert recipe_of(row(kernel="somebody's", shapes="4x4x4")) is None
+    assert select([row(kernel="somebody's")]).counts == {NO_SOURCE: 1}
+
+
+@pytest.mark.parametrize(
+    ("metric", "cores", "clock"),
+    [
+        ("nki.benchmark p50", 1, "benchmark_p50"),
+        ("P99 latency", 1, "benchmark_p99"),
+        ("neuron-profile total_time", 1, "profiler_total"),
+        ("show-session CycleCount (ps/1e6)", 1, "cycle_count"),
+        ("TpbSgCyclesSum reference", 1, "tpb_cycles"),
+        ("TpbSgCyclesSum reference", 2, "tpb_cycles_two_cores"),
+        ("HFU", 1, None),
+    ],
+)
+def test_each_way_to_measure_is_a_named_clock(metric, cores, clock):
+    assert clock_of(metric, cores) == clock
+    assert clock is None or clock in NAMES
+
+
+@pytest.mark.parametrize("chip", ["trn1", "trn2", "trn3"])
+def test_clocks_add_what_the_timing_files_say(chip):
+    timing = load_timing(load_chip(chip))
+    total = (timing.clock_offset_ps + timing.clock_tail_ps) / 1e6
+    assert fixed_us(timing, "kernel") == 0
+    assert fixed_us(timing, "profiler_total") == total
+    parts = {c.name: c.value for c in timing.constants if c.name.startswith("clocks.")}
+    for name in ("benchmark_p50", "benchmark_p99", "cycle_count", "tpb_cycles", "tpb_cycles_two_cores"):
+        assert fixed_us(timing, name) == pytest.approx(total + parts[f"clocks.{name}"])
+    assert fixed_us(timing, "device_timer") is None
+
+
+def test_families_are_an_operation_a_source_and_a_chip():
+    chosen = select([row(), row(chip="trn1/inf2 (NC-v2)", id="B")])
+    assert [c.family for c in chosen.cases] == ["matmul, KernelTune, trn2", "matmul, KernelTune, trn1"]
+    assert of_family(chosen.cases, "TRN1") == [chosen.cases[1]]
