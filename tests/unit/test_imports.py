@@ -31,7 +31,9 @@ ALLOWED = {
     "report": {"timing", "isa", "machine", "hardware", "numerics"},
     "api": {"installation", "nki", "session", "report", "machine", "hardware", "numerics"},
     "script": {"api", "installation", "nki", "session"},
-    "cli": {"api", "installation", "script", "nki", "session", "report", "timing", "hardware"},
+    "recording": {"nki", "session", "report", "timing", "isa", "machine", "hardware", "numerics", "releases"},
+    "commands": {"recording", "script", "session", "report", "timing", "hardware"},
+    "cli": {"commands", "api", "installation", "script", "nki", "session", "report", "timing", "hardware"},
     "__init__": {"api", "installation", "session", "hardware"},
 }
 

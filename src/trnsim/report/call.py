@@ -152,7 +152,7 @@ class KernelCall:
     profiler has fixed parts that the span of the kernel has not). ``error_percent`` is the error on the nearest
     published measurements, None where there are none. ``nki_version`` is the release that the kernel is written for,
     ``nki_version_source`` how that was decided. ``schedule_reason`` says why the schedule is not the default of that
-    release, where it is not.
+    release, where it is not. ``source``: the file that holds the kernel, and the SHA-256 of its content, where known.
     """
 
     kernel: str
@@ -179,6 +179,7 @@ class KernelCall:
     peak_flops: float = 0.0
     hbm_bytes_per_second: float = 0.0
     memory_partitions: int = 128
+    source: tuple[str, str] = ("", "")
 
     @property
     def schedule_text(self) -> str:
