@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trnsim.commands import common
+from trnsim.commands import common, sweep
 from trnsim.commands import time as time_command
 from trnsim.errors import TrnsimError
 
@@ -131,6 +131,7 @@ def chips(
 
 
 time_command.register(app)
+sweep.register(app)
 
 
 def _guarded(command: Callable[[], Any]) -> int:

@@ -32,7 +32,8 @@ ALLOWED = {
     "api": {"installation", "nki", "session", "report", "machine", "hardware", "numerics"},
     "script": {"api", "installation", "nki", "session"},
     "recording": {"nki", "session", "report", "timing", "isa", "machine", "hardware", "numerics", "releases"},
-    "commands": {"recording", "script", "session", "report", "timing", "hardware"},
+    "sweep": {"script", "session", "report"},
+    "commands": {"recording", "sweep", "script", "session", "report", "timing", "hardware"},
     "cli": {"commands", "api", "installation", "script", "nki", "session", "report", "timing", "hardware"},
     "__init__": {"api", "installation", "session", "hardware"},
 }
