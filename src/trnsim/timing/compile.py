@@ -6,14 +6,14 @@ queue keeps program order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trnsim.errors import CompilerError, Finding, HardwareError
 from trnsim.timing.accesses import Accesses, find_accesses
-from trnsim.timing.dependences import EXPLICIT, ORDER, Edges, find_dependences
+from trnsim.timing.dependences import EXPLICIT, ORDER, WAR, WAW, Edges, find_dependences
 from trnsim.timing.loads import find_repeated_loads
 from trnsim.timing.options import BALANCE_ENGINES, REMOVE_REPEATED_LOADS, REORDER
 from trnsim.timing.placement import Placement, place
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Column = NDArray[np.int64]
 
 MEMORIES = ("sbuf", "psum")
+_NO_ROWS: NDArray[np.int64] = np.zeros((0, 3), np.int64)
 
 
 @dataclass
@@ -94,16 +95,20 @@ def compile_core(
     accesses.instruction = renumber[accesses.instruction]
     klass = klass[rows]
     data, initial = find_dependences(accesses, compiled)
+    if options.fresh_tiles:
+        data = data.take(np.flatnonzero((data.kind != WAR) & (data.kind != WAW)))
     edges = Edges.join([data, *_explicit_edges(trace, keep, renumber, rows), *_state_edges(trace, rows)])
     variant = choose_variants(klass, tables, BALANCE_ENGINES in passes, compiled)
     order: NDArray[np.int64] = np.arange(len(rows), dtype=np.int64)
     if REORDER in passes:
-        order = _reorder(trace, core, accesses, variant, edges, tables, timing, compiled)
+        order = _reorder(trace, core, accesses, variant, edges, tables, timing, options, compiled)
     elif (edges.producer > edges.consumer).any():
         raise CompilerError("an explicit dependence contradicts program order, which this schedule keeps")
     program = CoreProgram(trace, number, rows, removed, variant, order, edges, accesses, initial, [])
     for memory in MEMORIES:
         uses = _place(program, memory, core, compiled)
+        if options.fresh_tiles:
+            uses.placement = replace(uses.placement, taken_over=_NO_ROWS, spills=_NO_ROWS)
         program.uses.append(uses)
         if len(uses.placement.spills):
             program.findings.append(_over_capacity(program, uses, core, options))
@@ -168,6 +173,7 @@ def _reorder(
     edges: Edges,
     tables: ClassTables,
     timing: Timing,
+    options: TimingOptions,
     compiled: bool,
 ) -> Column:
     dma = timing.dma
@@ -180,6 +186,8 @@ def _reorder(
     pairs = unique_pairs(accesses.instruction[wanted], accesses.storage[wanted], len(sizes))
     offsets = np.searchsorted(pairs[0], np.arange(len(variant) + 1)).astype(np.int64)
     capacity = np.array([core.sbuf.usable_bytes_per_partition, core.psum.bytes_per_partition], np.int64)
+    if options.fresh_tiles:
+        capacity[:] = 1 << 60
     return list_schedule(
         variant, edges, tables.column("queue")[variant], busy[variant], done[variant], transfer[variant],
         (offsets, pairs[1]), sizes, memory, capacity, compiled,

@@ -37,6 +37,10 @@ class Edges:
     def __len__(self) -> int:
         return len(self.producer)
 
+    def take(self, rows: Column) -> Edges:
+        """The edges numbered ``rows``."""
+        return Edges(self.producer[rows], self.consumer[rows], self.kind[rows])
+
     @staticmethod
     def join(parts: Sequence[Edges]) -> Edges:
         """All edges of ``parts``, sorted by consumer."""

@@ -26,12 +26,13 @@ REPEAT_WINDOW = 64
 
 
 def find_repeated_loads(
-    accesses: Accesses, is_load: Column, row_bytes: Column, partitions: Column
+    accesses: Accesses, is_load: Column, row_bytes: Column, partitions: Column, window: int = REPEAT_WINDOW
 ) -> tuple[Column, Column]:
     """Loads to leave out, and for each the storage that already holds the data.
 
     ``is_load`` is 1 for each instruction that copies from HBM to SBUF. A load is repeated if the same box of HBM, not
-    written since, went whole into a tile of the same form, and neither tile is written by anything else.
+    written since, went whole into a tile of the same form, at most ``window`` instructions before, and neither tile is
+    written by anything else.
 
     Returns ``removed`` (instruction rows) and ``alias``: for each storage, the storage that stands for it.
     """
@@ -70,7 +71,7 @@ def find_repeated_loads(
     removed: list[int] = []
     kept_row = kept_tile = -1
     for repeated, row, held in zip(same.tolist(), rows.tolist(), tiles.tolist(), strict=True):
-        if repeated and row - kept_row <= REPEAT_WINDOW:
+        if repeated and row - kept_row <= window:
             removed.append(row)
             alias[held] = kept_tile
         else:

@@ -73,6 +73,10 @@ class Run:
     by: Column
     table_start: Column
     transfer_start: Column
+    arrival: Column
+    """When the DMA engines had the descriptors of a transfer."""
+    lane_by: Column
+    """The transfer that kept the last of its DMA engines busy until then; -1: none did."""
     total: int
 
 
@@ -96,7 +100,7 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
     )  # fmt: skip
     lanes = [np.rint(tables.column(name) * hbm_stretch).astype(np.int64) for name in ("lane_low", "lane_high")]
     start, end, done, idle, ready = (np.zeros(count, np.int64) for _ in range(5))
-    cause, kind, by, table_start, transfer = (np.full(count, -1, np.int64) for _ in range(5))
+    cause, kind, by, table_start, transfer, arrival, lane_by = (np.full(count, -1, np.int64) for _ in range(7))
     reason = np.zeros(count, np.int64)
     throttle = np.tile(np.array([phase, 0, 0], np.int64), nodes.cores)
     queues = nodes.cores * QUEUE_COUNT
@@ -112,15 +116,16 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
         np.full(queues, NEVER, np.int64), np.zeros(queues, np.int64), np.zeros(queues, np.int64), np.full(queues, -1,
         np.int64), np.full(queues,
         -1, np.int64), np.zeros(queues, np.int64), np.full(count, -1, np.int64), np.full(queues, -1, np.int64),
-        np.zeros(nodes.cores * dma.engines, np.int64), np.zeros(nodes.cores * 3, np.int64), np.zeros(nodes.cores * 2,
+        np.zeros(nodes.cores * dma.engines, np.int64), np.full(nodes.cores * dma.engines, -1, np.int64),
+        np.zeros(nodes.cores * 3, np.int64), np.zeros(nodes.cores * 2,
         np.int64), np.full(nodes.cores * 2, -1, np.int64), np.zeros(nodes.cores * BANKS, np.int64),
         np.full(nodes.cores * BANKS, -1, np.int64), start, end, done, idle, ready, cause, kind, reason, by,
-        table_start, transfer, helpers=(_stretch, _candidate),
+        table_start, transfer, arrival, lane_by, helpers=(_stretch, _candidate),
     )  # fmt: skip
     if finished < count:
         raise DeadlockError(f"{count - finished} of {count} instructions wait for each other for ever")
     total = int(max(np.max(done), np.max(end))) if count else 0
-    return Run(start, end, done, idle, ready, cause, kind, reason, by, table_start, transfer, total)
+    return Run(start, end, done, idle, ready, cause, kind, reason, by, table_start, transfer, arrival, lane_by, total)
 
 
 def _stretch(at: int, start: int, work: int, throttle: Any, constants: Any) -> int:
@@ -193,9 +198,9 @@ def _execute(
     constants: Any, throttle: Any,
     head: Any, free: Any, candidate: Any, previous_start: Any, visible: Any, ring_oldest: Any, ring_newest: Any,
     ring_used: Any, ring_next: Any, registered: Any,
-    lane_free: Any, core_state: Any, port_free: Any, port_owner: Any, bank_free: Any, bank_owner: Any,
+    lane_free: Any, lane_owner: Any, core_state: Any, port_free: Any, port_owner: Any, bank_free: Any, bank_owner: Any,
     start: Any, end: Any, done: Any, idle_from: Any, ready: Any, cause: Any, cause_kind: Any, reason: Any, by: Any,
-    table_start: Any, transfer_start: Any,
+    table_start: Any, transfer_start: Any, arrived_at: Any, lane_by: Any,
 ) -> int:  # fmt: skip
     """Fill the times; how many nodes ran. ``core_state`` is (function table, lane cursor, software DGE free) a core."""
     queues = len(head)
@@ -304,6 +309,7 @@ def _execute(
                 made = max(time, core_state[3 * core + 2])
                 core_state[3 * core + 2] = made + constants[4]
                 arrival = made + constants[2]
+            arrived_at[i] = arrival
             first = 1 << 62
             last = arrival
             cursor = core_state[3 * core + 1]
@@ -313,8 +319,11 @@ def _execute(
                     at = constants[14] * core + (cursor + lane) % constants[14]
                     begin = max(lane_free[at], arrival)
                     first = min(first, begin)
+                    if begin + share > last:
+                        last = begin + share
+                        lane_by[i] = lane_owner[at] if begin > arrival else -1
                     lane_free[at] = begin + share
-                    last = max(last, begin + share)
+                    lane_owner[at] = i
             core_state[3 * core + 1] = (cursor + lanes_high[v]) % constants[14]
             transfer_start[i] = min(first, last)
             done[i] = last

@@ -27,7 +27,8 @@ class TimingOptions:
     counts from the first instruction to the last DMA; ``span`` adds the fixed parts of a profiler's total time.
     ``strict_capacity`` makes live bytes over capacity an error instead of a spill. ``throttle_phases`` is over how
     many phases of TensorE's throttle the time is averaged. ``hbm_sharers`` is how many cores of the chip share HBM's
-    bandwidth, those that are traced included (None: only those).
+    bandwidth, those that are traced included (None: only those). ``fresh_tiles`` asks what if every write went to bytes
+    of its own: nothing waits until what it overwrites has been used, and no memory is full.
     """
 
     schedule: str = "nki"
@@ -36,6 +37,7 @@ class TimingOptions:
     strict_capacity: bool = False
     throttle_phases: int = 4
     hbm_sharers: int | None = None
+    fresh_tiles: bool = False
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,53 @@ if TYPE_CHECKING:
     from trnsim.timing.machine import Run
 
 
+@dataclass
+class Stages:
+    """What both stages made of the traces: programs, what the machine ran, and a run for each phase of the throttle."""
+
+    programs: list[CoreProgram]
+    tables: ClassTables
+    linked: Linked
+    runs: list[Run]
+    timing: Timing
+    stretch: float
+    """How much longer DMA packets take than their cost says."""
+
+    @property
+    def mean_ps(self) -> int:
+        """The predicted time: the mean over the phases."""
+        return round(sum(r.total for r in self.runs) / len(self.runs))
+
+    @property
+    def typical(self) -> Run:
+        """The run nearest to the mean."""
+        mean = self.mean_ps
+        return min(self.runs, key=lambda r: (abs(r.total - mean), r.total))
+
+
+def run_stages(
+    traces: Sequence[Trace],
+    chip: Chip,
+    options: TimingOptions | None = None,
+    *,
+    compiled: bool | None = None,
+) -> Stages:
+    """Both stages, without drawing a timeline. Raises as ``simulate``."""
+    options = options or TimingOptions()
+    if not traces:
+        raise InputError("no trace to time")
+    timing = load_timing(chip)
+    core = chip.core
+    assert core is not None
+    if compiled is None:
+        compiled = use_compiled(sum(len(t) for t in traces))
+    tables = ClassTables()
+    programs = [compile_core(t, n, core, tables, timing, options, compiled) for n, t in enumerate(traces)]
+    linked = link(programs, tables, core, timing, compiled)
+    stretch = _hbm_stretch(chip, timing, len(traces), options)
+    return Stages(programs, tables, linked, _runs(linked, tables, timing, stretch, options, compiled), timing, stretch)
+
+
 def simulate(
     traces: Sequence[Trace], chip: Chip, options: TimingOptions | None = None, *, compiled: bool | None = None
 ) -> Timeline:
@@ -43,20 +91,12 @@ def simulate(
         DeadlockError: the cores wait for each other.
     """
     options = options or TimingOptions()
-    if not traces:
-        raise InputError("no trace to time")
-    timing = load_timing(chip)
+    stages = run_stages(traces, chip, options, compiled=compiled)
+    programs, tables, linked, timing = stages.programs, stages.tables, stages.linked, stages.timing
     core = chip.core
     assert core is not None
-    if compiled is None:
-        compiled = use_compiled(sum(len(t) for t in traces))
-    tables = ClassTables()
-    programs = [compile_core(t, n, core, tables, timing, options, compiled) for n, t in enumerate(traces)]
-    linked = link(programs, tables, core, timing, compiled)
-    runs = _runs(linked, tables, timing, _hbm_stretch(chip, timing, len(traces), options), options, compiled)
-    totals = [r.total for r in runs]
-    mean = round(sum(totals) / len(totals))
-    run = min(runs, key=lambda r: (abs(r.total - mean), r.total))
+    totals = [r.total for r in stages.runs]
+    mean, run = stages.mean_ps, stages.typical
     tracks, events, opcodes, engine_event, transfer_event = draw_events(linked, run, tables)
     waits = draw_waits(linked, run, tables, tracks, engine_event, transfer_event)
     findings = [f for p in programs for f in p.findings]
