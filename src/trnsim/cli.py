@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trnsim.commands import common, sweep
+from trnsim.commands import common, explain, sweep
 from trnsim.commands import time as time_command
 from trnsim.errors import TrnsimError
 
@@ -132,6 +132,7 @@ def chips(
 
 time_command.register(app)
 sweep.register(app)
+explain.register(app)
 
 
 def _guarded(command: Callable[[], Any]) -> int:

@@ -33,7 +33,8 @@ ALLOWED = {
     "script": {"api", "installation", "nki", "session"},
     "recording": {"nki", "session", "report", "timing", "isa", "machine", "hardware", "numerics", "releases"},
     "sweep": {"script", "session", "report"},
-    "commands": {"recording", "sweep", "script", "session", "report", "timing", "hardware"},
+    "explain": {"report", "timing", "isa", "machine", "hardware", "numerics", "releases"},
+    "commands": {"recording", "explain", "releases", "sweep", "script", "session", "report", "timing", "hardware"},
     "cli": {"commands", "api", "installation", "script", "nki", "session", "report", "timing", "hardware"},
     "__init__": {"api", "installation", "session", "hardware"},
 }

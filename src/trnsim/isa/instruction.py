@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, Protocol, cast
@@ -292,11 +292,11 @@ class Instruction:
         self,
         core: Core,
         klass: InstructionClass,
-        form: Callable[[Form], Form] = lambda form: form,
+        forms: Mapping[str, Form] | None = None,
         *,
         any_engine: bool = False,
     ) -> InstructionClass:
-        """``klass`` as it would be on ``core``'s generation, with ``form`` of each form in place of the form.
+        """``klass`` as it would be on ``core``'s generation, the operands named in ``forms`` with the forms there.
 
         ``any_engine``: as if the kernel left the choice of the engine open.
 
@@ -309,12 +309,13 @@ class Instruction:
                     f"{self.short} does not exist on NeuronCore-{core.generation}",
                     limit="NeuronCore-" + ", ".join(self.generations),
                 )
-            operands = tuple(replace(o, form=form(o.form)) for o in klass.operands)
+            new = forms or {}
+            operands = tuple(replace(o, form=new.get(o.name, o.form)) for o in klass.operands)
             for operand in operands:
                 if not operand.name.endswith(".index"):
                     self._check_operand(core, operand.name, operand.form)
             self._legalized = False
-            seen, attributes = {name: _mapped(value, form) for name, value in klass.seen.items()}, klass.attributes
+            seen, attributes = {name: _mapped(name, value, new) for name, value in klass.seen.items()}, klass.attributes
             if any_engine and "engine" in seen:
                 seen["engine"], attributes = Engine.unknown, {**attributes, "engine": "unknown"}
             engines = self._engines(seen, attributes)
@@ -642,12 +643,12 @@ def _expand(operands: tuple[NkiTensor, ...]) -> tuple[NkiTensor, ...]:
     return operands
 
 
-def _mapped(value: Any, form: Callable[[Form], Form]) -> Any:
-    """What rules saw of an argument, with ``form`` of each form in it."""
+def _mapped(name: str, value: Any, forms: Mapping[str, Form]) -> Any:
+    """What rules saw of the argument ``name``, with the forms of ``forms`` in it."""
     if isinstance(value, Form):
-        return form(value)
+        return forms.get(name, value)
     if isinstance(value, tuple) and value and all(isinstance(v, Form) for v in value):
-        return tuple(form(v) for v in value)
+        return tuple(forms.get(f"{name}{i}", v) for i, v in enumerate(value))
     return value
 
 

@@ -13,7 +13,7 @@ import re
 import tempfile
 import zlib
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +172,14 @@ class Trace:
         """Replace one column of the instructions; the trace then has rows of its own."""
         columns = {**self.instructions, name: values}
         self.instruction_rows = _rows(columns, INSTRUCTION_COLUMNS)
+
+    def with_columns(self, instructions: dict[str, NDArray[np.int64]], operands: dict[str, NDArray[np.int64]]) -> Trace:
+        """The trace with other rows."""
+        return replace(
+            self,
+            instruction_rows=_rows(instructions, INSTRUCTION_COLUMNS),
+            operand_rows=_rows(operands, OPERAND_COLUMNS),
+        )
 
     def operand_range(self, row: int) -> range:
         """Rows of ``operands`` that belong to instruction ``row``."""
