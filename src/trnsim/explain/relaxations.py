@@ -24,7 +24,9 @@ from trnsim.timing.options import BALANCE_ENGINES, REMOVE_REPEATED_LOADS
 from trnsim.timing.tables import ClassTables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
 
     from trnsim.hardware.timing_constants import Timing
     from trnsim.machine.core import Core
@@ -65,33 +67,77 @@ def _balance(case: Case) -> Iterator[Attempt]:
 
 def _swap(case: Case) -> Iterator[Attempt]:
     """The operands of nc_matmul change places: what was stationary streams, what was moving is loaded in parts of 128
-    columns, and the result comes out transposed. What reads it is taken to cost the same on the transpose.
+    columns, an nc_matmul each, and the result comes out transposed. What reads it is taken to cost the same on the
+    transpose.
     """
+    made: dict[int, list[InstructionClass]] = {}
 
-    def swapped(klass: InstructionClass) -> InstructionClass | None:
-        plain = klass.name.startswith("nki.isa.nc_matmul") and "_mx" not in klass.name and klass.seen
-        if not plain or klass.attributes["is_transpose"] or klass.attributes["tile_size"]:
-            return None
-        if not str(klass.attributes["perf_mode"]).endswith("none"):
-            return None
-        stationary, moving = klass.operand("stationary"), klass.operand("moving")
-        widths = [min(STATIONARY_COLUMNS, moving.elements - at) for at in range(0, moving.elements, STATIONARY_COLUMNS)]
+    def swapped(klass: InstructionClass) -> list[InstructionClass]:
+        if id(klass) not in made:
+            made[id(klass)] = _swapped(klass)
+        return made[id(klass)]
 
-        def cost(t: Timing, _: InstructionClass, engine: str) -> tuple[Any, ...]:
-            pieces: list[Any] = []
-            for width in widths:
-                forms = {"stationary": _columns(moving, width), "moving": _columns(stationary, stationary.elements)}
-                part = replace(
-                    klass, operands=tuple(replace(o, form=forms.get(o.name, o.form)) for o in klass.operands)
-                )
-                pieces += klass.instruction.cost(t, part, engine)
-            return tuple(pieces)
-
-        return replace(klass, instruction=Derived(klass.name, cost, is_matmul=True), seen={})
-
-    changed, lines = with_class_changes(case, swapped)
+    traces: list[Trace] = []
+    lines: Lines = Counter()
+    for trace in case.traces:
+        changed, rows = _expanded(trace, swapped)
+        traces.append(changed)
+        lines += lines_of(trace, rows)
     if lines:
-        yield Attempt("every nc_matmul", changed, lines)
+        yield Attempt("every nc_matmul", replace(case, traces=tuple(traces)), lines)
+
+
+def _swapped(klass: InstructionClass) -> list[InstructionClass]:
+    """What stands for an nc_matmul with its operands swapped: one class for each 128 columns that were moving."""
+    plain = klass.name.startswith("nki.isa.nc_matmul") and "_mx" not in klass.name and klass.seen
+    if not plain or klass.attributes["is_transpose"] or klass.attributes["tile_size"]:
+        return []
+    if not str(klass.attributes["perf_mode"]).endswith("none"):
+        return []
+    stationary, moving = klass.operand("stationary"), klass.operand("moving")
+    found = []
+    for at in range(0, moving.elements, STATIONARY_COLUMNS):
+        width = min(STATIONARY_COLUMNS, moving.elements - at)
+        forms = {"stationary": _columns(moving, width), "moving": _columns(stationary, stationary.elements)}
+        part = replace(klass, operands=tuple(replace(o, form=forms.get(o.name, o.form)) for o in klass.operands))
+        found.append(replace(klass, instruction=_costing(part), seen={}))
+    return found
+
+
+def _costing(klass: InstructionClass) -> Derived:
+    """What costs as much as ``klass``."""
+
+    def cost(t: Timing, _: InstructionClass, engine: str) -> tuple[Any, ...]:
+        found: tuple[Any, ...] = klass.instruction.cost(t, klass, engine)
+        return found
+
+    return Derived(klass.name, cost, is_matmul=klass.is_matmul)
+
+
+def _expanded(
+    trace: Trace, pieces: Callable[[InstructionClass], list[InstructionClass]]
+) -> tuple[Trace, NDArray[np.int64]]:
+    """``trace`` with several instructions in place of those whose class has ``pieces``; the rows that were."""
+    columns = trace.instructions
+    used, inverse = np.unique(columns["klass"], return_inverse=True)
+    parts = [pieces(trace.classes[int(c)]) for c in used]
+    inverse = inverse.ravel()
+    many = np.array([len(p) for p in parts], np.int64)
+    copies = np.maximum(many, 1)[inverse]
+    rows = np.repeat(np.arange(len(trace)), copies)
+    part = np.arange(len(rows)) - np.repeat(np.cumsum(copies) - copies, copies)
+    counts = np.array([len(trace.classes[int(c)].operands) for c in used], np.int64)[inverse][rows]
+    first = np.repeat(columns["operand"][rows], counts)
+    within = np.arange(len(first)) - np.repeat(np.cumsum(counts) - counts, counts)
+    classes = [c for n, found in enumerate(parts) for c in found or [trace.classes[int(used[n])]]]
+    start = np.cumsum(np.maximum(many, 1)) - np.maximum(many, 1)
+    changed = select(trace, rows, first + within, counts)
+    changed.set_column("klass", start[inverse[rows]] + part)
+    # An edge to an instruction is one to its first part, one from it one from its last.
+    end = np.cumsum(copies)
+    edges = [(int(end[a] - copies[a]), int(end[b] - 1)) for a, b in trace.edges]
+    changed = replace(changed, classes=classes, edges=edges, names={n: int(end[r] - 1) for n, r in trace.names.items()})
+    return changed, np.flatnonzero(many[inverse] > 0)
 
 
 def _columns(form: Form, columns: int) -> Form:
@@ -338,9 +384,4 @@ def _wide(core: Core, klass: InstructionClass, count: int, bank: int) -> Instruc
         wide: InstructionClass = klass.instruction.again(core, klass, forms)
     except TrnsimError:
         return None
-
-    def cost(t: Timing, _: InstructionClass, engine: str) -> tuple[Any, ...]:
-        found: tuple[Any, ...] = wide.instruction.cost(t, wide, engine)
-        return found
-
-    return merged_class(klass, count, Derived(klass.name, cost, is_matmul=klass.is_matmul), wide.engines)
+    return merged_class(klass, count, _costing(wide), wide.engines)
