@@ -154,6 +154,21 @@ def test_a_baseline_for_continuous_integration(script, tmp_path):
     assert "did not run" in missing.stderr
 
 
+def test_explain(script, tmp_path):
+    path = script(KERNEL)
+    result = trnsim("explain", f"{path}:double", "--arg", "f32[128,64]", "--json", "out.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for text in ("critical path", "from the end to the start", "what would help most", "bfloat16", "script.py:9"):
+        assert text in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    assert "\x1b" not in result.stdout + result.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["schema"] == "trnsim.explain/1"
+    assert report["changes"][0]["saved_us"] > 0
+    time = json.loads(trnsim("profile", f"{path}:double", "--arg", "f32[128,64]", "--json", "-", cwd=tmp_path).stdout)
+    assert report["time_us"] == time["calls"][0]["time_us"]
+
+
 def test_chips(tmp_path):
     result = trnsim("chips", cwd=tmp_path)
     assert result.returncode == 0
@@ -165,7 +180,7 @@ def test_chips(tmp_path):
 
 
 def test_help_shows_an_example(tmp_path):
-    for command in ("run", "profile", "time", "chips"):
+    for command in ("run", "profile", "time", "sweep", "explain", "chips"):
         assert "Example: trnsim" in trnsim(command, "--help", cwd=tmp_path).stdout
 
 

@@ -243,6 +243,31 @@ def test_a_change_takes_the_time_of_the_kernel_with_it(case):
         assert case_of(*before, chip=chip).total_ps != by_hand.total_ps
 
 
+def blocks(x):
+    """Independent blocks, each a long chain of steps that wait for each other on two engines."""
+    out = hbm(*x.shape)
+    for i in range(x.shape[0] // 128):
+        tile = sbuf(128, x.shape[1])
+        nisa.dma_copy(dst=tile, src=x[i * 128 : i * 128 + 128])
+        for step in range(48):
+            engine = (nisa.engine.vector, nisa.engine.scalar)[step % 2]
+            after = sbuf(128, x.shape[1])
+            nisa.tensor_copy(dst=after, src=tile, engine=engine)
+            tile = after
+        nisa.dma_copy(dst=out[i * 128 : i * 128 + 128], src=tile)
+    return out
+
+
+def test_interleaving():
+    case = case_of(nki.jit(blocks), "f32[512,128]")
+    made = attempts("interleave", case)
+    assert made["looking 256 instructions ahead"].total_ps < 0.7 * case.total_ps
+    for changed in made.values():
+        run, nodes = changed.stages.typical, changed.stages.linked.nodes
+        busiest = max(int((run.end - run.start)[nodes.queue == q].sum()) for q in np.unique(nodes.queue))
+        assert busiest <= changed.total_ps <= case.total_ps
+
+
 NOTHING = {
     "bfloat16": (scaled(), "bf16[256,512]"),
     "engine balance": (scaled(), "f32[256,512]"),
@@ -252,6 +277,7 @@ NOTHING = {
     "larger DMAs": (in_parts(4, loads=False, steps=True), "f32[128,512]"),
     "combine instructions": (in_parts(4, loads=True, steps=False), "f32[128,512]"),
     "more buffers": (scaled(), "f32[256,512]"),
+    "interleave": (narrow_rows(True), "f32[128,64]"),
 }
 
 

@@ -20,7 +20,7 @@ from trnsim.machine.trace import READ
 from trnsim.timing.accesses import find_accesses
 from trnsim.timing.dependences import PSUM_SPACE, SBUF_SPACE, WAR, WAW
 from trnsim.timing.loads import find_repeated_loads
-from trnsim.timing.options import BALANCE_ENGINES, REMOVE_REPEATED_LOADS
+from trnsim.timing.options import BALANCE_ENGINES, REMOVE_REPEATED_LOADS, REORDER
 from trnsim.timing.tables import ClassTables
 
 if TYPE_CHECKING:
@@ -247,6 +247,21 @@ def _combine(case: Case) -> Iterator[Attempt]:
             yield Attempt(f"up to {most} of a line in one", changed, lines)
 
 
+def _interleave(case: Case) -> Iterator[Attempt]:
+    """Independent instructions of later iterations are issued while those of earlier ones wait for each other, as in a
+    software pipeline: the order looks further ahead than the compiler's own.
+    """
+    options = case.using(REORDER)
+    for ahead in (64, 256):
+        changed = replace(case, options=replace(options, look_ahead=ahead))
+        lines: Lines = Counter()
+        for trace, program, other in zip(case.traces, case.stages.programs, changed.stages.programs, strict=True):
+            moved = np.flatnonzero(program.order != other.order)
+            lines += lines_of(trace, other.rows[other.order[moved]])
+        if lines:
+            yield Attempt(f"looking {ahead} instructions ahead", changed, lines)
+
+
 def _fresh(case: Case) -> Iterator[Attempt]:
     """Every tile gets bytes of its own: nothing waits until the tile that lay there before has been used. Two or three
     buffers used in turn come close to it where the loop is long enough.
@@ -272,6 +287,7 @@ RELAXATIONS = (
     Relaxation("longer descriptors", "lay tensors out so that DMAs move long contiguous runs", _descriptors),
     Relaxation("larger DMAs", "load or store several tiles with one DMA", _coalesce),
     Relaxation("combine instructions", "work on several tiles with one instruction", _combine),
+    Relaxation("interleave", "interleave independent iterations (software pipelining)", _interleave),
     Relaxation("more buffers", "use several buffers in turn (double buffering)", _fresh),
 )
 

@@ -190,7 +190,7 @@ def _reorder(
         capacity[:] = 1 << 60
     return list_schedule(
         variant, edges, tables.column("queue")[variant], busy[variant], done[variant], transfer[variant],
-        (offsets, pairs[1]), sizes, memory, capacity, compiled,
+        (offsets, pairs[1]), sizes, memory, capacity, compiled, options.look_ahead,
     )  # fmt: skip
 
 

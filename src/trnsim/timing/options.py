@@ -28,7 +28,8 @@ class TimingOptions:
     ``strict_capacity`` makes live bytes over capacity an error instead of a spill. ``throttle_phases`` is over how
     many phases of TensorE's throttle the time is averaged. ``hbm_sharers`` is how many cores of the chip share HBM's
     bandwidth, those that are traced included (None: only those). ``fresh_tiles`` asks what if every write went to bytes
-    of its own: nothing waits until what it overwrites has been used, and no memory is full.
+    of its own: nothing waits until what it overwrites has been used, and no memory is full. ``look_ahead`` is how many
+    instructions ahead the list scheduler looks (None: as far as the compiler is known to).
     """
 
     schedule: str = "nki"
@@ -38,6 +39,7 @@ class TimingOptions:
     throttle_phases: int = 4
     hbm_sharers: int | None = None
     fresh_tiles: bool = False
+    look_ahead: int | None = None
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -47,6 +49,8 @@ class TimingOptions:
         unknown = (self.passes or frozenset()) - set(PASSES)
         if unknown:
             raise InputError(f"unknown passes {', '.join(sorted(unknown))}: known are {', '.join(PASSES)}")
+        if self.look_ahead is not None and self.look_ahead < 1:
+            raise InputError("look_ahead must be at least 1", value=self.look_ahead)
         if self.throttle_phases < 1:
             raise InputError("throttle_phases must be at least 1", value=self.throttle_phases)
 

@@ -84,6 +84,7 @@ def list_schedule(
     memory: Column,
     capacity: Column,
     compiled: bool,
+    look_ahead: int | None = None,
 ) -> Column:
     """Instruction rows in scheduled order. ``queue`` to ``transfer`` are columns of the instructions.
 
@@ -109,7 +110,7 @@ def list_schedule(
         queue, busy, done, transfer, path, waiting, first, successors, ordering,
         touched[0], touched[1], sizes, memory, capacity, remaining, np.zeros(len(sizes), np.int64),
         np.full(len(sizes), -1, np.int64), np.zeros(count, np.int64), np.zeros(QUEUE_COUNT, np.int64),
-        np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros(count, np.int64), order, LOOK_AHEAD,
+        np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros(count, np.int64), order, look_ahead or LOOK_AHEAD,
     )  # fmt: skip
     if placed < count:
         raise CompilerError("explicit dependences (depends_on, with_schedule) form a cycle")
