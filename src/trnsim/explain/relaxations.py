@@ -18,8 +18,9 @@ from trnsim.isa.work import Transfer
 from trnsim.machine.form import HBM, PSUM, Form
 from trnsim.machine.trace import READ
 from trnsim.timing.accesses import find_accesses
+from trnsim.timing.compiled import use_compiled
 from trnsim.timing.dependences import PSUM_SPACE, SBUF_SPACE, WAR, WAW
-from trnsim.timing.loads import find_repeated_loads
+from trnsim.timing.loads import REPEAT_WINDOW, find_repeated_loads
 from trnsim.timing.options import BALANCE_ENGINES, REMOVE_REPEATED_LOADS, REORDER
 from trnsim.timing.tables import ClassTables
 
@@ -306,10 +307,16 @@ def without_repeated_loads(case: Case, window: int | None) -> tuple[Case, Lines]
         used, inverse = np.unique(trace.instructions["klass"], return_inverse=True)
         numbers = np.array([tables.add(trace.classes[int(c)], case.timing) for c in used], np.int64)
         klass = numbers[inverse.ravel()]
-        row_bytes = np.array([s.row_bytes for s in trace.storages], np.int64)
-        partitions = np.array([s.partitions for s in trace.storages], np.int64)
-        found = (find_accesses(trace, klass, tables), np.array(tables.is_load, np.int64)[klass], row_bytes, partitions)
-        removed, alias = find_repeated_loads(*found) if window is None else find_repeated_loads(*found, window)
+        compiled, storages = use_compiled(len(trace)), trace.storage_columns
+        removed, alias = find_repeated_loads(
+            find_accesses(trace, klass, tables, compiled),
+            np.array(tables.is_load, np.int64)[klass],
+            storages["row_bytes"],
+            storages["partitions"],
+            compiled,
+            REPEAT_WINDOW if window is None else window,
+        )
+        removed = np.sort(removed)
         kept = np.setdiff1d(np.arange(len(trace)), removed)
         counts = np.array([len(c.operands) for c in trace.classes], np.int64)[trace.instructions["klass"][kept]]
         first = np.repeat(trace.instructions["operand"][kept], counts)

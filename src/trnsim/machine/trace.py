@@ -35,6 +35,7 @@ OPERAND_COLUMNS = ("storage", "start", "offset", "form")
 
 VERSION = 3  # of a saved trace
 READ, WRITE, UPDATE = "read", "write", "update"
+MEMORIES = ("sbuf", "psum", "hbm")
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class Trace:
     names: dict[str, int] = field(default_factory=dict)
     instruction_rows: array[int] = field(default_factory=lambda: array("q"))
     operand_rows: array[int] = field(default_factory=lambda: array("q"))
+    _storage_columns: dict[str, NDArray[np.int64]] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.instruction_rows) // len(INSTRUCTION_COLUMNS)
@@ -167,6 +169,21 @@ class Trace:
     def operands(self) -> dict[str, NDArray[np.int64]]:
         """Columns by name, one row an operand."""
         return _columns(self.operand_rows, OPERAND_COLUMNS)
+
+    @property
+    def storage_columns(self) -> dict[str, NDArray[np.int64]]:
+        """What timing needs of the storages, as columns: ``memory`` (of ``MEMORIES``), ``row_bytes``, ``partitions``,
+        and ``start`` and ``low``: partition and byte of an explicit address, -1 where there is none.
+        """
+        if self._storage_columns is None or len(self._storage_columns["memory"]) != len(self.storages):
+            rows = [
+                (MEMORIES.index(s.memory), s.row_bytes, s.partitions, *(s.address or (-1, -1))) for s in self.storages
+            ]
+            table = np.array(rows, np.int64).reshape(-1, 5).T
+            self._storage_columns = dict(
+                zip(("memory", "row_bytes", "partitions", "start", "low"), table.copy(), strict=True)
+            )
+        return self._storage_columns
 
     def set_column(self, name: str, values: NDArray[np.int64]) -> None:
         """Replace one column of the instructions; the trace then has rows of its own."""

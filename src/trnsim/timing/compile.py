@@ -7,13 +7,16 @@ queue keeps program order.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trnsim.errors import CompilerError, Finding, HardwareError
+from trnsim.machine.trace import MEMORIES
 from trnsim.timing.accesses import Accesses, find_accesses
+from trnsim.timing.compiled import run
 from trnsim.timing.dependences import EXPLICIT, ORDER, WAR, WAW, Edges, find_dependences
+from trnsim.timing.grouping import bucket, distinct
 from trnsim.timing.loads import find_repeated_loads
 from trnsim.timing.options import BALANCE_ENGINES, REMOVE_REPEATED_LOADS, REORDER
 from trnsim.timing.placement import Placement, place
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
     Column = NDArray[np.int64]
 
-MEMORIES = ("sbuf", "psum")
+PLACED = ("sbuf", "psum")
 _NO_ROWS: NDArray[np.int64] = np.zeros((0, 3), np.int64)
 
 
@@ -80,14 +83,14 @@ def compile_core(
     """
     passes = options.active_passes
     klass_rows = trace.instructions["klass"]
-    used, inverse = np.unique(klass_rows, return_inverse=True)
+    used, inverse = distinct(klass_rows, len(trace.classes))
     numbers = np.array([tables.add(trace.classes[int(c)], timing) for c in used], np.int64)
     klass = numbers[inverse] if len(used) else klass_rows
-    accesses = find_accesses(trace, klass, tables)
+    accesses = find_accesses(trace, klass, tables, compiled)
     _check_sizes(trace, core)
     removed: NDArray[np.int64] = np.zeros(0, np.int64)
     if REMOVE_REPEATED_LOADS in passes and len(klass):
-        accesses, removed = _without_repeated_loads(trace, accesses, klass, tables)
+        accesses, removed = _without_repeated_loads(trace, accesses, klass, tables, compiled)
     keep = np.ones(len(klass), bool)
     keep[removed] = False
     rows = np.flatnonzero(keep)
@@ -99,14 +102,15 @@ def compile_core(
         data = data.take(np.flatnonzero((data.kind != WAR) & (data.kind != WAW)))
     edges = Edges.join([data, *_explicit_edges(trace, keep, renumber, rows), *_state_edges(trace, rows)])
     variant = choose_variants(klass, tables, BALANCE_ENGINES in passes, compiled)
+    touches = _touched(trace, accesses, len(rows), compiled)
     order: NDArray[np.int64] = np.arange(len(rows), dtype=np.int64)
     if REORDER in passes:
-        order = _reorder(trace, core, accesses, variant, edges, tables, timing, options, compiled)
+        order = _reorder(trace, core, touches, variant, edges, tables, timing, options, compiled)
     elif (edges.producer > edges.consumer).any():
         raise CompilerError("an explicit dependence contradicts program order, which this schedule keeps")
     program = CoreProgram(trace, number, rows, removed, variant, order, edges, accesses, initial, [])
-    for memory in MEMORIES:
-        uses = _place(program, memory, core, compiled)
+    for memory in PLACED:
+        uses = _place(program, memory, core, touches, compiled)
         if options.fresh_tiles:
             uses.placement = replace(uses.placement, taken_over=_NO_ROWS, spills=_NO_ROWS)
         program.uses.append(uses)
@@ -116,12 +120,11 @@ def compile_core(
 
 
 def _without_repeated_loads(
-    trace: Trace, accesses: Accesses, klass: Column, tables: ClassTables
+    trace: Trace, accesses: Accesses, klass: Column, tables: ClassTables, compiled: bool
 ) -> tuple[Accesses, Column]:
     is_load = np.array(tables.is_load, np.int64)[klass]
-    row_bytes = np.array([s.row_bytes for s in trace.storages], np.int64)
-    partitions = np.array([s.partitions for s in trace.storages], np.int64)
-    removed, alias = find_repeated_loads(accesses, is_load, row_bytes, partitions)
+    columns = trace.storage_columns
+    removed, alias = find_repeated_loads(accesses, is_load, columns["row_bytes"], columns["partitions"], compiled)
     if not len(removed):
         return accesses, removed
     gone = np.zeros(len(klass), bool)
@@ -155,7 +158,7 @@ def _state_edges(trace: Trace, rows: Column) -> list[Edges]:
     """Instructions that change the same state of an engine (accumulators, random generators) keep their order."""
     classes = trace.instructions["klass"][rows]
     by_state: dict[str, list[int]] = {}
-    for number in np.unique(classes).tolist():
+    for number in distinct(classes, len(trace.classes))[0].tolist():
         for state in trace.classes[number].state:
             by_state.setdefault(state, []).append(number)
     found = []
@@ -168,7 +171,7 @@ def _state_edges(trace: Trace, rows: Column) -> list[Edges]:
 def _reorder(
     trace: Trace,
     core: Core,
-    accesses: Accesses,
+    touches: tuple[Column, Column],
     variant: Column,
     edges: Edges,
     tables: ClassTables,
@@ -181,56 +184,77 @@ def _reorder(
         [0, dma.hardware_first_packet_ps, dma.software_first_packet_ps, dma.static_first_packet_ps], np.int64
     )
     busy, done, transfer = estimates(tables, first_packet, dma.completion_ps)
-    automatic, memory, sizes = _automatic(trace)
-    wanted = automatic[accesses.storage]
-    pairs = unique_pairs(accesses.instruction[wanted], accesses.storage[wanted], len(sizes))
-    offsets = np.searchsorted(pairs[0], np.arange(len(variant) + 1)).astype(np.int64)
+    columns = trace.storage_columns
     capacity = np.array([core.sbuf.usable_bytes_per_partition, core.psum.bytes_per_partition], np.int64)
     if options.fresh_tiles:
         capacity[:] = 1 << 60
     return list_schedule(
         variant, edges, tables.column("queue")[variant], busy[variant], done[variant], transfer[variant],
-        (offsets, pairs[1]), sizes, memory, capacity, compiled, options.look_ahead,
+        touches, columns["row_bytes"], columns["memory"], capacity, compiled, options.look_ahead,
     )  # fmt: skip
 
 
-def unique_pairs(first: Column, second: Column, size: int) -> tuple[Column, Column]:
-    """Distinct pairs, sorted by ``first``, then ``second``, which is below ``size``."""
-    both = np.unique(first * size + second)
-    return both // size, both % size
+def _touched(trace: Trace, accesses: Accesses, count: int, compiled: bool) -> tuple[Column, Column]:
+    """The storages on chip without an address that each of ``count`` instructions touches: offsets, storages."""
+    columns = trace.storage_columns
+    automatic = ((columns["memory"] != MEMORIES.index("hbm")) & (columns["start"] < 0)).astype(np.int64)
+    offsets, storage = np.zeros(count + 1, np.int64), np.zeros(len(accesses), np.int64)
+    total = run(_touches, compiled, accesses.instruction, accesses.storage, automatic, offsets, storage)
+    return offsets, storage[:total].copy()
 
 
-def _automatic(trace: Trace) -> tuple[NDArray[np.bool_], Column, Column]:
-    """For each storage: is it placed by the compiler, in SBUF (0) or PSUM (1), and its bytes a partition."""
-    infos = trace.storages
-    automatic = np.array([s.memory in MEMORIES and s.address is None for s in infos] or [False])
-    memory = np.array([int(s.memory == "psum") for s in infos] or [0], np.int64)
-    sizes = np.array([s.row_bytes for s in infos] or [0], np.int64)
-    return automatic, memory, sizes
+def _touches(instruction: Any, storage: Any, automatic: Any, offsets: Any, touched: Any) -> int:
+    count = 0
+    first = 0
+    last = -1
+    for a in range(len(instruction)):
+        if instruction[a] != last:
+            first = count
+            for i in range(last + 1, instruction[a] + 1):
+                offsets[i] = count
+            last = instruction[a]
+        s = storage[a]
+        known = automatic[s] == 0
+        for t in range(first, count):
+            if touched[t] == s:
+                known = True
+        if not known:
+            touched[count] = s
+            count += 1
+    for i in range(last + 1, len(offsets)):
+        offsets[i] = count
+    return count
 
 
-def _place(program: CoreProgram, memory: str, core: Core, compiled: bool) -> Uses:
+def _place(program: CoreProgram, memory: str, core: Core, touches: tuple[Column, Column], compiled: bool) -> Uses:
     """Addresses of the automatic storages of ``memory``."""
-    trace, accesses = program.trace, program.accesses
-    automatic, number, sizes = _automatic(trace)
-    wanted = (automatic & (number == MEMORIES.index(memory)))[accesses.storage]
-    position = np.empty(len(program.order), np.int64)
-    position[program.order] = np.arange(len(program.order))
-    pairs = unique_pairs(position[accesses.instruction[wanted]], accesses.storage[wanted], len(sizes))
-    storage, local = np.unique(pairs[1], return_inverse=True)
-    local = local.ravel().astype(np.int64)
-    grouped = np.argsort(local, kind="stable")
-    start = np.searchsorted(local[grouped], np.arange(len(storage) + 1)).astype(np.int64)
-    reserved = [
-        (s.address[1], s.address[1] + s.row_bytes)
-        for s in trace.storages
-        if s.memory == memory and s.address is not None
-    ]
+    trace, columns = program.trace, program.trace.storage_columns
+    number = MEMORIES.index(memory)
+    sequence, used = np.zeros(len(touches[1]), np.int64), np.zeros(len(touches[1]), np.int64)
+    total = run(_uses, compiled, program.order, *touches, columns["memory"], number, sequence, used)
+    position, used = sequence[:total].copy(), used[:total].copy()
+    storage, local = distinct(used, len(trace.storages))
+    grouped, start = bucket(local, len(storage), compiled)
+    by_storage = position[grouped]
+    fixed = np.flatnonzero((columns["memory"] == number) & (columns["start"] >= 0))
+    begin = columns["low"][fixed]
+    reserved = sorted(set(zip(begin.tolist(), (begin + columns["row_bytes"][fixed]).tolist(), strict=True)))
     banks = core.psum.bytes_per_bank if memory == "psum" else 0
-    placement = place(
-        _capacity(core, memory), banks, reserved, sizes[storage], pairs[0][grouped], start, (pairs[0], local), compiled
-    )
-    return Uses(memory, storage, sizes[storage], pairs[0], local, pairs[0][grouped], start, placement)
+    sizes = columns["row_bytes"][storage]
+    placement = place(_capacity(core, memory), banks, reserved, sizes, by_storage, start, (position, local), compiled)
+    return Uses(memory, storage, sizes, position, local, by_storage, start, placement)
+
+
+def _uses(order: Any, offsets: Any, touched: Any, memory: Any, wanted: int, position: Any, storage: Any) -> int:
+    """Fill ``position`` and ``storage`` with the uses of storages of one memory in scheduled order."""
+    count = 0
+    for p in range(len(order)):
+        for t in range(offsets[order[p]], offsets[order[p] + 1]):
+            if memory[touched[t]] == wanted:
+                position[count] = p
+                storage[count] = touched[t]
+                count += 1
+    return count
 
 
 def _capacity(core: Core, memory: str) -> int:
@@ -238,21 +262,23 @@ def _capacity(core: Core, memory: str) -> int:
 
 
 def _check_sizes(trace: Trace, core: Core) -> None:
-    for info in trace.storages:
-        if info.memory not in MEMORIES:
-            continue
-        limit = _capacity(core, info.memory) if info.address is None else (
-            core.psum.bytes_per_partition if info.memory == "psum" else core.sbuf.bytes_per_partition
-        )  # fmt: skip
-        end = info.row_bytes + (info.address[1] if info.address is not None else 0)
-        if end > limit:
-            raise HardwareError(
-                f"{info.name} needs bytes beyond {info.memory.upper()}",
-                value=end,
-                limit=limit,
-                generation=core.version,
-                location=trace.lines[info.line] if info.line < len(trace.lines) else None,
-            )
+    columns = trace.storage_columns
+    whole = {"psum": core.psum.bytes_per_partition, "sbuf": core.sbuf.bytes_per_partition}
+    limit = np.full(len(trace.storages), np.iinfo(np.int64).max)
+    fixed = columns["start"] >= 0
+    for memory in PLACED:
+        mine = columns["memory"] == MEMORIES.index(memory)
+        limit[mine & fixed], limit[mine & ~fixed] = whole[memory], _capacity(core, memory)
+    end = columns["row_bytes"] + np.where(fixed, columns["low"], 0)
+    for number in np.flatnonzero(end > limit)[:1].tolist():
+        info = trace.storages[number]
+        raise HardwareError(
+            f"{info.name} needs bytes beyond {info.memory.upper()}",
+            value=int(end[number]),
+            limit=int(limit[number]),
+            generation=core.version,
+            location=trace.lines[info.line] if info.line < len(trace.lines) else None,
+        )
 
 
 def _over_capacity(program: CoreProgram, uses: Uses, core: Core, options: TimingOptions) -> Finding:

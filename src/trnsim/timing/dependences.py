@@ -43,7 +43,10 @@ class Edges:
 
     @staticmethod
     def join(parts: Sequence[Edges]) -> Edges:
-        """All edges of ``parts``, sorted by consumer."""
+        """All edges of ``parts``, sorted by consumer, then producer and kind."""
+        parts = [p for p in parts if len(p)] or list(parts[:1])
+        if len(parts) == 1:
+            return parts[0]
         producer = np.concatenate([p.producer for p in parts])
         consumer = np.concatenate([p.consumer for p in parts])
         kind = np.concatenate([p.kind for p in parts])
@@ -52,7 +55,7 @@ class Edges:
 
 
 def find_dependences(accesses: Accesses, compiled: bool) -> tuple[Edges, Column]:
-    """Edges between instructions, and which accesses are the first to write their bytes.
+    """Edges between instructions by consumer and producer, and which accesses are the first to write their bytes.
 
     An access is *initial* if it writes bytes that no earlier instruction touched (since they were last overwritten).
     """
@@ -168,6 +171,17 @@ def _dependences(
                         continue
                 previous = j
                 j = after
+        if i + 1 == count or instruction[i + 1] != here:
+            for e in range(first + 1, edges):
+                p = producer[e]
+                w = kind[e]
+                at = e
+                while at > first and producer[at - 1] > p:
+                    producer[at] = producer[at - 1]
+                    kind[at] = kind[at - 1]
+                    at -= 1
+                producer[at] = p
+                kind[at] = w
         if writes:
             following[2 * i] = write_head[k]
             write_head[k] = i

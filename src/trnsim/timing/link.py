@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trnsim.timing.dependences import ORDER, PSUM_SPACE, RAW, SBUF_SPACE, SPILL, Edges
+from trnsim.timing.grouping import bucket
 from trnsim.timing.machine import BANKS, Nodes
 from trnsim.timing.space import first_writers, space_edges
 from trnsim.timing.tables import (
@@ -110,17 +111,17 @@ def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timin
     latency = _latencies(edges, queue, dge_of[variant], timing)
     group, group_size = _groups(programs, firsts, base)
     total_queues = len(programs) * QUEUE_COUNT
-    by_queue = np.argsort(queue, kind="stable")
-    by_producer = np.argsort(edges.producer, kind="stable")
+    by_queue, queue_first = bucket(queue, total_queues, compiled)
+    by_producer, successor_first = bucket(edges.producer, base, compiled)
     nodes = Nodes(
         queue=queue,
         variant=variant,
         group=group,
         banks=_banks(programs, firsts, base, core),
-        queue_first=np.searchsorted(queue[by_queue], np.arange(total_queues + 1)).astype(np.int64),
-        queue_nodes=by_queue.astype(np.int64),
+        queue_first=queue_first,
+        queue_nodes=by_queue,
         pending=np.bincount(edges.consumer, minlength=base).astype(np.int64),
-        successor_first=np.searchsorted(edges.producer[by_producer], np.arange(base + 1)).astype(np.int64),
+        successor_first=successor_first,
         successor=edges.consumer[by_producer],
         successor_latency=latency[by_producer],
         successor_kind=edges.kind[by_producer],
@@ -160,7 +161,7 @@ def _items(program: CoreProgram, tables: ClassTables, timing: Timing, compiled: 
     for uses in program.uses:
         parts.append(space_edges(program, uses, tables, compiled))
         if len(uses.placement.spills):
-            added, found, size = _spill_edges(program, uses, tables, timing, len(program.rows) + len(extra))
+            added, found, size = _spill_edges(program, uses, tables, timing, len(program.rows) + len(extra), compiled)
             extra.extend(added)
             parts.append(found)
             moved += size
@@ -181,7 +182,7 @@ def _items(program: CoreProgram, tables: ClassTables, timing: Timing, compiled: 
 
 
 def _spill_edges(
-    program: CoreProgram, uses: Uses, tables: ClassTables, timing: Timing, number: int
+    program: CoreProgram, uses: Uses, tables: ClassTables, timing: Timing, number: int, compiled: bool
 ) -> tuple[list[tuple[int, int]], Edges, int]:
     """Transfers for the spills of one memory, numbered from ``number``, and all space edges that touch spilled
     tiles.
@@ -212,7 +213,7 @@ def _spill_edges(
             edges += [(int(program.order[p]), item, SPILL) for p in positions.tolist() if since <= p < position]
             spilled_by.setdefault(storage, []).append((position, item))
     kind = SBUF_SPACE if uses.memory == "sbuf" else PSUM_SPACE
-    writers, writer_start = first_writers(program, uses)
+    writers, writer_start = first_writers(program, uses, compiled)
     writers = program.accesses.instruction[writers]
     for storage, holder, position in uses.placement.taken_over.tolist():
         if storage not in spilled_by and holder not in spilled_by:

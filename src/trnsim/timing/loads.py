@@ -7,10 +7,11 @@ apart; at K256 M512 N1024 every repeat, at most 48 apart, was removed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trnsim.timing.compiled import run
 from trnsim.timing.tables import READS
 
 if TYPE_CHECKING:
@@ -26,7 +27,12 @@ REPEAT_WINDOW = 64
 
 
 def find_repeated_loads(
-    accesses: Accesses, is_load: Column, row_bytes: Column, partitions: Column, window: int = REPEAT_WINDOW
+    accesses: Accesses,
+    is_load: Column,
+    row_bytes: Column,
+    partitions: Column,
+    compiled: bool,
+    window: int = REPEAT_WINDOW,
 ) -> tuple[Column, Column]:
     """Loads to leave out, and for each the storage that already holds the data.
 
@@ -58,22 +64,46 @@ def find_repeated_loads(
     # Only sources that nothing writes: inputs, and intermediates once they are finished are left alone.
     unwritten = writes[accesses.storage[source]] == 0
     source, target = source[unwritten], target[unwritten]
-    columns = (
-        accesses.instruction[source], accesses.form[target], accesses.form[source], accesses.low[source],
-        accesses.start[source], accesses.key[source],
+    size = 1 << (2 * len(source)).bit_length()
+    removed = np.zeros(len(source), np.int64)
+    count = run(
+        _repeats,
+        compiled,
+        accesses.instruction[source], tile[whole][unwritten], accesses.form[target], accesses.form[source],
+        accesses.low[source], accesses.start[source], accesses.key[source], window,
+        np.full(size, -1, np.int64), removed, alias,
     )  # fmt: skip
-    order = np.lexsort(columns)
-    same = np.ones(len(order), bool)
-    same[:1] = False
-    for column in columns[1:]:
-        same[1:] &= column[order][1:] == column[order][:-1]
-    rows, tiles = accesses.instruction[source][order], accesses.storage[target][order]
-    removed: list[int] = []
-    kept_row = kept_tile = -1
-    for repeated, row, held in zip(same.tolist(), rows.tolist(), tiles.tolist(), strict=True):
-        if repeated and row - kept_row <= window:
-            removed.append(row)
-            alias[held] = kept_tile
-        else:
-            kept_row, kept_tile = row, held
-    return np.array(removed, np.int64), alias
+    return removed[:count], alias
+
+
+def _repeats(
+    row: Any, tile: Any, target: Any, source: Any, low: Any, start: Any, key: Any, window: int, newest: Any,
+    removed: Any, alias: Any,
+) -> int:  # fmt: skip
+    """Fill ``removed`` and ``alias``; how many were removed. ``newest``: a hash table, the last load kept of a box."""
+    count = 0
+    mask = len(newest) - 1
+    for i in range(len(row)):
+        slot = (((target[i] * 31 + source[i]) * 131 + low[i] * 7) * 31 + start[i]) * 127 + key[i]
+        slot = (slot ^ (slot >> 15)) & mask
+        while True:
+            j = newest[slot]
+            if j < 0:
+                newest[slot] = i
+                break
+            if (
+                target[j] == target[i]
+                and source[j] == source[i]
+                and low[j] == low[i]
+                and start[j] == start[i]
+                and key[j] == key[i]
+            ):
+                if row[i] - row[j] <= window:
+                    removed[count] = row[i]
+                    count += 1
+                    alias[tile[i]] = tile[j]
+                else:
+                    newest[slot] = i
+                break
+            slot = (slot + 1) & mask
+    return count

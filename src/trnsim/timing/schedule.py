@@ -16,6 +16,7 @@ import numpy as np
 from trnsim.errors import CompilerError
 from trnsim.timing.compiled import run
 from trnsim.timing.dependences import ORDER
+from trnsim.timing.grouping import bucket
 from trnsim.timing.tables import CANDIDATES, NO_DMA, QUEUE_COUNT
 
 if TYPE_CHECKING:
@@ -95,10 +96,9 @@ def list_schedule(
         CompilerError: explicit edges form a cycle.
     """
     count = len(variant)
-    by_producer = np.argsort(edges.producer, kind="stable")
+    by_producer, first = bucket(edges.producer, count, compiled)
     successors = edges.consumer[by_producer]
     ordering = (edges.kind[by_producer] == ORDER).astype(np.int64)
-    first = np.searchsorted(edges.producer[by_producer], np.arange(count + 1)).astype(np.int64)
     path = done.copy()
     run(_longest_path, compiled, first, successors, queue, busy, done, transfer, np.zeros(QUEUE_COUNT, np.int64), path)
     waiting = np.bincount(edges.consumer, minlength=count).astype(np.int64)
