@@ -14,6 +14,7 @@ import tempfile
 import zlib
 from array import array
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,13 +177,19 @@ class Trace:
         and ``start`` and ``low``: partition and byte of an explicit address, -1 where there is none.
         """
         if self._storage_columns is None or len(self._storage_columns["memory"]) != len(self.storages):
-            rows = [
-                (MEMORIES.index(s.memory), s.row_bytes, s.partitions, *(s.address or (-1, -1))) for s in self.storages
-            ]
-            table = np.array(rows, np.int64).reshape(-1, 5).T
-            self._storage_columns = dict(
-                zip(("memory", "row_bytes", "partitions", "start", "low"), table.copy(), strict=True)
-            )
+            infos, number = self.storages, len(self.storages)
+            memory = {name: i for i, name in enumerate(MEMORIES)}
+            start, low = np.full(number, -1, np.int64), np.full(number, -1, np.int64)
+            for i, address in enumerate(map(attrgetter("address"), infos)):
+                if address is not None:
+                    start[i], low[i] = address
+            self._storage_columns = {
+                "memory": np.fromiter(map(memory.__getitem__, map(attrgetter("memory"), infos)), np.int64, number),
+                "row_bytes": np.fromiter(map(attrgetter("row_bytes"), infos), np.int64, number),
+                "partitions": np.fromiter(map(attrgetter("partitions"), infos), np.int64, number),
+                "start": start,
+                "low": low,
+            }
         return self._storage_columns
 
     def set_column(self, name: str, values: NDArray[np.int64]) -> None:
@@ -197,6 +204,12 @@ class Trace:
             instruction_rows=_rows(instructions, INSTRUCTION_COLUMNS),
             operand_rows=_rows(operands, OPERAND_COLUMNS),
         )
+
+    def column(self, name: str) -> NDArray[np.int64]:
+        """One column of the instructions, or of the operands."""
+        if name in INSTRUCTION_COLUMNS:
+            return _column(self.instruction_rows, INSTRUCTION_COLUMNS, name)
+        return _column(self.operand_rows, OPERAND_COLUMNS, name)
 
     def operand_range(self, row: int) -> range:
         """Rows of ``operands`` that belong to instruction ``row``."""
@@ -426,6 +439,12 @@ def _rows(columns: dict[str, NDArray[np.int64]], names: Iterable[str]) -> array[
     rows = array("q")
     rows.frombytes(np.stack([columns[n] for n in names], axis=1).astype(np.int64).tobytes())
     return rows
+
+
+def _column(rows: array[int], names: Sequence[str], name: str) -> NDArray[np.int64]:
+    if not len(rows):
+        return np.zeros(0, np.int64)
+    return np.array(np.frombuffer(rows, np.int64)[names.index(name) :: len(names)])
 
 
 def _columns(rows: array[int], names: Sequence[str]) -> dict[str, NDArray[np.int64]]:

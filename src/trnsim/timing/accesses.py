@@ -57,7 +57,7 @@ class Accesses:
 
 def find_accesses(trace: Trace, klass: Column, tables: ClassTables, compiled: bool = False) -> Accesses:
     """Boxes of all operands. ``klass`` is the class of each instruction in ``tables``."""
-    columns, operands = trace.instructions, trace.operands
+    form, storage = trace.column("form"), trace.column("storage")
     counts = np.array([len(r) for r in tables.roles] or [0], np.int64)
     total = int(np.bincount(klass, minlength=len(counts)) @ counts) if len(klass) else 0
     # Of each class: its operands in order of role, and their roles.
@@ -66,18 +66,18 @@ def find_accesses(trace: Trace, klass: Column, tables: ClassTables, compiled: bo
     position = np.array([i for found in sequence for i in found], np.int64)
     role = np.array([r[i] for r, found in zip(tables.roles, sequence, strict=True) for i in found], np.int64)
     widths, width = _row_widths(trace)
-    box_of, boxes = _boxes(trace, widths, width)
+    box_of, boxes = _boxes(trace, form, widths, width[storage])
     key, start_shift, low_shift, keys = _keys(trace)
     found = {f.name: np.zeros(total, np.int64) for f in fields(Accesses) if f.name not in ("form", "keys")}
     row = np.zeros(total, np.int64)
     run(
         _fill,
         compiled,
-        klass, columns["operand"], counts, first, position, role,
-        operands["storage"], operands["start"], operands["offset"], operands["form"],
+        klass, trace.column("operand"), counts, first, position, role,
+        storage, trace.column("start"), trace.column("offset"), form,
         width, len(widths), box_of, *boxes, key, start_shift, low_shift, *found.values(), row,
     )  # fmt: skip
-    return Accesses(**found, form=operands["form"][row], keys=keys)
+    return Accesses(**found, form=form[row], keys=keys)
 
 
 def _fill(
@@ -143,16 +143,17 @@ def _keys(trace: Trace) -> tuple[Column, Column, Column, int]:
 def _row_widths(trace: Trace) -> tuple[Column, Column]:
     """The lengths of rows of HBM storages, 0 for storages on chip, and the place of each storage's among them."""
     columns = trace.storage_columns
-    values = np.where(columns["memory"] == MEMORIES.index("hbm"), columns["row_bytes"], 0)
-    found = sorted(set(values.tolist()) | {0})
-    widths = np.array(found, np.int64)
-    return widths, np.searchsorted(widths, values).astype(np.int64)
+    hbm = np.flatnonzero(columns["memory"] == MEMORIES.index("hbm"))
+    lengths = columns["row_bytes"][hbm]
+    widths = np.array(sorted({0, *lengths.tolist()}), np.int64)
+    width = np.zeros(len(trace.storages), np.int64)
+    width[hbm] = np.searchsorted(widths, lengths)
+    return widths, width
 
 
-def _boxes(trace: Trace, widths: Column, width: Column) -> tuple[Column, list[Column]]:
+def _boxes(trace: Trace, form: Column, widths: Column, width: Column) -> tuple[Column, list[Column]]:
     """Of each pair of a form and a row length that occurs: rows, bytes, step, run, and for HBM the bytes of a row."""
-    operands = trace.operands
-    pairs, _ = distinct(operands["form"] * len(widths) + width[operands["storage"]], len(trace.forms) * len(widths))
+    pairs, _ = distinct(form * len(widths) + width, len(trace.forms) * len(widths))
     rows = np.zeros((max(1, len(pairs)), 5), np.int64)
     for i, pair in enumerate(pairs.tolist()):
         number, place = divmod(pair, len(widths))

@@ -82,7 +82,7 @@ def compile_core(
         CompilerError: explicit dependences contradict each other or the program order.
     """
     passes = options.active_passes
-    klass_rows = trace.instructions["klass"]
+    klass_rows = trace.column("klass")
     used, inverse = distinct(klass_rows, len(trace.classes))
     numbers = np.array([tables.add(trace.classes[int(c)], timing) for c in used], np.int64)
     klass = numbers[inverse] if len(used) else klass_rows
@@ -144,7 +144,7 @@ def _explicit_edges(trace: Trace, keep: NDArray[np.bool_], renumber: Column, row
     if len(pairs):
         consumer, producer = renumber[pairs[:, 0]], renumber[pairs[:, 1]]
         found.append(Edges(producer, consumer, np.full(len(pairs), EXPLICIT, np.int64)))
-    region = trace.instructions["region"][rows]
+    region = trace.column("region")[rows]
     inside = np.flatnonzero(region > 0)
     inside = inside[np.argsort(region[inside], kind="stable")]
     linked = region[inside][1:] == region[inside][:-1]
@@ -156,7 +156,7 @@ def _explicit_edges(trace: Trace, keep: NDArray[np.bool_], renumber: Column, row
 
 def _state_edges(trace: Trace, rows: Column) -> list[Edges]:
     """Instructions that change the same state of an engine (accumulators, random generators) keep their order."""
-    classes = trace.instructions["klass"][rows]
+    classes = trace.column("klass")[rows]
     by_state: dict[str, list[int]] = {}
     for number in distinct(classes, len(trace.classes))[0].tolist():
         for state in trace.classes[number].state:
@@ -291,7 +291,7 @@ def _over_capacity(program: CoreProgram, uses: Uses, core: Core, options: Timing
     holders = [(infos[int(uses.storage[i])].name, int(uses.sizes[i])) for i in live.tolist()]
     limit, need = _capacity(core, uses.memory), int(uses.sizes[live].sum())
     row = int(program.rows[program.order[position]])
-    line = int(program.trace.instructions["line"][row])
+    line = int(program.trace.column("line")[row])
     location = program.trace.lines[line] if line < len(program.trace.lines) else None
     names = ", ".join(f"{name} {format_bytes(size)}" for name, size in holders[:5])
     spilled = int((uses.placement.spills[:, 2] == 0).sum())

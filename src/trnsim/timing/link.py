@@ -8,10 +8,11 @@ of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trnsim.timing.compiled import run
 from trnsim.timing.dependences import ORDER, PSUM_SPACE, RAW, SBUF_SPACE, SPILL, Edges
 from trnsim.timing.grouping import bucket
 from trnsim.timing.machine import BANKS, Nodes
@@ -107,8 +108,7 @@ def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timin
     rows = np.concatenate(node_row)
     queue = cores * QUEUE_COUNT + queue_of[variant]
     edges = Edges(np.concatenate(producers), np.concatenate(consumers), np.concatenate(kinds))
-    edges = _needed(edges, queue, dge_of[variant])
-    latency = _latencies(edges, queue, dge_of[variant], timing)
+    edges, latency = _semaphores(edges, queue, dge_of[variant], timing, compiled)
     group, group_size = _groups(programs, firsts, base)
     total_queues = len(programs) * QUEUE_COUNT
     by_queue, queue_first = bucket(queue, total_queues, compiled)
@@ -260,24 +260,43 @@ def _spill_variant(tables: ClassTables, timing: Timing, partitions: int, row_byt
     return len(tables.variants) - 1
 
 
-def _needed(edges: Edges, queue: Column, dge: Column) -> Edges:
-    """Edges that need a semaphore. One in-order engine needs none to keep order, and TensorE none to accumulate in
-    PSUM.
+def _semaphores(edges: Edges, queue: Column, dge: Column, timing: Timing, compiled: bool) -> tuple[Edges, Column]:
+    """Edges that need a semaphore, and how long it takes from the producer being done to the consumer seeing it.
+
+    One in-order engine needs none to keep order, and TensorE none to accumulate in PSUM.
     """
-    engine_only = (dge[edges.producer] == NO_DMA) & (dge[edges.consumer] == NO_DMA)
-    same = (queue[edges.producer] == queue[edges.consumer]) & engine_only
-    tensor = queue[edges.producer] % QUEUE_COUNT == TENSOR
-    wanted = (edges.kind != ORDER) & ~(same & ((edges.kind != RAW) | tensor)) & (edges.producer != edges.consumer)
-    return Edges(edges.producer[wanted], edges.consumer[wanted], edges.kind[wanted])
-
-
-def _latencies(edges: Edges, queue: Column, dge: Column, timing: Timing) -> Column:
-    """From the producer being done to the semaphore being seen by the consumer."""
     into = np.zeros(QUEUE_COUNT, np.int64)
     for number, name in enumerate(ENGINES):
         into[number] = timing.engine(name).semaphore_ps
-    arrival = into[queue[edges.consumer] % QUEUE_COUNT]
-    return np.where(dge[edges.producer] == NO_DMA, arrival, timing.dma.completion_ps).astype(np.int64)
+    found, latency = Edges(*(np.zeros(len(edges), np.int64) for _ in range(3))), np.zeros(len(edges), np.int64)
+    count = run(
+        _needed,
+        compiled,
+        edges.producer, edges.consumer, edges.kind, queue, dge, into, timing.dma.completion_ps,
+        found.producer, found.consumer, found.kind, latency,
+    )  # fmt: skip
+    return Edges(found.producer[:count], found.consumer[:count], found.kind[:count]), latency[:count]
+
+
+def _needed(
+    producer: Any, consumer: Any, kind: Any, queue: Any, dge: Any, into: Any, completion: int,
+    out_producer: Any, out_consumer: Any, out_kind: Any, latency: Any,
+) -> int:  # fmt: skip
+    count = 0
+    for e in range(len(producer)):
+        p = producer[e]
+        c = consumer[e]
+        if kind[e] == ORDER or p == c:
+            continue
+        in_order = dge[p] == NO_DMA and dge[c] == NO_DMA and queue[p] == queue[c]
+        if in_order and (kind[e] != RAW or queue[p] % QUEUE_COUNT == TENSOR):
+            continue
+        out_producer[count] = p
+        out_consumer[count] = c
+        out_kind[count] = kind[e]
+        latency[count] = into[queue[c] % QUEUE_COUNT] if dge[p] == NO_DMA else completion
+        count += 1
+    return count
 
 
 def _groups(programs: Sequence[CoreProgram], firsts: list[Column], count: int) -> tuple[Column, Column]:
@@ -285,7 +304,7 @@ def _groups(programs: Sequence[CoreProgram], firsts: list[Column], count: int) -
     group = np.full(count, -1, np.int64)
     members: dict[tuple[object, ...], list[int]] = {}
     for program, first in zip(programs, firsts, strict=True):
-        meeting = program.trace.instructions["rendezvous"][program.rows]
+        meeting = program.trace.column("rendezvous")[program.rows]
         for instruction in np.flatnonzero(meeting >= 0).tolist():
             key = program.trace.rendezvous[int(meeting[instruction])]
             members.setdefault(tuple(key), []).append(int(first[instruction]))

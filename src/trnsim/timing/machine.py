@@ -255,8 +255,13 @@ def _execute(
                         why = 2
                         who = owner
         if constants[12] == 1 and banks[i] > 0 and dge[v] == 0:
-            for b in range(16):
-                if (banks[i] >> b) & 1 == 1 and bank_owner[16 * core + b] >= 0:
+            left = banks[i]
+            b = -1
+            while left > 0:
+                b += 1
+                touched = left & 1
+                left >>= 1
+                if touched == 1 and bank_owner[16 * core + b] >= 0:
                     owner = bank_owner[16 * core + b]
                     if queue[owner] != q and bank_free[16 * core + b] > time:
                         time = bank_free[16 * core + b]
@@ -340,8 +345,13 @@ def _execute(
                 if (ports[v] >> p) & 1 == 1:
                     port_free[2 * core + p] = end[i]
                     port_owner[2 * core + p] = i
-            for b in range(16):
-                if (banks[i] >> b) & 1 == 1:
+            left = banks[i]
+            b = -1
+            while left > 0:
+                b += 1
+                touched = left & 1
+                left >>= 1
+                if touched == 1:
                     bank_free[16 * core + b] = end[i]
                     bank_owner[16 * core + b] = i
         free[q] = end[i]

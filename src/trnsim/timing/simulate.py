@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from trnsim.timing.compile import CoreProgram
     from trnsim.timing.link import Linked
     from trnsim.timing.machine import Run
+
+
+# Nodes from which the phases of the throttle are worth a thread each.
+THREADS_FROM = 20_000
 
 
 @dataclass
@@ -120,7 +126,7 @@ def simulate(
         support_reason=reason,
         peak_flops=(core.tensor.flops("bfloat16") or 0.0) * len(traces),
         lines=[t.lines for t in traces],
-        line_of=[t.instructions["line"] for t in traces],
+        line_of=[t.column("line") for t in traces],
     )
 
 
@@ -132,7 +138,15 @@ def _runs(
     throttled = timing.tensor.throttled and (linked.nodes.queue % QUEUE_COUNT == TENSOR).any()
     count = options.throttle_phases if throttled else 1
     phases = [(2 * i + 1) * window // (2 * count) for i in range(count)]
-    return [execute(linked.nodes, tables, timing, stretch, phase, compiled) for phase in phases]
+
+    def run(phase: int) -> Run:
+        return execute(linked.nodes, tables, timing, stretch, phase, compiled)
+
+    if not compiled or count == 1 or len(linked.nodes.queue) < THREADS_FROM:
+        return [run(phase) for phase in phases]
+    first = run(phases[0])  # loads the compiled loop
+    with ThreadPoolExecutor(min(count - 1, os.cpu_count() or 1)) as pool:
+        return [first, *pool.map(run, phases[1:])]
 
 
 def _hbm_stretch(chip: Chip, timing: Timing, cores: int, options: TimingOptions) -> float:
