@@ -7,7 +7,7 @@ key, in the coordinates of that memory, so overlapping addresses meet.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from trnsim.machine.trace import Trace
     from trnsim.timing.tables import ClassTables
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
+
+# Rows and numbers of things have 32 bits, which halves what a large trace needs; bytes of a tensor may need more.
+_NARROW = ("instruction", "storage", "key", "role", "form", "start", "end")
+_WIDE = ("low", "high", "step", "run")
 
 # What ``step`` says of a box: all its bytes are touched, or no simple pattern is known.
 DENSE, INEXACT = 0, -1
@@ -49,10 +53,10 @@ class Accesses:
     def __len__(self) -> int:
         return len(self.instruction)
 
-    def take(self, rows: Column) -> Accesses:
-        """The rows numbered ``rows``."""
-        columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "keys"}
-        return Accesses(**columns, keys=self.keys)
+    def keep(self, rows: Column) -> None:
+        """Leave out all but the rows numbered ``rows``, a column at a time: there are many."""
+        for name in _NARROW + _WIDE:
+            setattr(self, name, getattr(self, name)[rows])
 
 
 def find_accesses(trace: Trace, klass: Column, tables: ClassTables, compiled: bool = False) -> Accesses:
@@ -68,16 +72,15 @@ def find_accesses(trace: Trace, klass: Column, tables: ClassTables, compiled: bo
     widths, width = _row_widths(trace)
     box_of, boxes = _boxes(trace, form, widths, width[storage])
     key, start_shift, low_shift, keys = _keys(trace)
-    found = {f.name: np.zeros(total, np.int64) for f in fields(Accesses) if f.name not in ("form", "keys")}
-    row = np.zeros(total, np.int64)
+    found = {n: np.zeros(total, np.int32) for n in _NARROW} | {n: np.zeros(total, np.int64) for n in _WIDE}
     run(
         _fill,
         compiled,
         klass, trace.column("operand"), counts, first, position, role,
         storage, trace.column("start"), trace.column("offset"), form,
-        width, len(widths), box_of, *boxes, key, start_shift, low_shift, *found.values(), row,
+        width, len(widths), box_of, *boxes, key, start_shift, low_shift, *found.values(),
     )  # fmt: skip
-    return Accesses(**found, form=form[row], keys=keys)
+    return Accesses(**found, keys=keys)
 
 
 def _fill(
@@ -85,10 +88,10 @@ def _fill(
     storage: Any, start: Any, offset: Any, form: Any,
     width: Any, widths: int, box_of: Any, rows: Any, span: Any, step: Any, run_bytes: Any, row_bytes: Any,
     key: Any, start_shift: Any, low_shift: Any,
-    out_instruction: Any, out_storage: Any, out_key: Any, out_role: Any, out_start: Any, out_end: Any, out_low: Any,
-    out_high: Any, out_step: Any, out_run: Any, out_row: Any,
+    out_instruction: Any, out_storage: Any, out_key: Any, out_role: Any, out_form: Any, out_start: Any, out_end: Any,
+    out_low: Any, out_high: Any, out_step: Any, out_run: Any,
 ) -> int:  # fmt: skip
-    """One row an operand; see ``Accesses``. ``out_row`` is its row in the trace's operands."""
+    """One row an operand; see ``Accesses``."""
     at = 0
     for i in range(len(klass)):
         k = klass[i]
@@ -121,7 +124,7 @@ def _fill(
             out_high[at] = high + low_shift[s]
             out_step[at] = gaps
             out_run[at] = run_bytes[box]
-            out_row[at] = row
+            out_form[at] = form[row]
             at += 1
     return at
 

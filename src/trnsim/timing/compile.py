@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trnsim.timing.options import TimingOptions
     from trnsim.timing.tables import ClassTables
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 PLACED = ("sbuf", "psum")
 _NO_ROWS: NDArray[np.int64] = np.zeros((0, 3), np.int64)
@@ -90,12 +90,12 @@ def compile_core(
     _check_sizes(trace, core)
     removed: NDArray[np.int64] = np.zeros(0, np.int64)
     if REMOVE_REPEATED_LOADS in passes and len(klass):
-        accesses, removed = _without_repeated_loads(trace, accesses, klass, tables, compiled)
+        removed = _without_repeated_loads(trace, accesses, klass, tables, compiled)
     keep = np.ones(len(klass), bool)
     keep[removed] = False
     rows = np.flatnonzero(keep)
     renumber = np.cumsum(keep) - 1
-    accesses.instruction = renumber[accesses.instruction]
+    accesses.instruction = renumber.astype(np.int32)[accesses.instruction]
     klass = klass[rows]
     data, initial = find_dependences(accesses, compiled)
     if options.fresh_tiles:
@@ -121,19 +121,21 @@ def compile_core(
 
 def _without_repeated_loads(
     trace: Trace, accesses: Accesses, klass: Column, tables: ClassTables, compiled: bool
-) -> tuple[Accesses, Column]:
+) -> Column:
+    """Take the accesses of repeated loads out of ``accesses``; the rows of these loads."""
     is_load = np.array(tables.is_load, np.int64)[klass]
     columns = trace.storage_columns
     removed, alias = find_repeated_loads(accesses, is_load, columns["row_bytes"], columns["partitions"], compiled)
     if not len(removed):
-        return accesses, removed
+        return removed
     gone = np.zeros(len(klass), bool)
     gone[removed] = True
-    accesses = accesses.take(np.flatnonzero(~gone[accesses.instruction]))
+    accesses.keep(np.flatnonzero(~gone[accesses.instruction]))
+    alias = alias.astype(np.int32)
     accesses.storage = alias[accesses.storage]
     automatic = accesses.key < len(alias)
     accesses.key = np.where(automatic, alias[np.minimum(accesses.key, len(alias) - 1)], accesses.key)
-    return accesses, removed
+    return removed
 
 
 def _explicit_edges(trace: Trace, keep: NDArray[np.bool_], renumber: Column, rows: Column) -> list[Edges]:
@@ -198,7 +200,7 @@ def _touched(trace: Trace, accesses: Accesses, count: int, compiled: bool) -> tu
     """The storages on chip without an address that each of ``count`` instructions touches: offsets, storages."""
     columns = trace.storage_columns
     automatic = ((columns["memory"] != MEMORIES.index("hbm")) & (columns["start"] < 0)).astype(np.int64)
-    offsets, storage = np.zeros(count + 1, np.int64), np.zeros(len(accesses), np.int64)
+    offsets, storage = np.zeros(count + 1, np.int64), np.zeros(len(accesses), np.int32)
     total = run(_touches, compiled, accesses.instruction, accesses.storage, automatic, offsets, storage)
     return offsets, storage[:total].copy()
 
@@ -230,7 +232,7 @@ def _place(program: CoreProgram, memory: str, core: Core, touches: tuple[Column,
     """Addresses of the automatic storages of ``memory``."""
     trace, columns = program.trace, program.trace.storage_columns
     number = MEMORIES.index(memory)
-    sequence, used = np.zeros(len(touches[1]), np.int64), np.zeros(len(touches[1]), np.int64)
+    sequence, used = np.zeros(len(touches[1]), np.int32), np.zeros(len(touches[1]), np.int32)
     total = run(_uses, compiled, program.order, *touches, columns["memory"], number, sequence, used)
     position, used = sequence[:total].copy(), used[:total].copy()
     storage, local = distinct(used, len(trace.storages))

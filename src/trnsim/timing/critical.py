@@ -8,7 +8,7 @@ transfer the one that kept the DMA engines busy. Shortening anything that is not
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trnsim.timing.machine import Run
     from trnsim.timing.simulate import Stages
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 WHAT = (
     "running",

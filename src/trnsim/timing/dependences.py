@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from trnsim.timing.accesses import Accesses
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 RAW, WAR, WAW, ORDER, EXPLICIT, SBUF_SPACE, PSUM_SPACE, SPILL = range(8)
 
@@ -60,21 +60,22 @@ def find_dependences(accesses: Accesses, compiled: bool) -> tuple[Edges, Column]
     An access is *initial* if it writes bytes that no earlier instruction touched (since they were last overwritten).
     """
     count = len(accesses)
-    initial = np.zeros(count, np.int64)
+    initial = np.zeros(count, np.int8)
     capacity = 3 * count + 64
     while True:
-        producer, consumer, kind = (np.zeros(capacity, np.int64) for _ in range(3))
+        producer, consumer = (np.zeros(capacity, np.int32) for _ in range(2))
+        kind = np.zeros(capacity, np.int8)
         found = run(
             _dependences,
             compiled,
             accesses.instruction, accesses.key, accesses.role, accesses.start, accesses.end, accesses.low,
             accesses.high, accesses.step, accesses.run, accesses.form,
             np.full(accesses.keys, -1, np.int64), np.full(accesses.keys, -1, np.int64),
-            np.full(2 * count, -1, np.int64), initial, producer, consumer, kind,
+            np.full(2 * count, -1, np.int32), initial, producer, consumer, kind,
             helpers=(_meets, _covers),
         )  # fmt: skip
         if found >= 0:
-            return Edges(producer[:found], consumer[:found], kind[:found]), initial
+            return Edges(*(c[:found].copy() for c in (producer, consumer, kind))), initial
         capacity *= 2
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trnsim.timing.machine import Run
     from trnsim.timing.tables import ClassTables
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 _RING_NAMES = {2: "dma scalar 0", 3: "dma gpsimd 0", 4: "dma sync 0", STATIC_IN: "dma in 0", STATIC_OUT: "dma out 0"}
 _RESOURCES = {

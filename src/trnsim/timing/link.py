@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from trnsim.hardware.timing_constants import Timing
     from trnsim.timing.compile import CoreProgram, Uses
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 
 @dataclass
@@ -86,12 +86,12 @@ def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timin
     base = 0
     for program, item in zip(programs, items, strict=True):
         variants, owner, first, last = _expand(item, chain_of)
-        rows: NDArray[np.int64] = np.full(item.count, -1, np.int64)
+        rows = np.full(item.count, -1, np.int32)
         rows[: len(program.rows)] = program.rows
         node_variant.append(variants)
-        node_core.append(np.full(len(variants), program.core, np.int64))
+        node_core.append(np.full(len(variants), program.core, np.int32))
         node_row.append(rows[owner])
-        chunk: NDArray[np.int64] = np.arange(base, base + len(variants), dtype=np.int64)
+        chunk: NDArray[np.int32] = np.arange(base, base + len(variants), dtype=np.int32)
         orders.append(chunk)
         firsts.append(first + base)
         lasts.append(last + base)
@@ -101,12 +101,12 @@ def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timin
         chained = np.flatnonzero(chain_of[variants] >= 0)
         producers.append(chained + base)
         consumers.append(chained + 1 + base)
-        kinds.append(np.full(len(chained), RAW, np.int64))
+        kinds.append(np.full(len(chained), RAW, np.int8))
         base += len(variants)
-    variant: NDArray[np.int64] = np.concatenate(node_variant)
-    cores: NDArray[np.int64] = np.concatenate(node_core)
+    variant = np.concatenate(node_variant).astype(np.int32)
+    cores = np.concatenate(node_core)
     rows = np.concatenate(node_row)
-    queue = cores * QUEUE_COUNT + queue_of[variant]
+    queue = (cores * QUEUE_COUNT + queue_of[variant]).astype(np.int32)
     edges = Edges(np.concatenate(producers), np.concatenate(consumers), np.concatenate(kinds))
     edges, latency = _semaphores(edges, queue, dge_of[variant], timing, compiled)
     group, group_size = _groups(programs, firsts, base)
@@ -120,7 +120,7 @@ def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timin
         banks=_banks(programs, firsts, base, core),
         queue_first=queue_first,
         queue_nodes=by_queue,
-        pending=np.bincount(edges.consumer, minlength=base).astype(np.int64),
+        pending=np.bincount(edges.consumer, minlength=base).astype(np.int32),
         successor_first=successor_first,
         successor=edges.consumer[by_producer],
         successor_latency=latency[by_producer],
@@ -136,7 +136,7 @@ def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timin
 def _expand(item: _Items, chain: Column) -> tuple[Column, Column, Column, Column]:
     """Nodes of the instructions in order: their variants and owners; first and last node of each owner."""
     variants = item.variant[item.order]
-    first, last = np.zeros(item.count, np.int64), np.zeros(item.count, np.int64)
+    first, last = np.zeros(item.count, np.int32), np.zeros(item.count, np.int32)
     if not (chain[variants] >= 0).any():
         first[item.order] = np.arange(len(item.order))
         return variants, item.order, first, first.copy()
@@ -268,7 +268,9 @@ def _semaphores(edges: Edges, queue: Column, dge: Column, timing: Timing, compil
     into = np.zeros(QUEUE_COUNT, np.int64)
     for number, name in enumerate(ENGINES):
         into[number] = timing.engine(name).semaphore_ps
-    found, latency = Edges(*(np.zeros(len(edges), np.int64) for _ in range(3))), np.zeros(len(edges), np.int64)
+    size = len(edges)
+    found = Edges(np.zeros(size, np.int32), np.zeros(size, np.int32), np.zeros(size, np.int8))
+    latency = np.zeros(len(edges), np.int32)
     count = run(
         _needed,
         compiled,
@@ -301,7 +303,7 @@ def _needed(
 
 def _groups(programs: Sequence[CoreProgram], firsts: list[Column], count: int) -> tuple[Column, Column]:
     """Rendezvous: nodes of several cores that start together. A key that only one core has needs no partner."""
-    group = np.full(count, -1, np.int64)
+    group = np.full(count, -1, np.int32)
     members: dict[tuple[object, ...], list[int]] = {}
     for program, first in zip(programs, firsts, strict=True):
         meeting = program.trace.column("rendezvous")[program.rows]
@@ -318,7 +320,7 @@ def _groups(programs: Sequence[CoreProgram], firsts: list[Column], count: int) -
 
 def _banks(programs: Sequence[CoreProgram], firsts: list[Column], count: int, core: Core) -> Column:
     """PSUM banks that each node touches, a bit a bank."""
-    banks = np.zeros(count, np.int64)
+    banks = np.zeros(count, np.int32)
     size = core.psum.bytes_per_bank
     for program, first in zip(programs, firsts, strict=True):
         accesses = program.accesses
@@ -333,6 +335,6 @@ def _banks(programs: Sequence[CoreProgram], firsts: list[Column], count: int, co
         at = base[accesses.storage][placed]
         low = np.minimum((at + accesses.low[placed]) // size, BANKS - 1)
         high = np.minimum((at + accesses.high[placed] - 1) // size, BANKS - 1)
-        mask = (np.int64(2) << high) - (np.int64(1) << low)
+        mask = ((np.int64(2) << high) - (np.int64(1) << low)).astype(np.int32)
         np.bitwise_or.at(banks, first[accesses.instruction[placed]], mask)
     return banks

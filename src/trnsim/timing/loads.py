@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from trnsim.timing.accesses import Accesses
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 # Instructions from the load that is kept to the one that is removed, at most: more than 50 and fewer than 100 fit the
 # facts.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trnsim.hardware.timing_constants import Timing
     from trnsim.timing.tables import ClassTables
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 BANKS = 16
 NEVER = 1 << 62
@@ -100,8 +100,9 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
     )  # fmt: skip
     lanes = [np.rint(tables.column(name) * hbm_stretch).astype(np.int64) for name in ("lane_low", "lane_high")]
     start, end, done, idle, ready = (np.zeros(count, np.int64) for _ in range(5))
-    cause, kind, by, table_start, transfer, arrival, lane_by = (np.full(count, -1, np.int64) for _ in range(7))
-    reason = np.zeros(count, np.int64)
+    table_start, transfer, arrival = (np.full(count, -1, np.int64) for _ in range(3))
+    cause, by, lane_by, ring_next = (np.full(count, -1, np.int32) for _ in range(4))
+    kind, reason = np.full(count, -1, np.int8), np.zeros(count, np.int8)
     throttle = np.tile(np.array([phase, 0, 0], np.int64), nodes.cores)
     queues = nodes.cores * QUEUE_COUNT
     finished = run(
@@ -115,7 +116,7 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
         tables.column("ports"), constants, throttle, nodes.queue_first[:-1].copy(), np.zeros(queues, np.int64),
         np.full(queues, NEVER, np.int64), np.zeros(queues, np.int64), np.zeros(queues, np.int64), np.full(queues, -1,
         np.int64), np.full(queues,
-        -1, np.int64), np.zeros(queues, np.int64), np.full(count, -1, np.int64), np.full(queues, -1, np.int64),
+        -1, np.int64), np.zeros(queues, np.int64), ring_next, np.full(queues, -1, np.int64),
         np.zeros(nodes.cores * dma.engines, np.int64), np.full(nodes.cores * dma.engines, -1, np.int64),
         np.zeros(nodes.cores * 3, np.int64), np.zeros(nodes.cores * 2,
         np.int64), np.full(nodes.cores * 2, -1, np.int64), np.zeros(nodes.cores * BANKS, np.int64),

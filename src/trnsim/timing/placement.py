@@ -19,7 +19,7 @@ from trnsim.timing.compiled import run
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 
 @dataclass

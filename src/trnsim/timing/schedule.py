@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trnsim.timing.dependences import Edges
     from trnsim.timing.tables import ClassTables
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 # Instructions from the oldest one that is not placed yet to the last that may be. Chosen over sixteen published
 # float32 matmuls on trn2 (the four of the NKI tutorial, eleven block sizes of its last one, the how-to guide's): the

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Nodes from which the phases of the throttle are worth a thread each.
 THREADS_FROM = 20_000
+# Nodes from which only the typical run is kept: a run has 80 bytes a node.
+KEEP_RUNS = 3_000_000
 
 
 @dataclass
@@ -42,7 +44,10 @@ class Stages:
     programs: list[CoreProgram]
     tables: ClassTables
     linked: Linked
-    runs: list[Run]
+    totals: list[int]
+    """The time of the run of each phase."""
+    typical: Run
+    """The run whose time is nearest to the mean."""
     timing: Timing
     stretch: float
     """How much longer DMA packets take than their cost says."""
@@ -50,13 +55,11 @@ class Stages:
     @property
     def mean_ps(self) -> int:
         """The predicted time: the mean over the phases."""
-        return round(sum(r.total for r in self.runs) / len(self.runs))
+        return _mean(self.totals)
 
-    @property
-    def typical(self) -> Run:
-        """The run nearest to the mean."""
-        mean = self.mean_ps
-        return min(self.runs, key=lambda r: (abs(r.total - mean), r.total))
+
+def _mean(totals: Sequence[int]) -> int:
+    return round(sum(totals) / len(totals))
 
 
 def run_stages(
@@ -79,7 +82,8 @@ def run_stages(
     programs = [compile_core(t, n, core, tables, timing, options, compiled) for n, t in enumerate(traces)]
     linked = link(programs, tables, core, timing, compiled)
     stretch = _hbm_stretch(chip, timing, len(traces), options)
-    return Stages(programs, tables, linked, _runs(linked, tables, timing, stretch, options, compiled), timing, stretch)
+    totals, typical = _runs(linked, tables, timing, stretch, options, compiled)
+    return Stages(programs, tables, linked, totals, typical, timing, stretch)
 
 
 def simulate(
@@ -101,8 +105,7 @@ def simulate(
     programs, tables, linked, timing = stages.programs, stages.tables, stages.linked, stages.timing
     core = chip.core
     assert core is not None
-    totals = [r.total for r in stages.runs]
-    mean, run = stages.mean_ps, stages.typical
+    totals, mean, run = stages.totals, stages.mean_ps, stages.typical
     tracks, events, opcodes, engine_event, transfer_event = draw_events(linked, run, tables)
     waits = draw_waits(linked, run, tables, tracks, engine_event, transfer_event)
     findings = [f for p in programs for f in p.findings]
@@ -132,8 +135,11 @@ def simulate(
 
 def _runs(
     linked: Linked, tables: ClassTables, timing: Timing, stretch: float, options: TimingOptions, compiled: bool
-) -> list[Run]:
-    """One run for each phase of the throttle; one in all where TensorE is not throttled or not used."""
+) -> tuple[list[int], Run]:
+    """The times of a run for each phase of the throttle (one if TensorE is not throttled or used), and the typical run.
+
+    Large runs are not kept: the typical one is run again.
+    """
     window = timing.tensor.throttle_window_ps
     throttled = timing.tensor.throttled and (linked.nodes.queue % QUEUE_COUNT == TENSOR).any()
     count = options.throttle_phases if throttled else 1
@@ -142,11 +148,21 @@ def _runs(
     def run(phase: int) -> Run:
         return execute(linked.nodes, tables, timing, stretch, phase, compiled)
 
-    if not compiled or count == 1 or len(linked.nodes.queue) < THREADS_FROM:
-        return [run(phase) for phase in phases]
-    first = run(phases[0])  # loads the compiled loop
-    with ThreadPoolExecutor(min(count - 1, os.cpu_count() or 1)) as pool:
-        return [first, *pool.map(run, phases[1:])]
+    size = len(linked.nodes.queue)
+    if count == 1 or size > KEEP_RUNS:
+        totals = [run(phase).total for phase in phases] if count > 1 else [0]
+        mean = _mean(totals)
+        typical = run(min(zip(totals, phases, strict=True), key=lambda t: (abs(t[0] - mean), t[0]))[1])
+        return totals if count > 1 else [typical.total], typical
+    if not compiled or size < THREADS_FROM:
+        runs = [run(phase) for phase in phases]
+    else:
+        first = run(phases[0])  # loads the compiled loop
+        with ThreadPoolExecutor(min(count - 1, os.cpu_count() or 1)) as pool:
+            runs = [first, *pool.map(run, phases[1:])]
+    totals = [r.total for r in runs]
+    mean = _mean(totals)
+    return totals, min(runs, key=lambda r: (abs(r.total - mean), r.total))
 
 
 def _hbm_stretch(chip: Chip, timing: Timing, cores: int, options: TimingOptions) -> float:

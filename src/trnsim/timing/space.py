@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trnsim.timing.compile import CoreProgram, Uses
     from trnsim.timing.tables import ClassTables
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 
 def space_edges(program: CoreProgram, uses: Uses, tables: ClassTables, compiled: bool) -> Edges:

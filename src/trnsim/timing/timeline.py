@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from trnsim.errors import Finding, Location
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 ENGINE, DMA = "engine", "dma"
 
