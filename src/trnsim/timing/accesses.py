@@ -53,6 +53,12 @@ class Accesses:
     def __len__(self) -> int:
         return len(self.instruction)
 
+    def forget_boxes(self) -> None:
+        """Leave only which instruction touches which storage."""
+        for name in _NARROW + _WIDE:
+            if name not in ("instruction", "storage"):
+                setattr(self, name, np.zeros(0, np.int64))
+
     def keep(self, rows: Column) -> None:
         """Leave out all but the rows numbered ``rows``, a column at a time: there are many."""
         for name in _NARROW + _WIDE:

@@ -71,6 +71,14 @@ class CoreProgram:
     uses: list[Uses]
     findings: list[Finding] = field(default_factory=list)
 
+    def forget(self) -> None:
+        """Let go of what only linking needs; a large program holds a lot of it."""
+        nothing: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.edges = Edges(nothing, nothing, nothing)
+        self.initial = nothing
+        self.uses = []
+        self.accesses.forget_boxes()
+
 
 def compile_core(
     trace: Trace, number: int, core: Core, tables: ClassTables, timing: Timing, options: TimingOptions, compiled: bool

@@ -81,6 +81,8 @@ def run_stages(
     tables = ClassTables()
     programs = [compile_core(t, n, core, tables, timing, options, compiled) for n, t in enumerate(traces)]
     linked = link(programs, tables, core, timing, compiled)
+    for program in programs:
+        program.forget()
     stretch = _hbm_stretch(chip, timing, len(traces), options)
     totals, typical = _runs(linked, tables, timing, stretch, options, compiled)
     return Stages(programs, tables, linked, totals, typical, timing, stretch)
