@@ -135,6 +135,8 @@ def _dependences(
         writes = role[i] != 0
         reads = role[i] != 2
         touched = False
+        here_low = low[i]
+        here_high = high[i]
         for side in range(2):
             # side 0: earlier writes; side 1: earlier reads, which matter to writes only.
             if side == 1 and not writes:
@@ -144,7 +146,9 @@ def _dependences(
             while j >= 0:
                 after = following[2 * j + side]
                 other = instruction[j]
-                if other != here and _meets(i, j, start, end, low, high, step, length):
+                # Most accesses of a tile are to other bytes of it: that is seen first.
+                apart = here_low >= high[j] or low[j] >= here_high
+                if not apart and other != here and _meets(i, j, start, end, low, high, step, length):
                     touched = True
                     why = (0 if reads else 2) if side == 0 else 1
                     known = False

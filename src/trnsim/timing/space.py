@@ -106,11 +106,13 @@ def _space(
         shift = address[s] - address[h]
         for n in range(writer_start[s], writer_start[s + 1]):
             w = writers[n]
+            low_here = low[w] + shift
+            high_here = high[w] + shift
             for q in range(len(last)):
                 last[q] = -1
             for r in range(row_start[h], row_start[h + 1]):
                 a = rows[r]
-                if known and (low[w] + shift >= high[a] or low[a] >= high[w] + shift):
+                if known and (low_here >= high[a] or low[a] >= high_here):
                     continue
                 if start[w] >= end[a] or start[a] >= end[w]:
                     continue
