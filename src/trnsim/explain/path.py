@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -122,23 +123,21 @@ def _shares(entries: list[tuple[str, str, Location | None, int]]) -> list[Share]
 def _windows(pieces: list[Piece], total: int) -> list[tuple[int, int, list[Share]]]:
     """What fills equal parts of the time, the last first; neighbours that are filled by the same become one."""
     edges = np.linspace(0, total, WINDOWS + 1).astype(np.int64).tolist()
-    spans: list[tuple[int, int]] = []
+    ascending = pieces[::-1]
+    starts, ends = [p.start_ps for p in ascending], [p.end_ps for p in ascending]
+
+    def inside(low: int, high: int) -> list[Share]:
+        chosen = ascending[bisect_right(ends, low) : bisect_left(starts, high)]
+        return _shares([(p.engine, p.what, p.line, min(p.end_ps, high) - max(p.start_ps, low)) for p in chosen])
+
+    found: list[tuple[int, int, list[Share]]] = []
     for low, high in reversed(list(pairwise(edges))):
-        if spans and _main(_inside(pieces, low, high)) == _main(_inside(pieces, *spans[-1])):
-            spans[-1] = (low, spans[-1][1])
+        shares = inside(low, high)
+        if found and _main(shares) == _main(found[-1][2]):
+            found[-1] = (low, found[-1][1], inside(low, found[-1][1]))
         else:
-            spans.append((low, high))
-    return [(low, high, _inside(pieces, low, high)) for low, high in spans]
-
-
-def _inside(pieces: list[Piece], low: int, high: int) -> list[Share]:
-    return _shares(
-        [
-            (p.engine, p.what, p.line, min(p.end_ps, high) - max(p.start_ps, low))
-            for p in pieces
-            if p.start_ps < high and p.end_ps > low
-        ]
-    )
+            found.append((low, high, shares))
+    return found
 
 
 def _main(shares: list[Share]) -> set[tuple[str, str, Location | None]]:

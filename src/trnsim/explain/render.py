@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "trnsim.explain/1"
 SHARES_SHOWN, LINES_SHOWN = 10, 3
+NAME_SHOWN = 16  # letters of a file's name
 
 
 def explain_json(call: KernelCall, found: Explanation, top: int) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def render_explanation(call: KernelCall, found: Explanation, top: int, console: 
             show(f"     {part}")
         for line, count in change.lines[:LINES_SHOWN]:
             plural = "s" if count != 1 else ""
-            show(f"     {_where(line):<16} {count:>6,} instruction{plural:<1}  ", (text_of(line), "dim"))
+            show(f"     {_where(line):<21} {count:>6,} instruction{plural:<1}  ", (text_of(line), "dim"))
         if len(change.lines) > LINES_SHOWN:
             show(f"     and {len(change.lines) - LINES_SHOWN} more lines")
     if found.together_ps is not None:
@@ -113,24 +114,24 @@ def _show_path(found: Explanation, show: Any) -> None:
     path = found.path
     show()
     show(("  critical path", "bold"), f", {format_time(path.total_ps)} from the first instruction to the last result")
-    show((f"  {'%':>5} {'time':>9}  {'engine':<9}{'what':<22}{'line':<16}", "dim"))
+    show((f"  {'%':>5} {'time':>9}  {'engine':<9}{'what':<22}{'line':<21}", "dim"))
     for share in path.lines[:SHARES_SHOWN]:
         show(
             f"  {100 * share.time_ps / path.total_ps:>5.1f} {format_time(share.time_ps):>9}  {share.engine:<9}"
-            f"{share.what:<22}{_where(share.line):<16}",
+            f"{share.what:<22}{_where(share.line):<21} ",
             (text_of(share.line) if share.line else "", "dim"),
         )
     rest = sum(s.time_ps for s in path.lines[SHARES_SHOWN:])
     if rest:
         show(f"  {100 * rest / path.total_ps:>5.1f} {format_time(rest):>9}  {len(path.lines) - SHARES_SHOWN} others")
     if path.links:
-        held = ", ".join(f"{name} {count:,} times" for name, count in path.links.items())
+        held = ", ".join(f"{name} {f'{count:,} times' if count > 1 else 'once'}" for name, count in path.links.items())
         show(("  held up by  ", "dim"), held)
     show()
     show(("  from the end to the start", "bold"))
     for low, high, shares in path.windows:
         parts = [
-            f"{s.engine} {s.what} {_where(s.line)} {100 * s.time_ps / (high - low):.0f} %"
+            f"{_doing(s)} {_where(s.line)} {100 * s.time_ps / (high - low):.0f} %"
             for s in shares[:3]
             if s.time_ps >= 0.1 * (high - low)
         ]
@@ -173,4 +174,11 @@ def _line(line: Location) -> dict[str, Any]:
 def _where(line: Location | None) -> str:
     if line is None:
         return ""
-    return "spill" if line == SPILL_LINE else f"{FilePath(line.file).name}:{line.line}"
+    if line == SPILL_LINE:
+        return "spill"
+    name = FilePath(line.file).name
+    return f"{name if len(name) <= NAME_SHOWN else '...' + name[3 - NAME_SHOWN :]}:{line.line}"
+
+
+def _doing(share: Share) -> str:
+    return share.what if share.what.startswith(share.engine) else f"{share.engine} {share.what}"

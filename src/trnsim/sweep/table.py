@@ -68,6 +68,7 @@ def render_sweep(
     console.print(f"  {counted}\n", highlight=False)
     if timed:
         console.print(_table(parameters, timed, top))
+        console.print("\n  HBM: bytes moved; SBUF: peak of a partition", style="dim", highlight=False)
     if top is not None and len(timed) > top:
         console.print(f"  and {len(timed) - top} slower ones", highlight=False)
     errors: dict[str, list[Result]] = {}
@@ -85,7 +86,7 @@ def _table(parameters: Sequence[Parameter], timed: Sequence[Result], top: int | 
     table.add_column("rank", justify="right")
     for parameter in parameters:
         table.add_column(parameter.name, justify="right", overflow="fold")
-    for name in ("time", "slower", "MFU %", "HBM", "SBUF/partition"):
+    for name in ("time", "slower", "MFU %", "HBM", "SBUF"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("bound by", no_wrap=True)
     notes = any(r.spills or r.findings for r in timed)
