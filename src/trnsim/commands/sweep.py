@@ -75,7 +75,7 @@ def sweep(
     path, kernel, _ = split_target(target)
     parameters = parse_parameters(param, KernelFile(path, kernel))
     tasks = _tasks(target, Path(path), arg or [], parameters, session.options, nki_version)
-    count = min(workers or len(os.sched_getaffinity(0)), len(tasks))
+    count = min(workers or _processors(), len(tasks))
     with closing(Store(out)) as store:
         results = _run(tasks, store, count)
     if json is not None:
@@ -85,6 +85,11 @@ def sweep(
     if json is not None and json != "-":
         common.error_console().print(f"wrote {json}", highlight=False)
     raise typer.Exit(int(all(r.time_us is None for r in results)))
+
+
+def _processors() -> int:
+    """CPUs that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _tasks(

@@ -152,7 +152,8 @@ def _runs(
 
     size = len(linked.nodes.queue)
     if count == 1 or size > KEEP_RUNS:
-        totals = [run(phase).total for phase in phases] if count > 1 else [0]
+        with ThreadPoolExecutor(2 if compiled else 1) as pool:  # two at a time are in memory
+            totals = list(pool.map(lambda phase: run(phase).total, phases)) if count > 1 else [0]
         mean = _mean(totals)
         typical = run(min(zip(totals, phases, strict=True), key=lambda t: (abs(t[0] - mean), t[0]))[1])
         return totals if count > 1 else [typical.total], typical
