@@ -1,8 +1,8 @@
 """Both stages of timing, after tracing, on large traces: a tiled product of 4096^3 after itself many times.
 
 ``python bench/run.py timing``: a million instructions against 2 s; ten million against 1.5 times the time of a million
-for each instruction, and 8 GiB (the trace and its storages included). Each runs in a process of its own. Compiled loops are loaded before: compiling them is
-done once and cached on disk.
+for each instruction, and 8 GiB (the trace and its storages included). Each size runs in a process of its own. Compiled
+loops are loaded before: compiling them is done once and cached on disk.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def bench_timing():
             f"{'ok' if peak <= MEMORY else 'MISSED'}"
         )
         print(
-            f"both stages, {count:,.0f} instructions: {stages:.2f} s ({cpu:.2f} s of CPU), with the timeline {whole:.2f} s, "
-            f"peak {peak:.2f} GiB; {limits}",
+            f"both stages, {count:,.0f} instructions: {stages:.2f} s ({cpu:.2f} s of CPU), with the timeline "
+            f"{whole:.2f} s, peak {peak:.2f} GiB; {limits}",
             flush=True,
         )
 
