@@ -1,7 +1,7 @@
 """Speed and memory, each against a peer or a limit measured in the same run.
 
-``python bench/run.py [NAME ...]``; NAME is one of matmul, pallas, time_only, start, instructions. The SDK's kernels
-come from a local checkout named by ``TRNSIM_SDK``; parts that need it are skipped, visibly, without it.
+``python bench/run.py [NAME ...]``; NAME is one of matmul, pallas, time_only, timing, start, instructions. The SDK's
+kernels come from a local checkout named by ``TRNSIM_SDK``; parts that need it are skipped, visibly, without it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 from instructions import bench_instructions
+from large import bench_timing
 
 import trnsim
 
@@ -212,6 +213,7 @@ if __name__ == "__main__":
         "matmul": bench_matmul,
         "time_only": bench_time_only,
         "pallas": bench_pallas,
+        "timing": bench_timing,
         "start": bench_start,
         "instructions": bench_instructions,
     }

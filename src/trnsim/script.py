@@ -28,8 +28,8 @@ class ScriptError(Exception):
         self.status = status
 
 
-def compile_file(path: str) -> CodeType:
-    """The compiled file.
+def read_source(path: str) -> bytes:
+    """The content of a Python file.
 
     Raises:
         InputError: it does not exist, or is not Python.
@@ -37,9 +37,19 @@ def compile_file(path: str) -> CodeType:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"{path} is not a file")
+    source = file.read_bytes()
+    _compiled(path, source)
+    return source
+
+
+def compile_file(path: str) -> CodeType:
+    """The compiled file; raises InputError as ``read_source``."""
+    return _compiled(path, read_source(path))
+
+
+def _compiled(path: str, source: bytes) -> CodeType:
     try:
-        source = file.read_bytes()
-        return compile(source, str(file), "exec")
+        return compile(source, str(Path(path)), "exec")
     except SyntaxError as error:
         where = f"{path}:{error.lineno}" if error.lineno else path
         raise InputError(f"{where} is not valid Python: {error.msg}") from None
@@ -108,18 +118,33 @@ def _is_users(error: Exception) -> bool:
     return isinstance(error, (TypeError, IndexError, ImportError, AttributeError))
 
 
-def profile_kernel(target: str, arguments: list[str], session: Session, nki_version: str | None = None) -> None:
-    """Run kernel ``FILE.py:KERNEL`` once with arguments given as text; ``KERNEL[2,4]`` launches it on a grid."""
-    from trnsim.api import parse_argument
-    from trnsim.nki.kernel import as_kernel
+def split_target(target: str) -> tuple[str, str, tuple[int, ...]]:
+    """File, kernel and launch grid of ``FILE.py:KERNEL`` or ``FILE.py:KERNEL[2,4]``.
 
+    Raises:
+        InputError: it is not written so.
+    """
     path, colon, name = target.rpartition(":")
     if not colon or not path:
         raise InputError(f"{target!r} must be FILE.py:KERNEL")
     name, bracket, grid = name.partition("[")
     if bracket and not re.fullmatch(r"[0-9]+(,[0-9]+)*\]", grid.replace(" ", "")):
         raise InputError(f"{target!r}: a launch grid is written KERNEL[2] or KERNEL[2,4]")
-    code = compile_file(path)
+    return path, name, tuple(int(n) for n in grid.rstrip("]").split(",")) if bracket else ()
+
+
+def profile_kernel(
+    target: str, arguments: list[str], session: Session, nki_version: str | None = None, code: CodeType | None = None
+) -> None:
+    """Run kernel ``FILE.py:KERNEL`` once with arguments given as text; ``KERNEL[2,4]`` launches it on a grid.
+
+    ``code``: what to run as the file, instead of compiling it.
+    """
+    from trnsim.api import parse_argument
+    from trnsim.nki.kernel import as_kernel
+
+    path, name, grid = split_target(target)
+    code = code or compile_file(path)
     release = install(nki_version=nki_version, source=path)
     module = ModuleType("trnsim_profiled")
     module.__file__ = str(Path(path))
@@ -132,8 +157,8 @@ def profile_kernel(target: str, arguments: list[str], session: Session, nki_vers
             known = sorted(k for k, v in module.__dict__.items() if callable(getattr(v, "launch", None)))
             raise InputError(f"{path} has no kernel {name!r}; it has {', '.join(known) or 'none'}")
         kernel = as_kernel(kernel, release)
-        if bracket:
-            kernel = kernel[tuple(int(n) for n in grid.rstrip("]").split(","))]
+        if grid:
+            kernel = kernel[grid]
         positional: list[Any] = []
         named: dict[str, Any] = {}
         for item in arguments:

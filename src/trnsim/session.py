@@ -8,12 +8,14 @@ computes its numbers and nothing is kept.
 from __future__ import annotations
 
 import functools
+import hashlib
+import inspect
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -30,7 +32,9 @@ from trnsim.releases import DEFAULT, Release, given_twice
 
 if TYPE_CHECKING:
     from trnsim.hardware import Chip
+    from trnsim.hardware.model import Core as CoreSpec
     from trnsim.machine.ranks import World
+    from trnsim.machine.trace import Trace
     from trnsim.report.call import KernelCall
     from trnsim.timing import Timeline
 
@@ -223,7 +227,7 @@ def run_kernel(
     outputs = binder.results(results)
     if session is not None and options.timed:
         call = make_call(program, options, name, binder.arguments, time.perf_counter() - started)
-        session.calls.append(call)
+        session.calls.append(replace(call, source=source_of(function)))
     return outputs
 
 
@@ -273,8 +277,6 @@ class Binder:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments with every array replaced by a tensor in HBM."""
-        import inspect
-
         try:
             names = list(inspect.signature(function).parameters)
         except (TypeError, ValueError):
@@ -485,44 +487,78 @@ def make_call(
     seconds: float,
 ) -> KernelCall:
     """The record of a kernel call, with its predicted time."""
-    from trnsim.report.call import KernelCall
-    from trnsim.timing import WAIT_REASONS, TimingOptions, simulate
-
-    chip = program.chip
-    timing_options = TimingOptions(
-        schedule=options.schedule or ("tensorizer" if program.release.version == "0.1" else "nki"),
-        passes=options.passes,
-        clock=options.clock,
-        strict_capacity=options.strict_capacity,
-    )
     traces = tuple(core.trace for core in program.cores)
-    timeline = simulate(traces, chip, timing_options)
-    support, reason, error = _support(timeline, load_timing(chip).error_percent)
-    return KernelCall(
+    call = time_traces(traces, program.chip, options, program.release.version)
+    return replace(
+        call,
         kernel=name,
-        chip=chip.name,
-        generation=program.generation,
         cores=program.lnc,
-        schedule=timing_options.schedule,
-        clock=timing_options.clock,
         arguments=tuple(arguments),
-        timeline=timeline,
-        wait_reasons=WAIT_REASONS,
-        traces=traces,
-        findings=(*program.findings.values(), *timeline.findings),
-        support=support,
-        support_reason=reason,
-        error_percent=error,
+        findings=(*program.findings.values(), *call.findings),
         numeric=options.numeric,
         wall_seconds=seconds,
         seed=options.seed,
         nki_version=program.release.version,
         nki_version_source=program.release.how,
-        flops=timeline.totals.flops,
-        peak_flops=_peak_flops(program),
-        hbm_bytes_per_second=float(chip.hbm.bytes_per_second) * program.lnc / max(1, chip.core_count),
-        memory_partitions=program.spec.sbuf.partitions,
     )
+
+
+def default_schedule(release: str) -> str:
+    """The schedule of kernels of a release of NKI."""
+    return "tensorizer" if release == "0.1" else "nki"
+
+
+def time_traces(traces: tuple[Trace, ...], chip: Chip, options: SimulationOptions, release: str) -> KernelCall:
+    """The record of a kernel call as far as the traces of its cores tell, with the time predicted on ``chip``.
+
+    ``release`` of NKI is that of the kernel.
+    """
+    from trnsim.report.call import KernelCall
+    from trnsim.timing import WAIT_REASONS, TimingOptions, simulate
+
+    assert chip.core is not None
+    timing_options = TimingOptions(
+        schedule=options.schedule or default_schedule(release),
+        passes=options.passes,
+        clock=options.clock,
+        strict_capacity=options.strict_capacity,
+    )
+    timeline = simulate(traces, chip, timing_options)
+    support, reason, error = _support(timeline, load_timing(chip).error_percent)
+    return KernelCall(
+        kernel=traces[0].kernel,
+        chip=chip.name,
+        generation=chip.core.version,
+        cores=len(traces),
+        schedule=timing_options.schedule,
+        clock=timing_options.clock,
+        timeline=timeline,
+        wait_reasons=WAIT_REASONS,
+        traces=traces,
+        findings=tuple(timeline.findings),
+        support=support,
+        support_reason=reason,
+        error_percent=error,
+        flops=timeline.totals.flops,
+        peak_flops=_peak_flops(traces, chip.core),
+        hbm_bytes_per_second=float(chip.hbm.bytes_per_second) * len(traces) / max(1, chip.core_count),
+        memory_partitions=chip.core.sbuf.partitions,
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(path: str, changed: float) -> str:
+    del changed  # a file that is written again is read again
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def source_of(function: Callable[..., Any]) -> tuple[str, str]:
+    """The file that holds ``function``, and the SHA-256 of its content; both empty where there is none."""
+    path = getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", "")
+    try:
+        return path, _digest(path, Path(path).stat().st_mtime)
+    except OSError:
+        return "", ""
 
 
 def _support(timeline: Timeline, measured_error: float | None) -> tuple[str, str, float | None]:
@@ -540,19 +576,19 @@ def _support(timeline: Timeline, measured_error: float | None) -> tuple[str, str
     return "interpolated", f"{reason}; no kernel like this one has been compared with a measurement", None
 
 
-def _peak_flops(program: Program) -> float:
+def _peak_flops(traces: Sequence[Trace], spec: CoreSpec) -> float:
     """Peak of TensorE in the number format that this kernel multiplies most, all its cores together."""
     counts: dict[str, int] = {}
-    for core in program.cores:
-        klass, rows = np.unique(core.trace.instructions["klass"], return_counts=True)
+    for trace in traces:
+        klass, rows = np.unique(trace.instructions["klass"], return_counts=True)
         for index, count in zip(klass.tolist(), rows.tolist(), strict=True):
-            item = core.trace.classes[index]
+            item = trace.classes[index]
             if item.is_matmul:
                 dtype = str(item.operand("moving").dtype)
                 counts[dtype] = counts.get(dtype, 0) + count
     dtype = max(counts, key=lambda d: counts[d]) if counts else "bfloat16"
-    peak = program.spec.tensor.flops(dtype) or program.spec.tensor.flops("bfloat16") or 0.0
-    return float(peak) * program.lnc
+    peak = spec.tensor.flops(dtype) or spec.tensor.flops("bfloat16") or 0.0
+    return float(peak) * len(traces)
 
 
 def load_argument(path: str | Path) -> Any:

@@ -115,6 +115,60 @@ def test_a_users_chip(script, tmp_path):
     assert times[1] > times[0]
 
 
+def test_a_recording_is_timed_again(script, tmp_path):
+    path = script(KERNEL)
+    assert trnsim("run", "--trace", "one.trace", "--json", "one.json", path, cwd=tmp_path).returncode == 0
+    again = trnsim("time", "one.trace", "--json", "-", "--html", "one.html", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    first, second = (json.loads(text)["calls"][0] for text in ((tmp_path / "one.json").read_text(), again.stdout))
+    changed = {"numeric", "wall_seconds"}
+    assert {k: v for k, v in first.items() if k not in changed} == {k: v for k, v in second.items() if k not in changed}
+    assert (tmp_path / "one.html").exists()
+    other = trnsim("time", "one.trace", "--chip", "trn3", "--schedule", "program", cwd=tmp_path)
+    assert other.returncode == 0, other.stderr
+    assert "trn3" in other.stdout
+    assert "schedule program" in other.stdout
+    assert "recorded on trn2" in other.stderr
+    path.write_text(KERNEL + "\n")
+    assert "has changed since it was recorded" in trnsim("time", "one.trace", cwd=tmp_path).stderr
+
+
+def test_a_baseline_for_continuous_integration(script, tmp_path):
+    path = script(KERNEL)
+    assert trnsim("run", "--json", "before.json", "--trace", "one.trace", path, cwd=tmp_path).returncode == 0
+    compare = ("--baseline", "before.json", "--fail-if-slower", "5%")
+    kernel = ("profile", f"{path}:double", "--arg", "f32[128,64]")
+    for command in (("run", *compare, path), (*kernel, *compare), ("time", "one.trace", *compare)):
+        result = trnsim(*command, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "no call is slower than in before.json by more than 5.0%" in result.stderr
+    path.write_text(KERNEL.replace("nl.multiply(tile, 2.0)", "nl.multiply(nl.multiply(tile, 2.0), 1.0)"))
+    for command in (("run", *compare, path), (*kernel, *compare)):
+        result = trnsim(*command, cwd=tmp_path)
+        assert result.returncode == 1, result.stderr
+        assert re.search(r"slower: double\(float32 128x64\): .* us, was .* us \(\+", result.stderr)
+        assert "double" in result.stdout
+    missing = trnsim("profile", f"{path}:double", "--arg", "f32[64,64]", *compare, cwd=tmp_path)
+    assert missing.returncode == 1
+    assert "is not in before.json" in missing.stderr
+    assert "did not run" in missing.stderr
+
+
+def test_explain(script, tmp_path):
+    path = script(KERNEL)
+    result = trnsim("explain", f"{path}:double", "--arg", "f32[128,64]", "--json", "out.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for text in ("critical path", "from the end to the start", "what would help most", "bfloat16", "script.py:9"):
+        assert text in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    assert "\x1b" not in result.stdout + result.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["schema"] == "trnsim.explain/1"
+    assert report["changes"][0]["saved_us"] > 0
+    time = json.loads(trnsim("profile", f"{path}:double", "--arg", "f32[128,64]", "--json", "-", cwd=tmp_path).stdout)
+    assert report["time_us"] == time["calls"][0]["time_us"]
+
+
 def test_chips(tmp_path):
     result = trnsim("chips", cwd=tmp_path)
     assert result.returncode == 0
@@ -126,7 +180,7 @@ def test_chips(tmp_path):
 
 
 def test_help_shows_an_example(tmp_path):
-    for command in ("run", "profile", "chips"):
+    for command in ("run", "profile", "time", "sweep", "explain", "chips"):
         assert "Example: trnsim" in trnsim(command, "--help", cwd=tmp_path).stdout
 
 
@@ -210,6 +264,12 @@ BAD_COMMANDS = {
     "bad dtype": (["profile", "{good}:double", "--arg", "f99[2,2]"], 2, r"f99"),
     "missing array": (["profile", "{good}:double", "--arg", "nothing.npy"], 2, r"cannot read nothing.npy"),
     "bad assumption": (["run", "--assume", "n", "{good}"], 2, r"NAME=INTEGER"),
+    "no recording": (["time", "{good}"], 2, r"good.py .*recording"),
+    "missing recording": (["time", "nothing.trace"], 2, r"nothing.trace.*No such file"),
+    "unknown clock again": (["time", "--clock", "wall", "{good}"], 2, r"unknown clock 'wall'"),
+    "half a baseline": (["run", "--baseline", "b.json", "{good}"], 2, r"are given together"),
+    "other half": (["run", "--fail-if-slower", "5%", "{good}"], 2, r"are given together"),
+    "no baseline": (["run", "--baseline", "b.json", "--fail-if-slower", "5%", "{good}"], 2, r"cannot read baseline"),
     "folder that is not there": (["run", "--json", "no/such/dir.json", "{good}"], 2, r"no/such"),
 }
 

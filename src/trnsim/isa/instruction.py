@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, Protocol, cast
@@ -30,6 +30,7 @@ import numpy as np
 
 from trnsim import releases
 from trnsim.errors import CompilerError, HardwareError, InternalError, TrnsimError
+from trnsim.isa import seen as packing
 from trnsim.isa.alu import Activation, AluOp, as_activation, as_alu_op
 from trnsim.isa.constants import dge_mode as _DgeMode
 from trnsim.isa.constants import engine as Engine
@@ -277,6 +278,7 @@ class Instruction:
             any(o.form.reach for o in operands),
             any(o.form.memory == HBM for o in operands),
             attributes.get("oob_mode") == "skip" or any(o.role != READ and o.form.indirect for o in operands),
+            seen,
         )
         CLASSES.append(klass)
         if self._legalized:
@@ -285,6 +287,59 @@ class Instruction:
         else:
             self.caches[core.rules][key] = klass
         return klass
+
+    def again(
+        self,
+        core: Core,
+        klass: InstructionClass,
+        forms: Mapping[str, Form] | None = None,
+        *,
+        any_engine: bool = False,
+    ) -> InstructionClass:
+        """``klass`` as it would be on ``core``'s generation, the operands named in ``forms`` with the forms there.
+
+        ``any_engine``: as if the kernel left the choice of the engine open.
+
+        Raises:
+            TrnsimError: the instruction would be rejected there.
+        """
+        try:
+            if core.generation not in self.generations:
+                raise HardwareError(
+                    f"{self.short} does not exist on NeuronCore-{core.generation}",
+                    limit="NeuronCore-" + ", ".join(self.generations),
+                )
+            new = forms or {}
+            operands = tuple(replace(o, form=new.get(o.name, o.form)) for o in klass.operands)
+            for operand in operands:
+                if not operand.name.endswith(".index"):
+                    self._check_operand(core, operand.name, operand.form)
+            self._legalized = False
+            seen, attributes = {name: _mapped(name, value, new) for name, value in klass.seen.items()}, klass.attributes
+            if any_engine and "engine" in seen:
+                seen["engine"], attributes = Engine.unknown, {**attributes, "engine": "unknown"}
+            engines = self._engines(seen, attributes)
+        except TrnsimError as error:
+            error.instruction = error.instruction or self.short
+            error.generation = error.generation or core.generation
+            raise
+        return replace(
+            klass,
+            generation=core.generation,
+            operands=operands,
+            engines=engines,
+            attributes=attributes,
+            seen=seen,
+            id=-1,
+        )
+
+    def pack_seen(self, seen: dict[str, Any], forms: dict[int, int]) -> dict[str, list[Any]]:
+        """What the rules saw, as a saved trace keeps it; ``forms`` numbers the forms there by their id."""
+        return packing.pack(seen, forms)
+
+    def unpack_seen(self, saved: dict[str, list[Any]], forms: Sequence[Form]) -> dict[str, Any]:
+        """What ``pack_seen`` packed."""
+        return packing.unpack(saved, forms)
 
     def _engines(self, seen: dict[str, Any], attributes: dict[str, Any]) -> tuple[str, ...]:
         chosen = seen.get("engine")
@@ -586,6 +641,15 @@ def _expand(operands: tuple[NkiTensor, ...]) -> tuple[NkiTensor, ...]:
                     result.append(item.indirection.index)
             return tuple(result)
     return operands
+
+
+def _mapped(name: str, value: Any, forms: Mapping[str, Form]) -> Any:
+    """What rules saw of the argument ``name``, with the forms of ``forms`` in it."""
+    if isinstance(value, Form):
+        return forms.get(name, value)
+    if isinstance(value, tuple) and value and all(isinstance(v, Form) for v in value):
+        return tuple(forms.get(f"{name}{i}", v) for i, v in enumerate(value))
+    return value
 
 
 def require(condition: bool, message: str, operand: str = "", value: Any = None, limit: Any = None) -> None:

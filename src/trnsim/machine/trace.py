@@ -2,7 +2,7 @@
 
 What repeats (forms of access, classes of instruction, source lines) is interned in tables, so an instruction costs six
 integers and each operand four. Time, hazards and reports are functions of the trace; a saved one can be timed again on
-another chip of the same generation.
+another chip (``trnsim.isa.retarget``).
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import linecache
 import os
 import re
 import tempfile
+import zlib
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ import msgspec
 import numpy as np
 
 from trnsim.errors import InputError, Location
-from trnsim.machine.form import Form
+from trnsim.machine.form import HBM, Form
 from trnsim.numerics import as_dtype
 
 if TYPE_CHECKING:
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
 INSTRUCTION_COLUMNS = ("klass", "line", "immediate", "operand", "region", "rendezvous")
 OPERAND_COLUMNS = ("storage", "start", "offset", "form")
 
-_VERSION = 2  # of a saved trace
+VERSION = 3  # of a saved trace
 READ, WRITE, UPDATE = "read", "write", "update"
+MEMORIES = ("sbuf", "psum", "hbm")
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class InstructionClass:
     ``engines`` are the engines that can run it, the preferred first. ``attributes`` are plain values by name. ``state``
     names engine state that it changes (accumulators, random generators). ``call`` calls its meaning with its
     arguments. ``indirect``: an operand has tensor indirection. ``in_hbm``: an operand is in HBM.
-    ``partial``: indices at run time may leave part of a destination as it is.
+    ``partial``: indices at run time may leave part of a destination as it is. ``seen`` is what its rules saw.
     """
 
     instruction: Any
@@ -68,6 +71,7 @@ class InstructionClass:
     indirect: bool = False
     in_hbm: bool = False
     partial: bool = False
+    seen: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -152,6 +156,7 @@ class Trace:
     names: dict[str, int] = field(default_factory=dict)
     instruction_rows: array[int] = field(default_factory=lambda: array("q"))
     operand_rows: array[int] = field(default_factory=lambda: array("q"))
+    _storage_columns: dict[str, NDArray[np.int64]] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.instruction_rows) // len(INSTRUCTION_COLUMNS)
@@ -166,6 +171,46 @@ class Trace:
         """Columns by name, one row an operand."""
         return _columns(self.operand_rows, OPERAND_COLUMNS)
 
+    @property
+    def storage_columns(self) -> dict[str, NDArray[np.int64]]:
+        """What timing needs of the storages, as columns: ``memory`` (of ``MEMORIES``), ``row_bytes``, ``partitions``,
+        and ``start`` and ``low``: partition and byte of an explicit address, -1 where there is none.
+        """
+        if self._storage_columns is None or len(self._storage_columns["memory"]) != len(self.storages):
+            infos, number = self.storages, len(self.storages)
+            memory = {name: i for i, name in enumerate(MEMORIES)}
+            start, low = np.full(number, -1, np.int64), np.full(number, -1, np.int64)
+            for i, address in enumerate(map(attrgetter("address"), infos)):
+                if address is not None:
+                    start[i], low[i] = address
+            self._storage_columns = {
+                "memory": np.fromiter(map(memory.__getitem__, map(attrgetter("memory"), infos)), np.int64, number),
+                "row_bytes": np.fromiter(map(attrgetter("row_bytes"), infos), np.int64, number),
+                "partitions": np.fromiter(map(attrgetter("partitions"), infos), np.int64, number),
+                "start": start,
+                "low": low,
+            }
+        return self._storage_columns
+
+    def set_column(self, name: str, values: NDArray[np.int64]) -> None:
+        """Replace one column of the instructions; the trace then has rows of its own."""
+        columns = {**self.instructions, name: values}
+        self.instruction_rows = _rows(columns, INSTRUCTION_COLUMNS)
+
+    def with_columns(self, instructions: dict[str, NDArray[np.int64]], operands: dict[str, NDArray[np.int64]]) -> Trace:
+        """The trace with other rows."""
+        return replace(
+            self,
+            instruction_rows=_rows(instructions, INSTRUCTION_COLUMNS),
+            operand_rows=_rows(operands, OPERAND_COLUMNS),
+        )
+
+    def column(self, name: str) -> NDArray[np.int64]:
+        """One column of the instructions, or of the operands."""
+        if name in INSTRUCTION_COLUMNS:
+            return _column(self.instruction_rows, INSTRUCTION_COLUMNS, name)
+        return _column(self.operand_rows, OPERAND_COLUMNS, name)
+
     def operand_range(self, row: int) -> range:
         """Rows of ``operands`` that belong to instruction ``row``."""
         width = len(INSTRUCTION_COLUMNS)
@@ -175,33 +220,7 @@ class Trace:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace to ``path``, whole or not at all."""
-        columns, operands = self.instructions, self.operands
-        used_classes, klass = np.unique(columns["klass"], return_inverse=True)
-        used_forms = sorted(
-            {int(f) for f in np.unique(operands["form"])}
-            | {o.form.id for c in used_classes for o in self.classes[int(c)].operands}
-        )
-        form_index = {f: i for i, f in enumerate(used_forms)}
-        saved = _SavedTrace(
-            version=_VERSION,
-            core=self.core,
-            generation=self.generation,
-            chip=self.chip,
-            kernel=self.kernel,
-            lnc=self.lnc,
-            lines=[(x.file, x.line, x.function) for x in self.lines],
-            forms=[_save_form(self.forms[f]) for f in used_forms],
-            classes=[_save_class(self.classes[int(c)], form_index) for c in used_classes],
-            storages=[msgspec.to_builtins(s) for s in self.storages],
-            rendezvous=[list(r) for r in self.rendezvous],
-            edges=self.edges,
-            names=self.names,
-            instructions={n: _pack(klass if n == "klass" else c) for n, c in columns.items()},
-            operands={
-                n: _pack(np.array([form_index[int(f)] for f in c]) if n == "form" else c) for n, c in operands.items()
-            },
-        )
-        data = msgspec.msgpack.encode(saved)
+        data = msgspec.msgpack.encode(self.packed())
         target = Path(path)
         handle, temporary = tempfile.mkstemp(dir=target.parent or ".", prefix=target.name, suffix=".part")
         try:
@@ -220,50 +239,120 @@ class Trace:
             InputError: the file is no trace, or of another version.
         """
         try:
-            saved = msgspec.msgpack.decode(Path(path).read_bytes(), type=_SavedTrace)
+            data = Path(path).read_bytes()
+            version = msgspec.msgpack.decode(data, type=_Header).version
+            if version != VERSION:
+                raise InputError(f"{path} has trace version {version}", limit=VERSION)
+            return cls.unpacked(msgspec.msgpack.decode(data, type=SavedTrace))
         except (msgspec.DecodeError, OSError) as error:
             raise InputError(f"{path} is not a saved trace: {error}") from error
-        if saved.version != _VERSION:
-            raise InputError(f"{path} has trace version {saved.version}", limit=_VERSION)
-        forms = [
-            Form.of(m, as_dtype(d), tuple(shape), tuple(strides), start, phase, indirect, reach)
-            for m, d, shape, strides, start, phase, indirect, reach in saved.forms
-        ]
-        classes = []
-        for name, generation, attributes, operands, engines, state in saved.classes:
-            klass = InstructionClass(
-                INSTRUCTIONS[name],
-                generation,
-                attributes,
-                tuple(OperandClass(n, r, forms[f]) for n, r, f in operands),
-                tuple(engines),
-                len(CLASSES),
-                tuple(state),
-                roles=tuple(r for _, r, _ in operands),
-            )
-            CLASSES.append(klass)
-            classes.append(klass.id)
-        columns = {n: _unpack(c) for n, c in saved.instructions.items()}
-        columns["klass"] = np.array(classes, np.int64)[columns["klass"]] if classes else columns["klass"]
-        operands_ = {n: _unpack(c) for n, c in saved.operands.items()}
-        operands_["form"] = np.array([f.id for f in forms], np.int64)[operands_["form"]]
-        return cls(
-            core=saved.core,
-            generation=saved.generation,
-            chip=saved.chip,
-            kernel=saved.kernel,
-            lnc=saved.lnc,
-            lines=[Location(*x) for x in saved.lines],
-            storages=[msgspec.convert(s, StorageInfo) for s in saved.storages],
-            rendezvous=[tuple(r) for r in saved.rendezvous],
-            edges=[(a, b) for a, b in saved.edges],
-            names=saved.names,
-            instruction_rows=_rows(columns, INSTRUCTION_COLUMNS),
-            operand_rows=_rows(operands_, OPERAND_COLUMNS),
+
+    def packed(self) -> SavedTrace:
+        """The trace as plain values and bytes."""
+        columns, operands = self.instructions, self.operands
+        used_classes, klass = np.unique(columns["klass"], return_inverse=True)
+        classes = [self.classes[int(c)] for c in used_classes]
+        used_forms = np.unique(operands["form"])
+        by_id = {self.forms[int(f)].id: self.forms[int(f)] for f in used_forms}
+        by_id.update({o.form.id: o.form for c in classes for o in c.operands})
+        form_index = {f: i for i, f in enumerate(sorted(by_id))}
+        place = np.array([form_index[self.forms[int(f)].id] for f in used_forms] or [0], np.int64)
+        return SavedTrace(
+            version=VERSION,
+            core=self.core,
+            generation=self.generation,
+            chip=self.chip,
+            kernel=self.kernel,
+            lnc=self.lnc,
+            lines=[(x.file, x.line, x.function) for x in self.lines],
+            forms=[_save_form(by_id[f]) for f in form_index],
+            classes=[_save_class(c, form_index) for c in classes],
+            storages=[msgspec.to_builtins(s) for s in self.storages],
+            rendezvous=[list(r) for r in self.rendezvous],
+            edges=self.edges,
+            names=self.names,
+            instructions={n: _pack(klass if n == "klass" else c) for n, c in columns.items()},
+            operands={
+                n: _pack(place[np.searchsorted(used_forms, c)] if n == "form" else c) for n, c in operands.items()
+            },
         )
 
+    @classmethod
+    def unpacked(cls, saved: SavedTrace) -> Trace:
+        """The trace that was packed; its classes and forms are tables of its own.
 
-class _SavedTrace(msgspec.Struct):
+        Raises:
+            InputError: it does not hold together, or names an instruction that this version does not have.
+        """
+        try:
+            forms = [
+                Form.of(m, as_dtype(d), tuple(shape), tuple(strides), start, phase, indirect, reach)
+                for m, d, shape, strides, start, phase, indirect, reach in saved.forms
+            ]
+            classes = [_load_class(c, i, forms) for i, c in enumerate(saved.classes)]
+            columns = {n: _unpack(c) for n, c in saved.instructions.items()}
+            operands = {n: _unpack(c) for n, c in saved.operands.items()}
+            trace = cls(
+                core=saved.core,
+                generation=saved.generation,
+                chip=saved.chip,
+                kernel=saved.kernel,
+                lnc=saved.lnc,
+                lines=[Location(*x) for x in saved.lines],
+                classes=classes,
+                forms=forms,
+                storages=[msgspec.convert(s, StorageInfo) for s in saved.storages],
+                rendezvous=[_hashable(r) for r in saved.rendezvous],
+                edges=[(a, b) for a, b in saved.edges],
+                names=saved.names,
+                instruction_rows=_rows(columns, INSTRUCTION_COLUMNS),
+                operand_rows=_rows(operands, OPERAND_COLUMNS),
+            )
+            trace.check()
+        except (KeyError, IndexError, ValueError, TypeError, zlib.error) as error:
+            raise InputError(f"a saved trace is damaged: {type(error).__name__}: {error}") from error
+        return trace
+
+    def check(self) -> None:
+        """Raise IndexError where a column points outside of what it numbers."""
+        columns, operands = self.instructions, self.operands
+        limits = (
+            ("class", columns["klass"], len(self.classes), 0),
+            ("line", columns["line"], len(self.lines), 0),
+            ("rendezvous", columns["rendezvous"], len(self.rendezvous), -1),
+            ("storage", operands["storage"], len(self.storages), 0),
+            ("form", operands["form"], len(self.forms), 0),
+        )
+        for name, column, limit, least in limits:
+            if len(column) and (int(column.max()) >= limit or int(column.min()) < least):
+                raise IndexError(f"{name} outside of its table")
+        if len(self):
+            counts = np.array([len(c.operands) for c in self.classes], np.int64)
+            end = columns["operand"] + counts[columns["klass"]]
+            if int(columns["operand"].min()) < 0 or int(end.max()) > len(operands["form"]):
+                raise IndexError("operands outside of their table")
+
+
+class _Header(msgspec.Struct):
+    version: int
+
+
+class SavedClass(msgspec.Struct):
+    """A class of instructions as plain values; forms are numbers in the trace's table."""
+
+    name: str
+    generation: str
+    attributes: dict[str, Any]
+    operands: list[tuple[str, str, int]]
+    engines: list[str]
+    state: list[str]
+    partial: bool
+    seen: dict[str, list[Any]]
+
+
+class SavedTrace(msgspec.Struct):
+    """A trace as plain values and bytes: what a file holds."""
+
     version: int
     core: int
     generation: str
@@ -272,7 +361,7 @@ class _SavedTrace(msgspec.Struct):
     lnc: int
     lines: list[tuple[str, int, str]]
     forms: list[tuple[str, str, list[int], list[int], int, int, int, int]]
-    classes: list[tuple[str, str, dict[str, Any], list[tuple[str, str, int]], list[str], list[str]]]
+    classes: list[SavedClass]
     storages: list[dict[str, Any]]
     rendezvous: list[list[Any]]
     edges: list[tuple[int, int]]
@@ -288,17 +377,43 @@ def _save_form(form: Form) -> tuple[str, str, list[int], list[int], int, int, in
     )  # fmt: skip
 
 
-def _save_class(
-    klass: InstructionClass, forms: dict[int, int]
-) -> tuple[str, str, dict[str, Any], list[tuple[str, str, int]], list[str], list[str]]:
-    return (
+def _save_class(klass: InstructionClass, forms: dict[int, int]) -> SavedClass:
+    return SavedClass(
         klass.name,
         klass.generation,
         {k: _plain(v) for k, v in klass.attributes.items()},
         [(o.name, o.role, forms[o.form.id]) for o in klass.operands],
         list(klass.engines),
         list(klass.state),
+        klass.partial,
+        klass.instruction.pack_seen(klass.seen, forms) if klass.seen else {},
     )
+
+
+def _load_class(saved: SavedClass, number: int, forms: Sequence[Form]) -> InstructionClass:
+    definition = INSTRUCTIONS.get(saved.name)
+    if definition is None:
+        raise InputError(f"a saved trace has an instruction that this version does not have: {saved.name}")
+    operands = tuple(OperandClass(n, r, forms[f]) for n, r, f in saved.operands)
+    return InstructionClass(
+        definition,
+        saved.generation,
+        saved.attributes,
+        operands,
+        tuple(saved.engines),
+        number,
+        tuple(saved.state),
+        roles=tuple(o.role for o in operands),
+        is_matmul=definition.is_matmul,
+        indirect=any(o.form.reach for o in operands),
+        in_hbm=any(o.form.memory == HBM for o in operands),
+        partial=saved.partial,
+        seen=definition.unpack_seen(saved.seen, forms) if saved.seen else {},
+    )
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(_hashable(v) for v in value) if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:
@@ -313,17 +428,23 @@ def _plain(value: Any) -> Any:
 
 
 def _pack(column: NDArray[np.int64]) -> bytes:
-    return np.ascontiguousarray(column, "<i8").tobytes()
+    return zlib.compress(np.ascontiguousarray(column, "<i8").tobytes(), 1)
 
 
 def _unpack(data: bytes) -> NDArray[np.int64]:
-    return np.frombuffer(data, "<i8").astype(np.int64)
+    return np.frombuffer(zlib.decompress(data), "<i8").astype(np.int64)
 
 
 def _rows(columns: dict[str, NDArray[np.int64]], names: Iterable[str]) -> array[int]:
     rows = array("q")
     rows.frombytes(np.stack([columns[n] for n in names], axis=1).astype(np.int64).tobytes())
     return rows
+
+
+def _column(rows: array[int], names: Sequence[str], name: str) -> NDArray[np.int64]:
+    if not len(rows):
+        return np.zeros(0, np.int64)
+    return np.array(np.frombuffer(rows, np.int64)[names.index(name) :: len(names)])
 
 
 def _columns(rows: array[int], names: Sequence[str]) -> dict[str, NDArray[np.int64]]:

@@ -151,7 +151,8 @@ class KernelCall:
     ``wait_reasons`` names the values of ``timeline.waits.reason``. ``clock`` says what the time spans (the total of a
     profiler has fixed parts that the span of the kernel has not). ``error_percent`` is the error on the nearest
     published measurements, None where there are none. ``nki_version`` is the release that the kernel is written for,
-    ``nki_version_source`` how that was decided.
+    ``nki_version_source`` how that was decided. ``source``: the file that holds the kernel, and the
+    SHA-256 of its content, where known.
     """
 
     kernel: str
@@ -177,3 +178,4 @@ class KernelCall:
     peak_flops: float = 0.0
     hbm_bytes_per_second: float = 0.0
     memory_partitions: int = 128
+    source: tuple[str, str] = ("", "")

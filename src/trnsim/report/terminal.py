@@ -73,7 +73,7 @@ class _Page:
         """A labelled value, wrapped under itself."""
         room = self.width - LABEL
         rows = []
-        for i, part in enumerate(_wrap(self._text(value), room)):
+        for i, part in enumerate(wrap(self._text(value), room)):
             rows.append(Text.assemble((f"  {label if not i else '':<{LABEL - 2}}", "dim"), (part, style)))
         return rows
 
@@ -200,7 +200,7 @@ class _Page:
         parts.append(f"{int(call.timeline.totals.spills):,} spills" if int(call.timeline.totals.spills) else "")
         parts.append(f"simulated in {call.wall_seconds:.1f} s" if call.wall_seconds else "")
         text = ", ".join(p for p in parts if p)
-        return [Text(), *(Text(f"  {part}", "dim") for part in _wrap(self._text(text), self.width - 2))]
+        return [Text(), *(Text(f"  {part}", "dim") for part in wrap(self._text(text), self.width - 2))]
 
 
 def describe_arguments(arguments: Sequence[str]) -> str:
@@ -226,7 +226,7 @@ def _bar(fraction: float, width: int, *, plain: bool) -> tuple[str, str]:
     return "━" * full, "─" * (width - full)
 
 
-def _wrap(text: str, width: int) -> list[str]:
+def wrap(text: str, width: int) -> list[str]:
     """``text`` in lines of at most ``width`` characters, broken at spaces where it can be."""
     lines: list[str] = []
     line = ""

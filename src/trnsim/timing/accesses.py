@@ -7,19 +7,27 @@ key, in the coordinates of that memory, so overlapping addresses meet.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from trnsim.machine.trace import MEMORIES
+from trnsim.timing.compiled import run
+from trnsim.timing.grouping import distinct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trnsim.machine.form import Form
-    from trnsim.machine.trace import StorageInfo, Trace
+    from trnsim.machine.trace import Trace
     from trnsim.timing.tables import ClassTables
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
+
+# Rows and numbers of things have 32 bits, which halves what a large trace needs; bytes of a tensor may need more.
+_NARROW = ("instruction", "storage", "key", "role", "form", "start", "end")
+_WIDE = ("low", "high", "step", "run")
 
 # What ``step`` says of a box: all its bytes are touched, or no simple pattern is known.
 DENSE, INEXACT = 0, -1
@@ -45,79 +53,124 @@ class Accesses:
     def __len__(self) -> int:
         return len(self.instruction)
 
-    def take(self, rows: Column) -> Accesses:
-        """The rows numbered ``rows``."""
-        columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "keys"}
-        return Accesses(**columns, keys=self.keys)
+    def forget_boxes(self) -> None:
+        """Leave only which instruction touches which storage."""
+        for name in _NARROW + _WIDE:
+            if name not in ("instruction", "storage"):
+                setattr(self, name, np.zeros(0, np.int64))
+
+    def keep(self, rows: Column) -> None:
+        """Leave out all but the rows numbered ``rows``, a column at a time: there are many."""
+        for name in _NARROW + _WIDE:
+            setattr(self, name, getattr(self, name)[rows])
 
 
-def find_accesses(trace: Trace, klass: Column, tables: ClassTables) -> Accesses:
+def find_accesses(trace: Trace, klass: Column, tables: ClassTables, compiled: bool = False) -> Accesses:
     """Boxes of all operands. ``klass`` is the class of each instruction in ``tables``."""
-    columns, operands = trace.instructions, trace.operands
-    counts = np.array([len(r) for r in tables.roles] or [0], np.int64)[klass] if len(klass) else klass
-    total = int(counts.sum())
-    instruction = np.repeat(np.arange(len(klass), dtype=np.int64), counts)
-    position = np.arange(total, dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
-    row = columns["operand"][instruction] + position if total else instruction
-    width = max([len(r) for r in tables.roles] or [0])
-    roles = np.zeros((max(1, len(tables.roles)), max(1, width)), np.int64)
-    for number, found in enumerate(tables.roles):
-        roles[number, : len(found)] = found
-    role = roles[klass[instruction], position]
-    storage, form, offset = operands["storage"][row], operands["form"][row], operands["offset"][row]
-    boxes = _boxes(trace, storage, form)
-    start, low = operands["start"][row], offset
-    hbm = boxes[:, 4] > 0
-    width_bytes = np.maximum(boxes[:, 4], 1)
-    start = np.where(hbm, offset // width_bytes, start)
-    low = np.where(hbm, offset % width_bytes, low)
-    end, high, step = start + boxes[:, 0], low + boxes[:, 1], boxes[:, 2]
-    wraps = hbm & (high > width_bytes)
-    end = np.where(wraps, end + 1, end)
-    low, high = np.where(wraps, 0, low), np.where(wraps, width_bytes, high)
-    step = np.where(wraps, INEXACT, step)
-    key, start_shift, low_shift, keys = _keys(trace.storages)
-    order = np.lexsort((role, instruction))
-    return Accesses(
-        instruction=instruction[order],
-        storage=storage[order],
-        key=key[storage][order] if total else storage,
-        role=role[order],
-        start=(start + start_shift[storage])[order] if total else start,
-        end=(end + start_shift[storage])[order] if total else end,
-        low=(low + low_shift[storage])[order] if total else low,
-        high=(high + low_shift[storage])[order] if total else high,
-        step=step[order],
-        run=boxes[:, 3][order],
-        form=form[order],
-        keys=keys,
-    )
+    form, storage = trace.column("form"), trace.column("storage")
+    counts = np.array([len(r) for r in tables.roles] or [0], np.int64)
+    total = int(np.bincount(klass, minlength=len(counts)) @ counts) if len(klass) else 0
+    # Of each class: its operands in order of role, and their roles.
+    first = np.cumsum(counts) - counts
+    sequence = [sorted(range(len(r)), key=r.__getitem__) for r in tables.roles]
+    position = np.array([i for found in sequence for i in found], np.int64)
+    role = np.array([r[i] for r, found in zip(tables.roles, sequence, strict=True) for i in found], np.int64)
+    widths, width = _row_widths(trace)
+    box_of, boxes = _boxes(trace, form, widths, width[storage])
+    key, start_shift, low_shift, keys = _keys(trace)
+    found = {n: np.zeros(total, np.int32) for n in _NARROW} | {n: np.zeros(total, np.int64) for n in _WIDE}
+    run(
+        _fill,
+        compiled,
+        klass, trace.column("operand"), counts, first, position, role,
+        storage, trace.column("start"), trace.column("offset"), form,
+        width, len(widths), box_of, *boxes, key, start_shift, low_shift, *found.values(),
+    )  # fmt: skip
+    return Accesses(**found, keys=keys)
 
 
-def _keys(storages: list[StorageInfo]) -> tuple[Column, Column, Column, int]:
+def _fill(
+    klass: Any, operand: Any, counts: Any, first: Any, position: Any, role: Any,
+    storage: Any, start: Any, offset: Any, form: Any,
+    width: Any, widths: int, box_of: Any, rows: Any, span: Any, step: Any, run_bytes: Any, row_bytes: Any,
+    key: Any, start_shift: Any, low_shift: Any,
+    out_instruction: Any, out_storage: Any, out_key: Any, out_role: Any, out_form: Any, out_start: Any, out_end: Any,
+    out_low: Any, out_high: Any, out_step: Any, out_run: Any,
+) -> int:  # fmt: skip
+    """One row an operand; see ``Accesses``."""
+    at = 0
+    for i in range(len(klass)):
+        k = klass[i]
+        for n in range(first[k], first[k] + counts[k]):
+            row = operand[i] + position[n]
+            s = storage[row]
+            box = box_of[form[row] * widths + width[s]]
+            begin = start[row]
+            low = offset[row]
+            wide = row_bytes[box]
+            gaps = step[box]
+            if wide > 0:
+                begin = low // wide
+                low -= begin * wide
+            end = begin + rows[box]
+            high = low + span[box]
+            if wide > 0 and high > wide:
+                # It runs on in the next row.
+                end += 1
+                low = 0
+                high = wide
+                gaps = -1
+            out_instruction[at] = i
+            out_storage[at] = s
+            out_key[at] = key[s]
+            out_role[at] = role[n]
+            out_start[at] = begin + start_shift[s]
+            out_end[at] = end + start_shift[s]
+            out_low[at] = low + low_shift[s]
+            out_high[at] = high + low_shift[s]
+            out_step[at] = gaps
+            out_run[at] = run_bytes[box]
+            out_form[at] = form[row]
+            at += 1
+    return at
+
+
+def _keys(trace: Trace) -> tuple[Column, Column, Column, int]:
     """Key of each storage and the shift into the coordinates of its key."""
-    count = len(storages)
+    columns = trace.storage_columns
+    count = len(trace.storages)
     key = np.arange(count, dtype=np.int64)
-    start, low = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    arenas: dict[str, int] = {}
-    for number, info in enumerate(storages):
-        if info.address is not None and info.memory != "hbm":
-            key[number] = arenas.setdefault(info.memory, count + len(arenas))
-            start[number], low[number] = info.address
+    fixed = (columns["start"] >= 0) & (columns["memory"] != MEMORIES.index("hbm"))
+    # One arena a memory, numbered in the order in which they are met.
+    arenas = list(dict.fromkeys(columns["memory"][fixed].tolist()))
+    for number, memory in enumerate(arenas):
+        key[fixed & (columns["memory"] == memory)] = count + number
+    start, low = (np.where(fixed, columns[n], 0) for n in ("start", "low"))
     return key, start, low, count + len(arenas)
 
 
-def _boxes(trace: Trace, storage: Column, form: Column) -> Column:
-    """For each operand: rows, bytes, step, run, and for HBM the bytes of a row (0 on chip)."""
-    width = np.array([s.row_bytes if s.memory == "hbm" else 0 for s in trace.storages] or [0], np.int64)[storage]
-    size = int(np.max(width, initial=0)) + 1
-    pairs, inverse = np.unique(form * size + width, return_inverse=True)
+def _row_widths(trace: Trace) -> tuple[Column, Column]:
+    """The lengths of rows of HBM storages, 0 for storages on chip, and the place of each storage's among them."""
+    columns = trace.storage_columns
+    hbm = np.flatnonzero(columns["memory"] == MEMORIES.index("hbm"))
+    lengths = columns["row_bytes"][hbm]
+    widths = np.array(sorted({0, *lengths.tolist()}), np.int64)
+    width = np.zeros(len(trace.storages), np.int64)
+    width[hbm] = np.searchsorted(widths, lengths)
+    return widths, width
+
+
+def _boxes(trace: Trace, form: Column, widths: Column, width: Column) -> tuple[Column, list[Column]]:
+    """Of each pair of a form and a row length that occurs: rows, bytes, step, run, and for HBM the bytes of a row."""
+    pairs, _ = distinct(form * len(widths) + width, len(trace.forms) * len(widths))
     rows = np.zeros((max(1, len(pairs)), 5), np.int64)
     for i, pair in enumerate(pairs.tolist()):
-        number, row_bytes = divmod(pair, size)
-        found = trace.forms[number]
+        number, place = divmod(pair, len(widths))
+        found, row_bytes = trace.forms[number], int(widths[place])
         rows[i] = (*(_hbm_box(found, row_bytes) if row_bytes else _chip_box(found)), row_bytes)
-    return rows[inverse.ravel()] if len(form) else np.zeros((0, 5), np.int64)
+    place_of = np.zeros(len(trace.forms) * len(widths) + 1, np.int64)
+    place_of[pairs] = np.arange(len(pairs))
+    return place_of, [c.copy() for c in rows.T]
 
 
 def _chip_box(form: Form) -> tuple[int, int, int, int]:

@@ -6,19 +6,29 @@ queue keeps program order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trnsim.errors import CompilerError, Finding, HardwareError
+from trnsim.machine.trace import MEMORIES
 from trnsim.timing.accesses import Accesses, find_accesses
-from trnsim.timing.dependences import EXPLICIT, ORDER, Edges, find_dependences
+from trnsim.timing.compiled import run
+from trnsim.timing.dependences import EXPLICIT, ORDER, WAR, WAW, Edges, find_dependences
+from trnsim.timing.grouping import bucket, distinct
 from trnsim.timing.loads import REPEAT_WINDOW, find_repeated_loads
 from trnsim.timing.options import BALANCE_ENGINES, KEEP_LOADS, REMOVE_REPEATED_LOADS, REORDER
 from trnsim.timing.placement import NEVER, RELOADED, SLACK, Placement, place
 from trnsim.timing.reloads import CHANGED, defer_loads, only_loads, outgrows
-from trnsim.timing.schedule import balance_in_order, choose_variants, estimates, list_schedule
+from trnsim.timing.schedule import (
+    LOOK_AHEAD,
+    TENSORIZER_LOOK_AHEAD,
+    balance_in_order,
+    choose_variants,
+    estimates,
+    list_schedule,
+)
 from trnsim.units import format_bytes
 
 if TYPE_CHECKING:
@@ -30,9 +40,10 @@ if TYPE_CHECKING:
     from trnsim.timing.options import TimingOptions
     from trnsim.timing.tables import ClassTables
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
-MEMORIES = ("sbuf", "psum")
+PLACED = ("sbuf", "psum")
+_NO_ROWS: NDArray[np.int64] = np.zeros((0, 3), np.int64)
 
 
 @dataclass
@@ -76,6 +87,14 @@ class CoreProgram:
     uses: list[Uses]
     findings: list[Finding] = field(default_factory=list)
 
+    def forget(self) -> None:
+        """Let go of what only linking needs; a large program holds a lot of it."""
+        nothing: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.edges = Edges(nothing, nothing, nothing)
+        self.initial = nothing
+        self.uses = []
+        self.accesses.forget_boxes()
+
 
 def compile_core(
     trace: Trace, number: int, core: Core, tables: ClassTables, timing: Timing, options: TimingOptions, compiled: bool
@@ -87,36 +106,42 @@ def compile_core(
         CompilerError: explicit dependences contradict each other or the program order.
     """
     passes = options.active_passes
-    klass_rows = trace.instructions["klass"]
-    used, inverse = np.unique(klass_rows, return_inverse=True)
+    klass_rows = trace.column("klass")
+    used, inverse = distinct(klass_rows, len(trace.classes))
     numbers = np.array([tables.add(trace.classes[int(c)], timing) for c in used], np.int64)
     klass = numbers[inverse] if len(used) else klass_rows
-    accesses = find_accesses(trace, klass, tables)
+    accesses = find_accesses(trace, klass, tables, compiled)
     _check_sizes(trace, core)
     removed: NDArray[np.int64] = np.zeros(0, np.int64)
     if (REMOVE_REPEATED_LOADS in passes or KEEP_LOADS in passes) and len(klass):
-        accesses, removed = _without_repeated_loads(trace, core, accesses, klass, tables, passes)
+        removed = _without_repeated_loads(trace, core, accesses, klass, tables, passes, compiled)
     keep = np.ones(len(klass), bool)
     keep[removed] = False
     rows = np.flatnonzero(keep)
     renumber = np.cumsum(keep) - 1
-    accesses.instruction = renumber[accesses.instruction]
+    accesses.instruction = renumber.astype(np.int32)[accesses.instruction]
     klass = klass[rows]
     data, initial = find_dependences(accesses, compiled)
+    if options.fresh_tiles:
+        data = data.take(np.flatnonzero((data.kind != WAR) & (data.kind != WAW)))
     edges = Edges.join([data, *_explicit_edges(trace, keep, renumber, rows), *_state_edges(trace, rows)])
     variant = choose_variants(klass, tables, BALANCE_ENGINES in passes, compiled)
+    touches = _touched(trace, accesses, len(rows), compiled)
     order: NDArray[np.int64] = np.arange(len(rows), dtype=np.int64)
     if REORDER in passes:
-        order = _reorder(trace, core, accesses, variant, edges, tables, timing, compiled)
+        order = _reorder(trace, core, touches, variant, edges, tables, timing, options, compiled)
         if options.schedule == "tensorizer" and BALANCE_ENGINES in passes and len(klass):
             variant = balance_in_order(klass, order, tables, timing.scalar.table_load_ps, compiled)
-            order = _reorder(trace, core, accesses, variant, edges, tables, timing, compiled)
-        order = _defer_loads(trace, core, accesses, klass, order, edges, tables)
+            order = _reorder(trace, core, touches, variant, edges, tables, timing, options, compiled)
+        if not options.fresh_tiles:
+            order = _defer_loads(trace, core, accesses, klass, order, edges, tables, touches)
     elif (edges.producer > edges.consumer).any():
         raise CompilerError("an explicit dependence contradicts program order, which this schedule keeps")
     program = CoreProgram(trace, number, rows, removed, klass, variant, order, edges, accesses, initial, [])
-    for memory in MEMORIES:
-        uses = _place(program, memory, core, tables, compiled)
+    for memory in PLACED:
+        uses = _place(program, memory, core, tables, touches, compiled)
+        if options.fresh_tiles:
+            uses.placement = replace(uses.placement, taken_over=_NO_ROWS, spills=_NO_ROWS)
         program.uses.append(uses)
         if len(uses.placement.spills):
             program.findings.append(_over_capacity(program, uses, core, options))
@@ -124,24 +149,32 @@ def compile_core(
 
 
 def _without_repeated_loads(
-    trace: Trace, core: Core, accesses: Accesses, klass: Column, tables: ClassTables, passes: frozenset[str]
-) -> tuple[Accesses, Column]:
+    trace: Trace,
+    core: Core,
+    accesses: Accesses,
+    klass: Column,
+    tables: ClassTables,
+    passes: frozenset[str],
+    compiled: bool,
+) -> Column:
+    """Take the accesses of repeated loads out of ``accesses``; the rows of these loads."""
     is_load = np.array(tables.is_load, np.int64)[klass]
-    row_bytes = np.array([s.row_bytes for s in trace.storages], np.int64)
-    partitions = np.array([s.partitions for s in trace.storages], np.int64)
+    columns = trace.storage_columns
     window = REPEAT_WINDOW if REMOVE_REPEATED_LOADS in passes else 0
     capacity = core.sbuf.usable_bytes_per_partition if KEEP_LOADS in passes else 0
-    line = trace.instructions["line"]
-    removed, alias = find_repeated_loads(accesses, is_load, row_bytes, partitions, line, window, capacity)
+    removed, alias = find_repeated_loads(
+        accesses, is_load, columns["row_bytes"], columns["partitions"], trace.column("line"), compiled, window, capacity
+    )
     if not len(removed):
-        return accesses, removed
+        return removed
     gone = np.zeros(len(klass), bool)
     gone[removed] = True
-    accesses = accesses.take(np.flatnonzero(~gone[accesses.instruction]))
+    accesses.keep(np.flatnonzero(~gone[accesses.instruction]))
+    alias = alias.astype(np.int32)
     accesses.storage = alias[accesses.storage]
     automatic = accesses.key < len(alias)
     accesses.key = np.where(automatic, alias[np.minimum(accesses.key, len(alias) - 1)], accesses.key)
-    return accesses, removed
+    return removed
 
 
 def _explicit_edges(trace: Trace, keep: NDArray[np.bool_], renumber: Column, rows: Column) -> list[Edges]:
@@ -152,7 +185,7 @@ def _explicit_edges(trace: Trace, keep: NDArray[np.bool_], renumber: Column, row
     if len(pairs):
         consumer, producer = renumber[pairs[:, 0]], renumber[pairs[:, 1]]
         found.append(Edges(producer, consumer, np.full(len(pairs), EXPLICIT, np.int64)))
-    region = trace.instructions["region"][rows]
+    region = trace.column("region")[rows]
     inside = np.flatnonzero(region > 0)
     inside = inside[np.argsort(region[inside], kind="stable")]
     linked = region[inside][1:] == region[inside][:-1]
@@ -164,9 +197,9 @@ def _explicit_edges(trace: Trace, keep: NDArray[np.bool_], renumber: Column, row
 
 def _state_edges(trace: Trace, rows: Column) -> list[Edges]:
     """Instructions that change the same state of an engine (accumulators, random generators) keep their order."""
-    classes = trace.instructions["klass"][rows]
+    classes = trace.column("klass")[rows]
     by_state: dict[str, list[int]] = {}
-    for number in np.unique(classes).tolist():
+    for number in distinct(classes, len(trace.classes))[0].tolist():
         for state in trace.classes[number].state:
             by_state.setdefault(state, []).append(number)
     found = []
@@ -179,69 +212,105 @@ def _state_edges(trace: Trace, rows: Column) -> list[Edges]:
 def _reorder(
     trace: Trace,
     core: Core,
-    accesses: Accesses,
+    touches: tuple[Column, Column],
     variant: Column,
     edges: Edges,
     tables: ClassTables,
     timing: Timing,
+    options: TimingOptions,
     compiled: bool,
 ) -> Column:
     busy, done, transfer = estimates(tables, timing.dma.completion_ps)
-    automatic, memory, sizes = _automatic(trace)
-    wanted = automatic[accesses.storage]
-    pairs = unique_pairs(accesses.instruction[wanted], accesses.storage[wanted], len(sizes))
-    offsets = np.searchsorted(pairs[0], np.arange(len(variant) + 1)).astype(np.int64)
+    columns = trace.storage_columns
     capacity = np.array([core.sbuf.usable_bytes_per_partition, core.psum.bytes_per_partition], np.int64)
+    if options.fresh_tiles:
+        capacity[:] = 1 << 60
+    usual = TENSORIZER_LOOK_AHEAD if options.schedule == "tensorizer" else LOOK_AHEAD
+    look_ahead = options.look_ahead or usual
     return list_schedule(
         variant, edges, tables.column("queue")[variant], busy[variant], done[variant], transfer[variant],
-        (offsets, pairs[1]), sizes, memory, capacity, compiled,
+        touches, columns["row_bytes"], columns["memory"], capacity, compiled, look_ahead,
     )  # fmt: skip
 
 
-def unique_pairs(first: Column, second: Column, size: int) -> tuple[Column, Column]:
-    """Distinct pairs, sorted by ``first``, then ``second``, which is below ``size``."""
-    both = np.unique(first * size + second)
-    return both // size, both % size
+def _touched(trace: Trace, accesses: Accesses, count: int, compiled: bool) -> tuple[Column, Column]:
+    """The storages on chip without an address that each of ``count`` instructions touches: offsets, storages."""
+    columns = trace.storage_columns
+    automatic = ((columns["memory"] != MEMORIES.index("hbm")) & (columns["start"] < 0)).astype(np.int64)
+    offsets, storage = np.zeros(count + 1, np.int64), np.zeros(len(accesses), np.int32)
+    total = run(_touches, compiled, accesses.instruction, accesses.storage, automatic, offsets, storage)
+    return offsets, storage[:total].copy()
 
 
-def _automatic(trace: Trace) -> tuple[NDArray[np.bool_], Column, Column]:
-    """For each storage: is it placed by the compiler, in SBUF (0) or PSUM (1), and its bytes a partition."""
-    infos = trace.storages
-    automatic = np.array([s.memory in MEMORIES and s.address is None for s in infos] or [False])
-    memory = np.array([int(s.memory == "psum") for s in infos] or [0], np.int64)
-    sizes = np.array([s.row_bytes for s in infos] or [0], np.int64)
-    return automatic, memory, sizes
+def _touches(instruction: Any, storage: Any, automatic: Any, offsets: Any, touched: Any) -> int:
+    count = 0
+    first = 0
+    last = -1
+    for a in range(len(instruction)):
+        if instruction[a] != last:
+            first = count
+            for i in range(last + 1, instruction[a] + 1):
+                offsets[i] = count
+            last = instruction[a]
+        s = storage[a]
+        known = automatic[s] == 0
+        for t in range(first, count):
+            if touched[t] == s:
+                known = True
+        if not known:
+            touched[count] = s
+            count += 1
+    for i in range(last + 1, len(offsets)):
+        offsets[i] = count
+    return count
 
 
-def _place(program: CoreProgram, memory: str, core: Core, tables: ClassTables, compiled: bool) -> Uses:
+def _place(
+    program: CoreProgram,
+    memory: str,
+    core: Core,
+    tables: ClassTables,
+    touches: tuple[Column, Column],
+    compiled: bool,
+) -> Uses:
     """Addresses of the automatic storages of ``memory``."""
-    trace, accesses = program.trace, program.accesses
-    automatic, number, sizes = _automatic(trace)
-    wanted = (automatic & (number == MEMORIES.index(memory)))[accesses.storage]
-    position = np.empty(len(program.order), np.int64)
-    position[program.order] = np.arange(len(program.order))
-    pairs = unique_pairs(position[accesses.instruction[wanted]], accesses.storage[wanted], len(sizes))
-    storage, local = np.unique(pairs[1], return_inverse=True)
-    local = local.ravel().astype(np.int64)
-    grouped = np.argsort(local, kind="stable")
-    start = np.searchsorted(local[grouped], np.arange(len(storage) + 1)).astype(np.int64)
-    reserved = [
-        (s.address[1], s.address[1] + s.row_bytes)
-        for s in trace.storages
-        if s.memory == memory and s.address is not None
-    ]
+    trace, columns = program.trace, program.trace.storage_columns
+    number = MEMORIES.index(memory)
+    sequence, used = np.zeros(len(touches[1]), np.int32), np.zeros(len(touches[1]), np.int32)
+    total = run(_uses, compiled, program.order, *touches, columns["memory"], number, sequence, used)
+    position, used = sequence[:total].copy(), used[:total].copy()
+    storage, local = distinct(used, len(trace.storages))
+    grouped, start = bucket(local, len(storage), compiled)
+    by_storage = position[grouped]
+    fixed = np.flatnonzero((columns["memory"] == number) & (columns["start"] >= 0))
+    begin = columns["low"][fixed]
+    reserved = sorted(set(zip(begin.tolist(), (begin + columns["row_bytes"][fixed]).tolist(), strict=True)))
     banks = core.psum.bytes_per_bank if memory == "psum" else 0
-    loaded, load = _loaded(program, tables, position)
-    placement = place(
-        _capacity(core, memory), banks, reserved, sizes[storage], pairs[0][grouped], start, (pairs[0], local),
-        loaded[storage], compiled,
-    )  # fmt: skip
-    rows = np.flatnonzero(wanted)
+    sizes = columns["row_bytes"][storage]
+
+    def placed(loaded: Column) -> Placement:
+        return place(
+            _capacity(core, memory), banks, reserved, sizes, by_storage, start, (position, local), loaded, compiled
+        )
+
+    none: NDArray[np.int64] = np.zeros(0, np.int64)
+    placement = placed(np.full(len(storage), NEVER, np.int64))
+    if not len(placement.spills):
+        never: NDArray[np.int64] = np.full(len(storage), -1, np.int64)
+        empty: NDArray[np.int64] = np.zeros(len(storage) + 1, np.int64)
+        return Uses(memory, storage, sizes, position, local, by_storage, start, placement, never, none, none, empty)
+    # What may be loaded again matters only where tiles outgrow the memory.
+    accesses = program.accesses
+    when = np.empty(len(program.order), np.int64)
+    when[program.order] = np.arange(len(program.order))
+    loaded, load = _loaded(program, tables, when)
+    wanted = (columns["memory"] == number) & (columns["start"] < 0)
+    rows = np.flatnonzero(wanted[accesses.storage])
     rows = rows[np.argsort(accesses.storage[rows], kind="stable")]
-    access_start = np.searchsorted(accesses.storage[rows], np.append(storage, len(sizes))).astype(np.int64)
+    access_start = np.searchsorted(accesses.storage[rows], np.append(storage, len(wanted))).astype(np.int64)
     return Uses(
-        memory, storage, sizes[storage], pairs[0], local, pairs[0][grouped], start, placement, load[storage], rows,
-        position[accesses.instruction[rows]], access_start,
+        memory, storage, sizes, position, local, by_storage, start, placed(loaded[storage]), load[storage], rows,
+        when[accesses.instruction[rows]], access_start,
     )  # fmt: skip
 
 
@@ -257,17 +326,37 @@ def _loaded(program: CoreProgram, tables: ClassTables, position: Column) -> tupl
 
 
 def _defer_loads(
-    trace: Trace, core: Core, accesses: Accesses, klass: Column, order: Column, edges: Edges, tables: ClassTables
+    trace: Trace,
+    core: Core,
+    accesses: Accesses,
+    klass: Column,
+    order: Column,
+    edges: Edges,
+    tables: ClassTables,
+    touches: tuple[Column, Column],
 ) -> Column:
     """Where live tiles outgrow SBUF, loads wait for room."""
-    automatic, memory, sizes = _automatic(trace)
-    wanted = (automatic & (memory == 0))[accesses.storage]
-    pairs = unique_pairs(accesses.instruction[wanted], accesses.storage[wanted], len(sizes))
-    capacity = _capacity(core, "sbuf")
+    columns = trace.storage_columns
+    offsets, storage = touches
+    wanted = np.flatnonzero(columns["memory"][storage] == MEMORIES.index("sbuf"))
+    pairs = (np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[wanted], storage[wanted])
+    sizes, capacity = columns["row_bytes"], _capacity(core, "sbuf")
     if not outgrows(order, pairs, sizes, capacity):
         return order
     load, _ = only_loads(trace, accesses, klass, tables)
     return defer_loads(order, pairs, sizes, load, edges, capacity - capacity // SLACK)
+
+
+def _uses(order: Any, offsets: Any, touched: Any, memory: Any, wanted: int, position: Any, storage: Any) -> int:
+    """Fill ``position`` and ``storage`` with the uses of storages of one memory in scheduled order."""
+    count = 0
+    for p in range(len(order)):
+        for t in range(offsets[order[p]], offsets[order[p] + 1]):
+            if memory[touched[t]] == wanted:
+                position[count] = p
+                storage[count] = touched[t]
+                count += 1
+    return count
 
 
 def _capacity(core: Core, memory: str) -> int:
@@ -275,21 +364,23 @@ def _capacity(core: Core, memory: str) -> int:
 
 
 def _check_sizes(trace: Trace, core: Core) -> None:
-    for info in trace.storages:
-        if info.memory not in MEMORIES:
-            continue
-        limit = _capacity(core, info.memory) if info.address is None else (
-            core.psum.bytes_per_partition if info.memory == "psum" else core.sbuf.bytes_per_partition
-        )  # fmt: skip
-        end = info.row_bytes + (info.address[1] if info.address is not None else 0)
-        if end > limit:
-            raise HardwareError(
-                f"{info.name} needs bytes beyond {info.memory.upper()}",
-                value=end,
-                limit=limit,
-                generation=core.version,
-                location=trace.lines[info.line] if info.line < len(trace.lines) else None,
-            )
+    columns = trace.storage_columns
+    whole = {"psum": core.psum.bytes_per_partition, "sbuf": core.sbuf.bytes_per_partition}
+    limit = np.full(len(trace.storages), np.iinfo(np.int64).max)
+    fixed = columns["start"] >= 0
+    for memory in PLACED:
+        mine = columns["memory"] == MEMORIES.index(memory)
+        limit[mine & fixed], limit[mine & ~fixed] = whole[memory], _capacity(core, memory)
+    end = columns["row_bytes"] + np.where(fixed, columns["low"], 0)
+    for number in np.flatnonzero(end > limit)[:1].tolist():
+        info = trace.storages[number]
+        raise HardwareError(
+            f"{info.name} needs bytes beyond {info.memory.upper()}",
+            value=int(end[number]),
+            limit=int(limit[number]),
+            generation=core.version,
+            location=trace.lines[info.line] if info.line < len(trace.lines) else None,
+        )
 
 
 def _over_capacity(program: CoreProgram, uses: Uses, core: Core, options: TimingOptions) -> Finding:
@@ -302,7 +393,7 @@ def _over_capacity(program: CoreProgram, uses: Uses, core: Core, options: Timing
     holders = [(infos[int(uses.storage[i])].name, int(uses.sizes[i])) for i in live.tolist()]
     limit, need = _capacity(core, uses.memory), int(uses.sizes[live].sum())
     row = int(program.rows[program.order[position]])
-    line = int(program.trace.instructions["line"][row])
+    line = int(program.trace.column("line")[row])
     location = program.trace.lines[line] if line < len(program.trace.lines) else None
     names = ", ".join(f"{name} {format_bytes(size)}" for name, size in holders[:5])
     moved = int((uses.placement.spills[:, 2] != RELOADED).sum())

@@ -57,8 +57,8 @@ def _jit(function: Callable[..., int], helpers: tuple[Callable[..., Any], ...]) 
             assert isinstance(helper, types.FunctionType)
             clone = types.FunctionType(helper.__code__, scope, helper.__name__, helper.__defaults__)
             clone.__module__, clone.__qualname__ = helper.__module__, helper.__qualname__
-            scope[helper.__name__] = numba.njit(cache=True)(clone)
+            scope[helper.__name__] = numba.njit(cache=True, nogil=True)(clone)
         clone = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
         clone.__module__, clone.__qualname__ = function.__module__, function.__qualname__
-        found = _compiled[name] = numba.njit(cache=True)(clone)
+        found = _compiled[name] = numba.njit(cache=True, nogil=True)(clone)
     return found

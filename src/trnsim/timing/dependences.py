@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from trnsim.timing.accesses import Accesses
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 RAW, WAR, WAW, ORDER, EXPLICIT, SBUF_SPACE, PSUM_SPACE, SPILL = range(8)
 
@@ -37,9 +37,16 @@ class Edges:
     def __len__(self) -> int:
         return len(self.producer)
 
+    def take(self, rows: Column) -> Edges:
+        """The edges numbered ``rows``."""
+        return Edges(self.producer[rows], self.consumer[rows], self.kind[rows])
+
     @staticmethod
     def join(parts: Sequence[Edges]) -> Edges:
-        """All edges of ``parts``, sorted by consumer."""
+        """All edges of ``parts``, sorted by consumer, then producer and kind."""
+        parts = [p for p in parts if len(p)] or list(parts[:1])
+        if len(parts) == 1:
+            return parts[0]
         producer = np.concatenate([p.producer for p in parts])
         consumer = np.concatenate([p.consumer for p in parts])
         kind = np.concatenate([p.kind for p in parts])
@@ -48,26 +55,27 @@ class Edges:
 
 
 def find_dependences(accesses: Accesses, compiled: bool) -> tuple[Edges, Column]:
-    """Edges between instructions, and which accesses are the first to write their bytes.
+    """Edges between instructions by consumer and producer, and which accesses are the first to write their bytes.
 
     An access is *initial* if it writes bytes that no earlier instruction touched (since they were last overwritten).
     """
     count = len(accesses)
-    initial = np.zeros(count, np.int64)
+    initial = np.zeros(count, np.int8)
     capacity = 3 * count + 64
     while True:
-        producer, consumer, kind = (np.zeros(capacity, np.int64) for _ in range(3))
+        producer, consumer = (np.zeros(capacity, np.int32) for _ in range(2))
+        kind = np.zeros(capacity, np.int8)
         found = run(
             _dependences,
             compiled,
             accesses.instruction, accesses.key, accesses.role, accesses.start, accesses.end, accesses.low,
             accesses.high, accesses.step, accesses.run, accesses.form,
             np.full(accesses.keys, -1, np.int64), np.full(accesses.keys, -1, np.int64),
-            np.full(2 * count, -1, np.int64), initial, producer, consumer, kind,
+            np.full(2 * count, -1, np.int32), initial, producer, consumer, kind,
             helpers=(_meets, _covers),
         )  # fmt: skip
         if found >= 0:
-            return Edges(producer[:found], consumer[:found], kind[:found]), initial
+            return Edges(*(c[:found].copy() for c in (producer, consumer, kind))), initial
         capacity *= 2
 
 
@@ -127,6 +135,8 @@ def _dependences(
         writes = role[i] != 0
         reads = role[i] != 2
         touched = False
+        here_low = low[i]
+        here_high = high[i]
         for side in range(2):
             # side 0: earlier writes; side 1: earlier reads, which matter to writes only.
             if side == 1 and not writes:
@@ -136,7 +146,9 @@ def _dependences(
             while j >= 0:
                 after = following[2 * j + side]
                 other = instruction[j]
-                if other != here and _meets(i, j, start, end, low, high, step, length):
+                # Most accesses of a tile are to other bytes of it: that is seen first.
+                apart = here_low >= high[j] or low[j] >= here_high
+                if not apart and other != here and _meets(i, j, start, end, low, high, step, length):
                     touched = True
                     why = (0 if reads else 2) if side == 0 else 1
                     known = False
@@ -164,6 +176,17 @@ def _dependences(
                         continue
                 previous = j
                 j = after
+        if i + 1 == count or instruction[i + 1] != here:
+            for e in range(first + 1, edges):
+                p = producer[e]
+                w = kind[e]
+                at = e
+                while at > first and producer[at - 1] > p:
+                    producer[at] = producer[at - 1]
+                    kind[at] = kind[at - 1]
+                    at -= 1
+                producer[at] = p
+                kind[at] = w
         if writes:
             following[2 * i] = write_head[k]
             write_head[k] = i

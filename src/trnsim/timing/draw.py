@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trnsim.machine.trace import MEMORIES
 from trnsim.timing import timeline as tl
 from trnsim.timing.dependences import EXPLICIT, PSUM_SPACE, SBUF_SPACE, SPILL
 from trnsim.timing.machine import BANK, LOAD, MEETING, PORT, PREPARE, RING
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from trnsim.timing.machine import Nodes, Run
     from trnsim.timing.tables import ClassTables
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 _RING_NAMES = {2: "dma scalar 0", 3: "dma gpsimd 0", 4: "dma sync 0", STATIC_IN: "dma in 0", STATIC_OUT: "dma out 0"}
 _RESOURCES = {
@@ -86,13 +87,16 @@ def draw_events(linked: Linked, run: Run, tables: ClassTables) -> tuple[list[Tra
         ),
         "bytes": np.concatenate((zero, tables.column("bytes")[nodes.variant[transfers]])),
     }
-    order = np.lexsort((columns["track"], columns["start"]))
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    engine_event, transfer_event = (np.full(len(nodes.queue), -1, np.int64) for _ in range(2))
+    for name in ("track", "opcode", "instruction"):
+        columns[name] = columns[name].astype(np.int32)
+    order = np.lexsort((columns["track"], columns["start"])).astype(np.int32)
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    engine_event, transfer_event = (np.full(len(nodes.queue), -1, np.int32) for _ in range(2))
     engine_event[on_engine] = place[: len(on_engine)]
     transfer_event[transfers] = place[len(on_engine) + len(tables_loaded) :]
-    return tracks, Events(**{k: v[order] for k, v in columns.items()}), opcodes, engine_event, transfer_event
+    # A column at a time: there are many.
+    return tracks, Events(**{k: columns.pop(k)[order] for k in list(columns)}), opcodes, engine_event, transfer_event
 
 
 def _own_time(nodes: Nodes, run: Run) -> tuple[Column, Column]:
@@ -147,10 +151,15 @@ def draw_waits(
     idle = np.array([t.index for t in tracks if t.kind == ENGINE and last[t.index] < run.total], np.int64)
     never = np.full(len(idle), -1, np.int64)
     parts.append((idle, last[idle], np.full(len(idle), run.total), np.full(len(idle), tl.NO_MORE_WORK), never, never))
-    columns = [np.concatenate([p[i] for p in parts]).astype(np.int64) for i in range(6)]
-    chosen = np.flatnonzero(columns[2] > columns[1])
-    chosen = chosen[np.lexsort((columns[0][chosen], columns[1][chosen]))]
-    return Waits(*(c[chosen] for c in columns))
+    # What has no length goes first: most waits are one part of three.
+    kept = [np.flatnonzero(p[2] > p[1]) for p in parts]
+    columns: list[Column] = []
+    for i in range(6):
+        column = np.concatenate([p[i][k] for p, k in zip(parts, kept, strict=True)])
+        columns.append(column if i in (1, 2) else column.astype(np.int32))
+    order = np.lexsort((columns[0], columns[1]))
+    found: list[Column] = [c[order] for c in columns]
+    return Waits(*found)
 
 
 def draw_memory(programs: Sequence[CoreProgram], linked: Linked, run: Run, core: Core) -> list[MemoryUse]:
@@ -166,7 +175,7 @@ def draw_memory(programs: Sequence[CoreProgram], linked: Linked, run: Run, core:
         for memory in ("sbuf", "psum"):
             members, starts, ends = _members(program, memory, begin, finish)
             capacity = core.psum.bytes_per_partition if memory == "psum" else core.sbuf.usable_bytes_per_partition
-            sizes = np.array([infos[m].row_bytes for m in members], np.int64)
+            sizes = program.trace.storage_columns["row_bytes"][members]
             times, live, peak, holders = _live(starts, ends, sizes)
             named = [(infos[members[h]].name, int(sizes[h]), _line(program, infos[members[h]].line)) for h in holders]
             found.append(MemoryUse(program.core, memory, times, live, capacity, peak, named))
@@ -175,19 +184,20 @@ def draw_memory(programs: Sequence[CoreProgram], linked: Linked, run: Run, core:
 
 def _members(program: CoreProgram, memory: str, begin: Column, finish: Column) -> tuple[list[int], Column, Column]:
     """Used storages of a memory, from when to when they live; those of one explicit address and size count as one."""
-    members: list[int] = []
-    shared: dict[tuple[tuple[int, int], int], int] = {}
-    for number, used in enumerate((finish >= 0).tolist()):
-        info = program.trace.storages[number] if used else None
-        if info is None or info.memory != memory:
-            continue
-        if info.address is not None:
-            first = shared.setdefault((info.address, info.row_bytes), number)
+    columns = program.trace.storage_columns
+    used = finish[: len(program.trace.storages)] >= 0
+    mine = np.flatnonzero(used & (columns["memory"] == MEMORIES.index(memory)))
+    alone = np.ones(len(mine), bool)
+    shared: dict[tuple[int, int, int], int] = {}
+    for place in np.flatnonzero(columns["start"][mine] >= 0).tolist():
+        number = int(mine[place])
+        start, low, size = (int(columns[n][number]) for n in ("start", "low", "row_bytes"))
+        first = shared.setdefault((start, low, size), number)
+        if first != number:
             begin[first], finish[first] = min(begin[first], begin[number]), max(finish[first], finish[number])
-            if first != number:
-                continue
-        members.append(number)
-    return members, begin[members].astype(np.int64), finish[members].astype(np.int64)
+            alone[place] = False
+    members = mine[alone]
+    return members.tolist(), begin[members].astype(np.int64), finish[members].astype(np.int64)
 
 
 def _live(starts: Column, ends: Column, sizes: Column) -> tuple[Column, Column, int, list[int]]:

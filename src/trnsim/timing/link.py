@@ -8,11 +8,13 @@ of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trnsim.timing.compiled import run
 from trnsim.timing.dependences import ORDER, PSUM_SPACE, RAW, SBUF_SPACE, SPILL, Edges
+from trnsim.timing.grouping import bucket
 from trnsim.timing.machine import BANKS, Nodes
 from trnsim.timing.placement import RELOADED, SPILLED
 from trnsim.timing.space import first_writers, space_edges
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from trnsim.machine.trace import StorageInfo
     from trnsim.timing.compile import CoreProgram, Uses
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 
 @dataclass
@@ -87,12 +89,12 @@ def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timin
     base = 0
     for program, item in zip(programs, items, strict=True):
         variants, owner, first, last = _expand(item, chain_of)
-        rows: NDArray[np.int64] = np.full(item.count, -1, np.int64)
+        rows = np.full(item.count, -1, np.int32)
         rows[: len(program.rows)] = program.rows
         node_variant.append(variants)
-        node_core.append(np.full(len(variants), program.core, np.int64))
+        node_core.append(np.full(len(variants), program.core, np.int32))
         node_row.append(rows[owner])
-        chunk: NDArray[np.int64] = np.arange(base, base + len(variants), dtype=np.int64)
+        chunk: NDArray[np.int32] = np.arange(base, base + len(variants), dtype=np.int32)
         orders.append(chunk)
         firsts.append(first + base)
         lasts.append(last + base)
@@ -102,28 +104,27 @@ def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timin
         chained = np.flatnonzero(chain_of[variants] >= 0)
         producers.append(chained + base)
         consumers.append(chained + 1 + base)
-        kinds.append(np.full(len(chained), RAW, np.int64))
+        kinds.append(np.full(len(chained), RAW, np.int8))
         base += len(variants)
-    variant: NDArray[np.int64] = np.concatenate(node_variant)
-    cores: NDArray[np.int64] = np.concatenate(node_core)
+    variant = np.concatenate(node_variant).astype(np.int32)
+    cores = np.concatenate(node_core)
     rows = np.concatenate(node_row)
-    queue = cores * QUEUE_COUNT + queue_of[variant]
+    queue = (cores * QUEUE_COUNT + queue_of[variant]).astype(np.int32)
     edges = Edges(np.concatenate(producers), np.concatenate(consumers), np.concatenate(kinds))
-    edges = _needed(edges, queue, dge_of[variant])
-    latency = _latencies(edges, queue, dge_of[variant], timing)
+    edges, latency = _semaphores(edges, queue, dge_of[variant], timing, compiled)
     group, group_size = _groups(programs, firsts, base)
     total_queues = len(programs) * QUEUE_COUNT
-    by_queue = np.argsort(queue, kind="stable")
-    by_producer = np.argsort(edges.producer, kind="stable")
+    by_queue, queue_first = bucket(queue, total_queues, compiled)
+    by_producer, successor_first = bucket(edges.producer, base, compiled)
     nodes = Nodes(
         queue=queue,
         variant=variant,
         group=group,
         banks=_banks(programs, firsts, base, core),
-        queue_first=np.searchsorted(queue[by_queue], np.arange(total_queues + 1)).astype(np.int64),
-        queue_nodes=by_queue.astype(np.int64),
-        pending=np.bincount(edges.consumer, minlength=base).astype(np.int64),
-        successor_first=np.searchsorted(edges.producer[by_producer], np.arange(base + 1)).astype(np.int64),
+        queue_first=queue_first,
+        queue_nodes=by_queue,
+        pending=np.bincount(edges.consumer, minlength=base).astype(np.int32),
+        successor_first=successor_first,
         successor=edges.consumer[by_producer],
         successor_latency=latency[by_producer],
         successor_kind=edges.kind[by_producer],
@@ -138,7 +139,7 @@ def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timin
 def _expand(item: _Items, chain: Column) -> tuple[Column, Column, Column, Column]:
     """Nodes of the instructions in order: their variants and owners; first and last node of each owner."""
     variants = item.variant[item.order]
-    first, last = np.zeros(item.count, np.int64), np.zeros(item.count, np.int64)
+    first, last = np.zeros(item.count, np.int32), np.zeros(item.count, np.int32)
     if not (chain[variants] >= 0).any():
         first[item.order] = np.arange(len(item.order))
         return variants, item.order, first, first.copy()
@@ -163,7 +164,7 @@ def _items(program: CoreProgram, tables: ClassTables, timing: Timing, compiled: 
     for uses in program.uses:
         parts.append(space_edges(program, uses, tables, compiled))
         if len(uses.placement.spills):
-            added, found, size = _spill_edges(program, uses, tables, timing, len(program.rows) + len(extra))
+            added, found, size = _spill_edges(program, uses, tables, timing, len(program.rows) + len(extra), compiled)
             extra.extend(added)
             parts.append(found)
             moved += size
@@ -185,7 +186,7 @@ def _items(program: CoreProgram, tables: ClassTables, timing: Timing, compiled: 
 
 
 def _spill_edges(
-    program: CoreProgram, uses: Uses, tables: ClassTables, timing: Timing, number: int
+    program: CoreProgram, uses: Uses, tables: ClassTables, timing: Timing, number: int, compiled: bool
 ) -> tuple[list[tuple[int, int]], Edges, int]:
     """Transfers for the spills of one memory, numbered from ``number``, and all space edges that touch spilled
     tiles.
@@ -232,7 +233,7 @@ def _spill_edges(
             added.append((3 * position + int(what == RELOADED), int(variant)))
             moved += tables.variants[int(variant)].bytes
     kind = SBUF_SPACE if uses.memory == "sbuf" else PSUM_SPACE
-    writers, writer_start = first_writers(program, uses)
+    writers, writer_start = first_writers(program, uses, compiled)
     writers = program.accesses.instruction[writers]
     for storage, holder, position in uses.placement.taken_over.tolist():
         if storage not in by_storage and holder not in by_storage:
@@ -293,32 +294,53 @@ def _spill_variant(tables: ClassTables, timing: Timing, info: StorageInfo, *, re
     return len(tables.variants) - 1
 
 
-def _needed(edges: Edges, queue: Column, dge: Column) -> Edges:
-    """Edges that need a semaphore. One in-order engine needs none to keep order, and TensorE none to accumulate in
-    PSUM.
+def _semaphores(edges: Edges, queue: Column, dge: Column, timing: Timing, compiled: bool) -> tuple[Edges, Column]:
+    """Edges that need a semaphore, and how long it takes from the producer being done to the consumer seeing it.
+
+    One in-order engine needs none to keep order, and TensorE none to accumulate in PSUM.
     """
-    engine_only = (dge[edges.producer] == NO_DMA) & (dge[edges.consumer] == NO_DMA)
-    same = (queue[edges.producer] == queue[edges.consumer]) & engine_only
-    tensor = queue[edges.producer] % QUEUE_COUNT == TENSOR
-    wanted = (edges.kind != ORDER) & ~(same & ((edges.kind != RAW) | tensor)) & (edges.producer != edges.consumer)
-    return Edges(edges.producer[wanted], edges.consumer[wanted], edges.kind[wanted])
-
-
-def _latencies(edges: Edges, queue: Column, dge: Column, timing: Timing) -> Column:
-    """From the producer being done to the semaphore being seen by the consumer."""
     into = np.zeros(QUEUE_COUNT, np.int64)
     for number, name in enumerate(ENGINES):
         into[number] = timing.engine(name).semaphore_ps
-    arrival = into[queue[edges.consumer] % QUEUE_COUNT]
-    return np.where(dge[edges.producer] == NO_DMA, arrival, timing.dma.completion_ps).astype(np.int64)
+    size = len(edges)
+    found = Edges(np.zeros(size, np.int32), np.zeros(size, np.int32), np.zeros(size, np.int8))
+    latency = np.zeros(len(edges), np.int32)
+    count = run(
+        _needed,
+        compiled,
+        edges.producer, edges.consumer, edges.kind, queue, dge, into, timing.dma.completion_ps,
+        found.producer, found.consumer, found.kind, latency,
+    )  # fmt: skip
+    return Edges(found.producer[:count], found.consumer[:count], found.kind[:count]), latency[:count]
+
+
+def _needed(
+    producer: Any, consumer: Any, kind: Any, queue: Any, dge: Any, into: Any, completion: int,
+    out_producer: Any, out_consumer: Any, out_kind: Any, latency: Any,
+) -> int:  # fmt: skip
+    count = 0
+    for e in range(len(producer)):
+        p = producer[e]
+        c = consumer[e]
+        if kind[e] == ORDER or p == c:
+            continue
+        in_order = dge[p] == NO_DMA and dge[c] == NO_DMA and queue[p] == queue[c]
+        if in_order and (kind[e] != RAW or queue[p] % QUEUE_COUNT == TENSOR):
+            continue
+        out_producer[count] = p
+        out_consumer[count] = c
+        out_kind[count] = kind[e]
+        latency[count] = into[queue[c] % QUEUE_COUNT] if dge[p] == NO_DMA else completion
+        count += 1
+    return count
 
 
 def _groups(programs: Sequence[CoreProgram], firsts: list[Column], count: int) -> tuple[Column, Column]:
     """Rendezvous: nodes of several cores that start together. A key that only one core has needs no partner."""
-    group = np.full(count, -1, np.int64)
+    group = np.full(count, -1, np.int32)
     members: dict[tuple[object, ...], list[int]] = {}
     for program, first in zip(programs, firsts, strict=True):
-        meeting = program.trace.instructions["rendezvous"][program.rows]
+        meeting = program.trace.column("rendezvous")[program.rows]
         for instruction in np.flatnonzero(meeting >= 0).tolist():
             key = program.trace.rendezvous[int(meeting[instruction])]
             members.setdefault(tuple(key), []).append(int(first[instruction]))
@@ -332,7 +354,7 @@ def _groups(programs: Sequence[CoreProgram], firsts: list[Column], count: int) -
 
 def _banks(programs: Sequence[CoreProgram], firsts: list[Column], count: int, core: Core) -> Column:
     """PSUM banks that each node touches, a bit a bank."""
-    banks = np.zeros(count, np.int64)
+    banks = np.zeros(count, np.int32)
     size = core.psum.bytes_per_bank
     for program, first in zip(programs, firsts, strict=True):
         accesses = program.accesses
@@ -347,6 +369,6 @@ def _banks(programs: Sequence[CoreProgram], firsts: list[Column], count: int, co
         at = base[accesses.storage][placed]
         low = np.minimum((at + accesses.low[placed]) // size, BANKS - 1)
         high = np.minimum((at + accesses.high[placed] - 1) // size, BANKS - 1)
-        mask = (np.int64(2) << high) - (np.int64(1) << low)
+        mask = ((np.int64(2) << high) - (np.int64(1) << low)).astype(np.int32)
         np.bitwise_or.at(banks, first[accesses.instruction[placed]], mask)
     return banks

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trnsim.hardware.timing_constants import Timing
     from trnsim.timing.tables import ClassTables
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 BANKS = 16
 NEVER = 1 << 62
@@ -74,6 +74,10 @@ class Run:
     by: Column
     table_start: Column
     transfer_start: Column
+    arrival: Column
+    """When the DMA engines had the descriptors of a transfer."""
+    lane_by: Column
+    """The transfer that kept the last of its DMA engines busy until then; -1: none did."""
     total: int
 
 
@@ -99,8 +103,9 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
     )  # fmt: skip
     lanes = [np.rint(tables.column(name) * hbm_stretch).astype(np.int64) for name in ("lane_low", "lane_high")]
     start, end, done, idle, ready = (np.zeros(count, np.int64) for _ in range(5))
-    cause, kind, by, table_start, transfer = (np.full(count, -1, np.int64) for _ in range(5))
-    reason = np.zeros(count, np.int64)
+    table_start, transfer, arrival = (np.full(count, -1, np.int64) for _ in range(3))
+    cause, by, lane_by, ring_next = (np.full(count, -1, np.int32) for _ in range(4))
+    kind, reason = np.full(count, -1, np.int8), np.zeros(count, np.int8)
     throttle = np.tile(np.array([phase, 0, 0, tensor.throttle_burst_ps, 0], np.int64), nodes.cores)
     queues = nodes.cores * QUEUE_COUNT
     core_state = np.tile(np.array([0, 0, -NEVER // 2, -NEVER // 2], np.int64), nodes.cores)
@@ -116,17 +121,18 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
         tables.column("first"), tables.column("lead"), tables.column("ports"), constants, throttle,
         nodes.queue_first[:-1].copy(), *(np.zeros(queues, np.int64) for _ in range(3)),
         np.full(queues, NEVER, np.int64), np.zeros(queues, np.int64), np.zeros(queues, np.int64), np.full(queues, -1,
-        np.int64), np.full(queues, -1, np.int64), np.zeros(queues, np.int64), np.full(count, -1, np.int64),
-        np.full(queues, -1, np.int64), np.zeros(nodes.cores * dma.engines, np.int64), core_state,
+        np.int64), np.full(queues, -1, np.int64), np.zeros(queues, np.int64), ring_next,
+        np.full(queues, -1, np.int64), np.zeros(nodes.cores * dma.engines, np.int64),
+        np.full(nodes.cores * dma.engines, -1, np.int64), core_state,
         np.zeros(nodes.cores * 4, np.int64), np.zeros(nodes.cores * 2, np.int64),
         np.full(nodes.cores * 2, -1, np.int64), np.zeros(nodes.cores * BANKS, np.int64),
         np.full(nodes.cores * BANKS, -1, np.int64), start, end, done, idle, ready, cause, kind, reason, by,
-        table_start, transfer, helpers=(_stretch, _candidate, _opens),
+        table_start, transfer, arrival, lane_by, helpers=(_stretch, _candidate, _opens),
     )  # fmt: skip
     if finished < count:
         raise DeadlockError(f"{count - finished} of {count} instructions wait for each other for ever")
     total = int(max(np.max(done), np.max(end))) if count else 0
-    return Run(start, end, done, idle, ready, cause, kind, reason, by, table_start, transfer, total)
+    return Run(start, end, done, idle, ready, cause, kind, reason, by, table_start, transfer, arrival, lane_by, total)
 
 
 def _stretch(at: int, start: int, work: int, throttle: Any, constants: Any) -> int:
@@ -231,10 +237,10 @@ def _execute(
     head: Any, free: Any, opens: Any, dispatched: Any, candidate: Any, previous_start: Any, visible: Any,
     ring_oldest: Any, ring_newest: Any,
     ring_used: Any, ring_next: Any, registered: Any,
-    lane_free: Any, core_state: Any, software_done: Any, port_free: Any, port_owner: Any, bank_free: Any,
-    bank_owner: Any,
+    lane_free: Any, lane_owner: Any, core_state: Any, software_done: Any, port_free: Any, port_owner: Any,
+    bank_free: Any, bank_owner: Any,
     start: Any, end: Any, done: Any, idle_from: Any, ready: Any, cause: Any, cause_kind: Any, reason: Any, by: Any,
-    table_start: Any, transfer_start: Any,
+    table_start: Any, transfer_start: Any, arrived_at: Any, lane_by: Any,
 ) -> int:  # fmt: skip
     """Fill the times; how many nodes ran. ``core_state`` is (function table, lane cursor, last software trigger, its
     descriptors) a core, ``software_done`` when its last four software DMAs are done.
@@ -296,8 +302,13 @@ def _execute(
                         why = 2
                         who = owner
         if constants[12] == 1 and banks[i] > 0 and dge[v] == 0:
-            for b in range(16):
-                if (banks[i] >> b) & 1 == 1 and bank_owner[16 * core + b] >= 0:
+            left = banks[i]
+            b = -1
+            while left > 0:
+                b += 1
+                touched = left & 1
+                left >>= 1
+                if touched == 1 and bank_owner[16 * core + b] >= 0:
                     owner = bank_owner[16 * core + b]
                     if queue[owner] != q and bank_free[16 * core + b] > time:
                         time = bank_free[16 * core + b]
@@ -371,6 +382,7 @@ def _execute(
                 # Software writes the descriptors engine by engine, behind those of the transfer before.
                 backlog = max(0, core_state[4 * core + 3] + constants[2] - arrival)
                 core_state[4 * core + 3] = arrival + backlog
+            arrived_at[i] = arrival
             first = 1 << 62
             last = arrival
             cursor = core_state[4 * core + 1]
@@ -381,8 +393,12 @@ def _execute(
                     # The first packet stands from the arrival of its descriptor to that of its data.
                     written = arrival + backlog * (lane + 1) // constants[14]
                     first = min(first, max(lane_free[at], written))
+                    held = lane_free[at] > written + lead[v]
                     lane_free[at] = max(lane_free[at], written + lead[v]) + share
-                    last = max(last, lane_free[at])
+                    if lane_free[at] > last:
+                        last = lane_free[at]
+                        lane_by[i] = lane_owner[at] if held else -1
+                    lane_owner[at] = i
             core_state[4 * core + 1] = (cursor + lanes_high[v]) % constants[14]
             transfer_start[i] = min(first, last)
             done[i] = last
@@ -403,8 +419,13 @@ def _execute(
                 if (ports[v] >> p) & 1 == 1:
                     port_free[2 * core + p] = end[i]
                     port_owner[2 * core + p] = i
-            for b in range(16):
-                if (banks[i] >> b) & 1 == 1:
+            left = banks[i]
+            b = -1
+            while left > 0:
+                b += 1
+                touched = left & 1
+                left >>= 1
+                if touched == 1:
                     bank_free[16 * core + b] = end[i]
                     bank_owner[16 * core + b] = i
         free[q] = max(free[q], end[i])

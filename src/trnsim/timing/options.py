@@ -23,10 +23,16 @@ _NKI = (REMOVE_REPEATED_LOADS, BALANCE_ENGINES, REORDER)
 _TENSORIZER = (
     KEEP_LOADS, MERGE_ITERATIONS, PROPAGATE_COPIES, MERGE_COPIES, COALESCE_DMA, CHOOSE_DESCRIPTORS, PRELOAD_TABLE,
 )  # fmt: skip
+_REWRITING = (MERGE_ITERATIONS, PROPAGATE_COPIES, MERGE_COPIES, COALESCE_DMA, CHOOSE_DESCRIPTORS, PRELOAD_TABLE)
 PASSES = (*_NKI, *_TENSORIZER)
 """The freedoms that the compiler stage takes, each one a pass that can be left out."""
 
 _OF_SCHEDULE = {"program": frozenset[str](), "nki": frozenset(_NKI), "tensorizer": frozenset(PASSES)}
+
+
+def kept_passes(schedule: str) -> frozenset[str]:
+    """The passes of ``schedule`` that may run again on traces whose instructions it has changed already."""
+    return _OF_SCHEDULE[schedule] - set(_REWRITING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +45,9 @@ class TimingOptions:
     counts from the first instruction to the last DMA; ``span`` adds the fixed parts of a profiler's total time.
     ``strict_capacity`` makes live bytes over capacity an error instead of a spill. ``throttle_phases`` is over how
     many phases of TensorE's throttle the time is averaged. ``hbm_sharers`` is how many cores of the chip share HBM's
-    bandwidth, those that are traced included (None: only those).
+    bandwidth, those that are traced included (None: only those). ``fresh_tiles`` asks what if every write went to bytes
+    of its own: nothing waits until what it overwrites has been used, and no memory is full. ``look_ahead`` is how many
+    instructions ahead the list scheduler looks (None: as far as the compiler is known to).
     """
 
     schedule: str = "nki"
@@ -48,6 +56,8 @@ class TimingOptions:
     strict_capacity: bool = False
     throttle_phases: int = 4
     hbm_sharers: int | None = None
+    fresh_tiles: bool = False
+    look_ahead: int | None = None
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -57,6 +67,8 @@ class TimingOptions:
         unknown = (self.passes or frozenset()) - set(PASSES)
         if unknown:
             raise InputError(f"unknown passes {', '.join(sorted(unknown))}: known are {', '.join(PASSES)}")
+        if self.look_ahead is not None and self.look_ahead < 1:
+            raise InputError("look_ahead must be at least 1", value=self.look_ahead)
         if self.throttle_phases < 1:
             raise InputError("throttle_phases must be at least 1", value=self.throttle_phases)
 

@@ -24,7 +24,7 @@ from trnsim.timing.compiled import run
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 
 SPILLED, RELOADED, DROPPED = range(3)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +32,67 @@ if TYPE_CHECKING:
     from trnsim.timing.machine import Run
 
 
+# Nodes from which the phases of the throttle are worth a thread each.
+THREADS_FROM = 20_000
+# Nodes from which only the typical run is kept: a run has 80 bytes a node.
+KEEP_RUNS = 3_000_000
+
+
+@dataclass
+class Stages:
+    """What both stages made of the traces: programs, what the machine ran, and a run for each phase of the throttle."""
+
+    traces: Sequence[Trace]
+    """What was timed: the recorded traces, or what the compiler stage made of them."""
+    programs: list[CoreProgram]
+    tables: ClassTables
+    linked: Linked
+    totals: list[int]
+    """The time of the run of each phase."""
+    typical: Run
+    """The run whose time is nearest to the mean."""
+    timing: Timing
+    stretch: float
+    """How much longer DMA packets take than their cost says."""
+
+    @property
+    def mean_ps(self) -> int:
+        """The predicted time: the mean over the phases."""
+        return _mean(self.totals)
+
+
+def _mean(totals: Sequence[int]) -> int:
+    return round(sum(totals) / len(totals))
+
+
+def run_stages(
+    traces: Sequence[Trace],
+    chip: Chip,
+    options: TimingOptions | None = None,
+    *,
+    compiled: bool | None = None,
+) -> Stages:
+    """Both stages, without drawing a timeline. Raises as ``simulate``."""
+    options = options or TimingOptions()
+    if not traces:
+        raise InputError("no trace to time")
+    timing = load_timing(chip)
+    core = chip.core
+    assert core is not None
+    if compiled is None:
+        compiled = use_compiled(sum(len(t) for t in traces))
+    if options.schedule == "tensorizer":
+        traces = [tensorize(t, core, timing, options.active_passes) for t in traces]
+    tables = ClassTables()
+    programs = [compile_core(t, n, core, tables, timing, options, compiled) for n, t in enumerate(traces)]
+    linked = link(programs, tables, core, timing, compiled)
+    for program in programs:
+        program.forget()
+    stretch = _hbm_stretch(chip, timing, len(traces), options)
+    totals, typical = _runs(linked, tables, timing, stretch, options, compiled)
+    return Stages(traces, programs, tables, linked, totals, typical, timing, stretch)
+
+
 def simulate(
     traces: Sequence[Trace], chip: Chip, options: TimingOptions | None = None, *, compiled: bool | None = None
 ) -> Timeline:
@@ -44,22 +108,11 @@ def simulate(
         DeadlockError: the cores wait for each other.
     """
     options = options or TimingOptions()
-    if not traces:
-        raise InputError("no trace to time")
-    timing = load_timing(chip)
+    stages = run_stages(traces, chip, options, compiled=compiled)
+    programs, tables, linked, timing = stages.programs, stages.tables, stages.linked, stages.timing
     core = chip.core
     assert core is not None
-    if compiled is None:
-        compiled = use_compiled(sum(len(t) for t in traces))
-    if options.schedule == "tensorizer":
-        traces = [tensorize(t, core, timing, options.active_passes) for t in traces]
-    tables = ClassTables()
-    programs = [compile_core(t, n, core, tables, timing, options, compiled) for n, t in enumerate(traces)]
-    linked = link(programs, tables, core, timing, compiled)
-    runs = _runs(linked, tables, timing, _hbm_stretch(chip, timing, len(traces), options), options, compiled)
-    totals = [r.total for r in runs]
-    mean = round(sum(totals) / len(totals))
-    run = min(runs, key=lambda r: (abs(r.total - mean), r.total))
+    totals, mean, run = stages.totals, stages.mean_ps, stages.typical
     tracks, events, opcodes, engine_event, transfer_event = draw_events(linked, run, tables)
     waits = draw_waits(linked, run, tables, tracks, engine_event, transfer_event)
     findings = [f for p in programs for f in p.findings]
@@ -82,21 +135,43 @@ def simulate(
         support=support,
         support_reason=reason,
         peak_flops=(core.tensor.flops("bfloat16") or 0.0) * len(traces),
-        lines=[t.lines for t in traces],
-        line_of=[t.instructions["line"] for t in traces],
-        traces=traces,
+        lines=[t.lines for t in stages.traces],
+        line_of=[t.column("line") for t in stages.traces],
+        traces=stages.traces,
     )
 
 
 def _runs(
     linked: Linked, tables: ClassTables, timing: Timing, stretch: float, options: TimingOptions, compiled: bool
-) -> list[Run]:
-    """One run for each phase of the throttle; one in all where TensorE is not throttled or not used."""
+) -> tuple[list[int], Run]:
+    """The times of a run for each phase of the throttle (one if TensorE is not throttled or used), and the typical run.
+
+    Large runs are not kept: the typical one is run again.
+    """
     window = timing.tensor.throttle_window_ps
     throttled = timing.tensor.throttled and (linked.nodes.queue % QUEUE_COUNT == TENSOR).any()
     count = options.throttle_phases if throttled else 1
     phases = [(2 * i + 1) * window // (2 * count) for i in range(count)]
-    return [execute(linked.nodes, tables, timing, stretch, phase, compiled) for phase in phases]
+
+    def run(phase: int) -> Run:
+        return execute(linked.nodes, tables, timing, stretch, phase, compiled)
+
+    size = len(linked.nodes.queue)
+    if count == 1 or size > KEEP_RUNS:
+        with ThreadPoolExecutor(2 if compiled else 1) as pool:  # two at a time are in memory
+            totals = list(pool.map(lambda phase: run(phase).total, phases)) if count > 1 else [0]
+        mean = _mean(totals)
+        typical = run(min(zip(totals, phases, strict=True), key=lambda t: (abs(t[0] - mean), t[0]))[1])
+        return totals if count > 1 else [typical.total], typical
+    if not compiled or size < THREADS_FROM:
+        runs = [run(phase) for phase in phases]
+    else:
+        first = run(phases[0])  # loads the compiled loop
+        with ThreadPoolExecutor(min(count - 1, os.cpu_count() or 1)) as pool:
+            runs = [first, *pool.map(run, phases[1:])]
+    totals = [r.total for r in runs]
+    mean = _mean(totals)
+    return totals, min(runs, key=lambda r: (abs(r.total - mean), r.total))
 
 
 def _hbm_stretch(chip: Chip, timing: Timing, cores: int, options: TimingOptions) -> float:

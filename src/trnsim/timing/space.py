@@ -11,6 +11,7 @@ import numpy as np
 
 from trnsim.timing.compiled import run
 from trnsim.timing.dependences import PSUM_SPACE, SBUF_SPACE, Edges
+from trnsim.timing.grouping import bucket
 from trnsim.timing.tables import QUEUE_COUNT
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from trnsim.timing.compile import CoreProgram, Uses
     from trnsim.timing.tables import ClassTables
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 
 def space_edges(program: CoreProgram, uses: Uses, tables: ClassTables, compiled: bool) -> Edges:
@@ -36,9 +37,9 @@ def space_edges(program: CoreProgram, uses: Uses, tables: ClassTables, compiled:
     position[program.order] = np.arange(len(program.order))
     local = _local(program, uses)[accesses.storage]
     rows = np.flatnonzero(local >= 0)
-    rows = rows[np.argsort(local[rows], kind="stable")]
-    row_start = np.searchsorted(local[rows], np.arange(len(uses.storage) + 1)).astype(np.int64)
-    writers, writer_start = first_writers(program, uses)
+    grouped, row_start = bucket(local[rows], len(uses.storage), compiled)
+    rows = rows[grouped]
+    writers, writer_start = first_writers(program, uses, compiled)
     room = int((writer_start[taken[:, 0] + 1] - writer_start[taken[:, 0]]).sum()) * QUEUE_COUNT
     producer, consumer = np.zeros(room, np.int64), np.zeros(room, np.int64)
     found = run(
@@ -52,19 +53,21 @@ def space_edges(program: CoreProgram, uses: Uses, tables: ClassTables, compiled:
     return Edges(producer[:found], consumer[:found], np.full(found, kind, np.int64))
 
 
-def first_writers(program: CoreProgram, uses: Uses) -> tuple[Column, Column]:
+def first_writers(program: CoreProgram, uses: Uses, compiled: bool) -> tuple[Column, Column]:
     """Accesses that write a storage of ``uses`` before anything else touched the same bytes, by local storage."""
     accesses = program.accesses
     local = _local(program, uses)[accesses.storage]
-    chosen = np.flatnonzero((program.initial == 1) & (local >= 0))
+    mine = np.flatnonzero(local >= 0)
     # A tile that is read before it is written: its first user stands in.
-    lonely = np.setdiff1d(np.arange(len(uses.storage)), local[chosen])
-    if len(lonely):
-        rows = np.flatnonzero(np.isin(local, lonely))
-        _, first = np.unique(local[rows], return_index=True)
-        chosen = np.concatenate((chosen, rows[first]))
-    chosen = chosen[np.argsort(local[chosen], kind="stable")]
-    return chosen, np.searchsorted(local[chosen], np.arange(len(uses.storage) + 1)).astype(np.int64)
+    first = np.full(len(uses.storage), len(local), np.int64)
+    first[local[mine[::-1]]] = mine[::-1]
+    chosen = (program.initial == 1) & (local >= 0)
+    written = np.zeros(len(uses.storage), bool)
+    written[local[chosen]] = True
+    chosen[first[~written]] = True
+    rows = np.flatnonzero(chosen)
+    grouped, start = bucket(local[rows], len(uses.storage), compiled)
+    return rows[grouped], start
 
 
 def _local(program: CoreProgram, uses: Uses) -> Column:
@@ -103,11 +106,13 @@ def _space(
         shift = address[s] - address[h]
         for n in range(writer_start[s], writer_start[s + 1]):
             w = writers[n]
+            low_here = low[w] + shift
+            high_here = high[w] + shift
             for q in range(len(last)):
                 last[q] = -1
             for r in range(row_start[h], row_start[h + 1]):
                 a = rows[r]
-                if known and (low[w] + shift >= high[a] or low[a] >= high[w] + shift):
+                if known and (low_here >= high[a] or low[a] >= high_here):
                     continue
                 if start[w] >= end[a] or start[a] >= end[w]:
                     continue

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trnsim.errors import Finding, Location
     from trnsim.machine.trace import Trace
 
-    Column = NDArray[np.int64]
+    Column = NDArray[np.signedinteger[Any]]
 
 ENGINE, DMA = "engine", "dma"
 

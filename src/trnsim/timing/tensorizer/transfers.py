@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 COPY, TRANSPOSE = "nki.isa.dma_copy", "nki.isa.nc_transpose"
 LARGEST_TRANSFER = 512 * 1024
+# What of that is in one partition, where all are used.
+LARGEST_ROW = LARGEST_TRANSFER // 128
 
 
 def choose_descriptors(rows: Rows) -> None:
@@ -41,7 +43,7 @@ def load_identities(rows: Rows) -> None:
     made: dict[DType, int] = {}
     loads = []
     for row in rows.rows:
-        if row.name != TRANSPOSE or "tensor" not in row.klass.engines:
+        if row.name != TRANSPOSE or "tensor" not in row.klass.engines or row.klass.has("identity"):
             continue
         data = row.operand("data")
         if data.form.dtype not in made:
@@ -138,7 +140,12 @@ def _follows(rows: Rows, users: dict[int, list[tuple[int, int]]], run: list[int]
     step = place.offset - place_before.offset
     if len(run) > 1 and step != place_before.offset - _sides(rows.rows[run[-2]])[1].offset:
         return False
-    if step <= 0 or (len(run) + 1) * tile.form.bytes > LARGEST_TRANSFER:
+    many = len(run) + 1
+    if (
+        step <= 0
+        or many * tile.form.bytes > LARGEST_TRANSFER
+        or many * tile.form.span > max(LARGEST_ROW, tile.form.span)
+    ):
         return False
     # Loads move to the first, stores to the last: nothing between may touch what they then pass.
     for other, position in users[place.storage]:
