@@ -1,0 +1,240 @@
+"""Layer normalisation of rows, forward and backward.
+
+Moments come from two engines at once: VectorE's statistics of the first columns, and sums by ScalarE of what the others
+deviate from their mean, and of the squares of that. Nothing cancels, however far the mean is from zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trnsim import nki
+from trnsim.kernels.tiles import (
+    add_columns,
+    check_format,
+    check_rows,
+    check_width,
+    column_totals,
+    filled,
+    load_group,
+    load_to_all,
+    pieces,
+    row_groups,
+    share,
+    store_columns,
+    store_group,
+)
+from trnsim.nki import isa as nisa
+from trnsim.nki import language as nl
+
+STATISTICS = 512
+"""Elements that VectorE describes at once."""
+
+
+def _check(x: Any, weight: Any) -> None:
+    assert len(x.shape) == 2, f"x is {tuple(x.shape)}: it must be [rows, width]"
+    check_format("x", x.dtype)
+    check_rows("weight", weight, (x.shape[1],), x.dtype)
+    check_width(x.shape[1], x.dtype)
+
+
+def _column(lanes: int, count: int) -> Any:
+    return nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
+
+
+def _moments(data: Any, scratch: Any, epsilon: Any, head: int) -> tuple[Any, Any]:
+    """Mean and 1 / sqrt(variance + epsilon) of each row of a group, the first ``head`` columns by VectorE."""
+    lanes, count, width = data.shape
+    parts = pieces(0, head, STATISTICS)
+    moments = nl.ndarray((lanes, count, 2), dtype=nl.float32, buffer=nl.sbuf)
+    for row in range(count):
+        statistics = nl.ndarray((lanes, len(parts), 6), dtype=nl.float32, buffer=nl.sbuf)
+        for part, (at, size) in enumerate(parts):
+            nisa.bn_stats(dst=statistics[:, part, :], data=data[:, row, at : at + size])
+        nisa.bn_aggr(dst=moments[:, row, :], data=statistics)
+    mean, variance = moments[:, :, 0], moments[:, :, 1]
+    if head < width:
+        opposite, first, second = _column(lanes, count), _column(lanes, count), _column(lanes, count)
+        nisa.tensor_scalar(dst=opposite, data=mean, op0=nl.multiply, operand0=-1.0)
+        for row in range(count):
+            for op, sums in ((nl.copy, first), (nl.square, second)):
+                nisa.activation_reduce(
+                    dst=scratch[:, row, head:width],
+                    op=op,
+                    data=data[:, row, head:width],
+                    bias=opposite[:, row : row + 1],
+                    reduce_op=nl.add,
+                    reduce_res=sums[:, row : row + 1],
+                )
+        # Deviations from the head's mean: their mean is first / width, the mean of their squares the rest.
+        shift, squares, spread = _column(lanes, count), _column(lanes, count), _column(lanes, count)
+        nisa.tensor_scalar(dst=shift, data=first, op0=nl.multiply, operand0=1.0 / width)
+        whole_mean = _column(lanes, count)
+        nisa.tensor_tensor(dst=whole_mean, data1=mean, data2=shift, op=nl.add)
+        nisa.scalar_tensor_tensor(
+            dst=squares, data=variance, op0=nl.multiply, operand0=float(head), op1=nl.add, operand1=second
+        )
+        nisa.tensor_tensor(dst=shift, data1=shift, data2=shift, op=nl.multiply)
+        nisa.scalar_tensor_tensor(
+            dst=spread, data=squares, op0=nl.multiply, operand0=1.0 / width, op1=nl.subtract, operand1=shift
+        )
+        mean, variance = whole_mean, spread
+    inverse = _column(lanes, count)
+    nisa.activation(dst=inverse, op=nl.rsqrt, data=variance, bias=epsilon[0:lanes, :])
+    return mean, inverse
+
+
+@nki.jit
+def layernorm(x: Any, weight: Any, bias: Any, eps: float = 1e-5) -> Any:
+    """(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias, row by row.
+
+    Args:
+        x: [rows, width] in HBM, float32, bfloat16 or float16. A row has 32 KiB at most.
+        weight, bias: [width] in that format.
+        eps: added to the variance.
+
+    Returns:
+        [rows, width] in that format. Arithmetic is float32; the deviations times the weight are rounded to the format
+        before they are scaled. Two cores share the rows.
+    """
+    _check(x, weight)
+    check_rows("bias", bias, weight.shape, x.dtype)
+    rows, width = x.shape
+    result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+    scale, offset = load_to_all(weight), load_to_all(bias)
+    epsilon = filled((128, 1), eps)
+    # VectorE's share: it also applies what is found, in half a cycle an instruction and element of 16 bits.
+    head = min(width, max(1, width // 4 // STATISTICS) * STATISTICS)
+    first, last = share(rows, 128)
+    for start, lanes, count in row_groups(first, last, width, x.dtype):
+        data = load_group(x, start, lanes, count)
+        out = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
+        mean, inverse = _moments(data, out, epsilon, head)
+        for row in range(count):
+            nisa.scalar_tensor_tensor(
+                dst=out[:, row, :],
+                data=data[:, row, :],
+                op0=nl.subtract,
+                operand0=mean[:, row : row + 1],
+                op1=nl.multiply,
+                operand1=scale[0:lanes, :],
+            )
+            nisa.scalar_tensor_tensor(
+                dst=out[:, row, :],
+                data=out[:, row, :],
+                op0=nl.multiply,
+                operand0=inverse[:, row : row + 1],
+                op1=nl.add,
+                operand1=offset[0:lanes, :],
+            )
+        store_group(result, start, out)
+    return result
+
+
+@nki.jit
+def layernorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-5) -> Any:
+    """Gradients of ``layernorm`` with respect to ``x``, ``weight`` and ``bias``.
+
+    Args:
+        gradient: [rows, width], the gradient of the result, in the format of ``x``.
+        x, weight, eps: what ``layernorm`` was given; the moments are computed again.
+
+    Returns:
+        The gradients of x, [rows, width], of weight and of bias, [width], in the format of ``x``. Products are rounded
+        to it before they are added up, in float32.
+    """
+    _check(x, weight)
+    check_rows("gradient", gradient, x.shape, x.dtype)
+    rows, width = x.shape
+    result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+    of_weight = nl.ndarray((width,), dtype=x.dtype, buffer=nl.shared_hbm)
+    of_bias = nl.ndarray((width,), dtype=x.dtype, buffer=nl.shared_hbm)
+    scale = load_to_all(weight)
+    epsilon = filled((128, 1), eps)
+    ones = filled((128, 1), 1.0, x.dtype)
+    totals, plain = column_totals(width), column_totals(width)
+    first, last = share(rows, 128)
+    for start, lanes, count in row_groups(first, last, width, x.dtype):
+        data = load_group(x, start, lanes, count)
+        arrived = load_group(gradient, start, lanes, count)
+        product = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
+        out = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
+        mean, inverse = _moments(data, out, epsilon, width)
+        weights = nl.ndarray((lanes, count), dtype=x.dtype, buffer=nl.sbuf)
+        nisa.tensor_copy(dst=weights, src=inverse)
+        along, level = _column(lanes, count), _column(lanes, count)
+        for row in range(count):
+            nisa.scalar_tensor_tensor(
+                dst=product[:, row, :],
+                data=data[:, row, :],
+                op0=nl.subtract,
+                operand0=mean[:, row : row + 1],
+                op1=nl.multiply,
+                operand1=arrived[:, row, :],
+            )
+            add_columns(totals, product[:, row, :], weights[:, row : row + 1])
+            add_columns(plain, arrived[:, row, :], ones[0:lanes, :])
+            nisa.tensor_tensor(dst=out[:, row, :], data1=product[:, row, :], data2=scale[0:lanes, :], op=nl.multiply)
+            nisa.activation_reduce(
+                dst=product[:, row, :],
+                op=nl.copy,
+                data=out[:, row, :],
+                reduce_op=nl.add,
+                reduce_res=along[:, row : row + 1],
+            )
+            # In place: what arrived is not needed any more, only its product with the weight.
+            nisa.tensor_tensor(dst=arrived[:, row, :], data1=arrived[:, row, :], data2=scale[0:lanes, :], op=nl.multiply)
+            nisa.activation_reduce(
+                dst=product[:, row, :],
+                op=nl.copy,
+                data=arrived[:, row, :],
+                reduce_op=nl.add,
+                reduce_res=level[:, row : row + 1],
+            )
+        slope, offset = _backward_line(mean, inverse, along, level, width)
+        for row in range(count):
+            nisa.activation(
+                dst=product[:, row, :],
+                op=nl.copy,
+                data=data[:, row, :],
+                scale=slope[:, row : row + 1],
+                bias=offset[:, row : row + 1],
+            )
+            nisa.scalar_tensor_tensor(
+                dst=out[:, row, :],
+                data=arrived[:, row, :],
+                op0=nl.multiply,
+                operand0=inverse[:, row : row + 1],
+                op1=nl.add,
+                operand1=product[:, row, :],
+            )
+        store_group(result, start, out)
+    store_columns(of_weight, totals, last > first, 0)
+    store_columns(of_bias, plain, last > first, 1)
+    return result, of_weight, of_bias
+
+
+def _backward_line(mean: Any, inverse: Any, along: Any, level: Any, width: int) -> tuple[Any, Any]:
+    """What x contributes to its gradient in each row, slope x + offset.
+
+    The slope is -along / width / deviation^3, the offset -slope mean - level / width / deviation; ``along`` sums
+    gradient weight (x - mean), ``level`` gradient weight.
+    """
+    lanes, count = inverse.shape
+    square, cube, slope, offset = (
+        _column(lanes, count),
+        _column(lanes, count),
+        _column(lanes, count),
+        _column(lanes, count),
+    )
+    nisa.tensor_tensor(dst=square, data1=inverse, data2=inverse, op=nl.multiply)
+    nisa.tensor_tensor(dst=cube, data1=square, data2=inverse, op=nl.multiply)
+    nisa.scalar_tensor_tensor(
+        dst=slope, data=along, op0=nl.multiply, operand0=-1.0 / width, op1=nl.multiply, operand1=cube
+    )
+    nisa.scalar_tensor_tensor(
+        dst=square, data=level, op0=nl.multiply, operand0=-1.0 / width, op1=nl.multiply, operand1=inverse
+    )
+    nisa.tensor_tensor(dst=cube, data1=slope, data2=mean, op=nl.multiply)
+    nisa.tensor_tensor(dst=offset, data1=square, data2=cube, op=nl.subtract)
+    return slope, offset
