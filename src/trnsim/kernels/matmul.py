@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
-from trnsim.kernels.tiles import pieces, share
+from trnsim.kernels.tiles import load_to_all, pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 
@@ -44,15 +44,31 @@ def matmul(lhs: Any, rhs: Any, contract_lhs: int = 0, contract_rhs: int = 0) -> 
         columns = share(n_size, TILE_N)
     else:
         rows = share(m_size, TILE_M)
+    multiply(result, lhs, rhs, (contract_lhs, contract_rhs), rows, columns)
+    return result
+
+
+def multiply(
+    result: Any,
+    lhs: Any,
+    rhs: Any,
+    contract: tuple[int, int],
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    bias: Any = None,
+) -> None:
+    """Rows and columns (first, last) of ``matmul``'s result, plus ``bias``, [N] in HBM, if there is one."""
+    k_size = lhs.shape[contract[0]]
     depths = pieces(0, k_size, BLOCK_K)
     keep = k_size // TILE_K * BLOCK_N * (4 if lhs.dtype == nl.float32 else 2) <= KEPT_BYTES
     for n_first, n_length in pieces(columns[0], columns[1], BLOCK_N):
-        kept = [_load(rhs, contract_rhs, k, length, n_first, n_length) for k, length in depths] if keep else []
+        kept = [load_block(rhs, contract[1], k, length, n_first, n_length) for k, length in depths] if keep else []
+        offsets = load_to_all(bias[n_first : n_first + n_length]) if bias is not None else None
         for m_first, m_length in pieces(rows[0], rows[1], BLOCK_M):
             sums: list[Any] = []
             for block, (k_first, k_length) in enumerate(depths):
-                left = _load(lhs, contract_lhs, k_first, k_length, m_first, m_length)
-                right = kept[block] if keep else _load(rhs, contract_rhs, k_first, k_length, n_first, n_length)
+                left = load_block(lhs, contract[0], k_first, k_length, m_first, m_length)
+                right = kept[block] if keep else load_block(rhs, contract[1], k_first, k_length, n_first, n_length)
                 last = block == len(depths) - 1
                 partial, sums = sums, []
                 for m, m_tile in pieces(0, m_length, TILE_M):
@@ -67,16 +83,19 @@ def matmul(lhs: Any, rhs: Any, contract_lhs: int = 0, contract_rhs: int = 0) -> 
                         total = nl.ndarray((m_tile, n_tile), dtype=lhs.dtype if last else nl.float32, buffer=nl.sbuf)
                         if block:
                             nisa.tensor_tensor(dst=total, data1=product, data2=partial[len(sums)], op=nl.add)
+                        elif offsets is not None:
+                            nisa.tensor_tensor(
+                                dst=total, data1=product, data2=offsets[0:m_tile, n : n + n_tile], op=nl.add
+                            )
                         else:
                             nisa.tensor_copy(dst=total, src=product)
                         sums.append(total)
                         if last:
                             row, column = m_first + m, n_first + n
                             nisa.dma_copy(dst=result[row : row + m_tile, column : column + n_tile], src=total)
-    return result
 
 
-def _load(source: Any, contract: int, k_first: int, k_length: int, first: int, length: int) -> list[Any]:
+def load_block(source: Any, contract: int, k_first: int, k_length: int, first: int, length: int) -> list[Any]:
     """Tiles of a block, [128 of the contraction, length], in SBUF."""
     depths = pieces(0, k_length, TILE_K)
     tiles = []

@@ -120,8 +120,8 @@ def add_columns(totals: Any, rows: Any, weights: Any) -> None:
         nisa.nc_matmul(dst=totals[0:size, block : block + 1], stationary=rows[:, at : at + size], moving=weights)
 
 
-def store_columns(result: Any, totals: Any, own: bool, pipe: int) -> None:
-    """The sums over all rows of both cores, to ``result``, [width].
+def store_columns(result: Any, totals: Any, own: bool, pipe: int, factor: float = 1.0) -> None:
+    """The sums over all rows of both cores, times ``factor``, to ``result``, [width].
 
     Args:
         own: whether this core has added anything.
@@ -135,19 +135,29 @@ def store_columns(result: Any, totals: Any, own: bool, pipe: int) -> None:
     if own and rest:
         nisa.tensor_copy(dst=sums[0:rest, full : full + 1], src=totals[0:rest, full : full + 1])
     sums = over_cores(sums, nl.add, pipe)
-    if nl.program_id(0) == 0:
-        for at, size in pieces(0, sums.shape[1], PARTITIONS):
-            turned = nl.ndarray((size, PARTITIONS), dtype=nl.float32, buffer=nl.psum)
-            nisa.nc_transpose(dst=turned, data=sums[:, at : at + size])
-            rows = nl.ndarray((size, PARTITIONS), dtype=result.dtype, buffer=nl.sbuf)
-            nisa.tensor_copy(dst=rows, src=turned)
-            whole = min(size, full - at)
-            if whole:
-                here = result[at * PARTITIONS : (at + whole) * PARTITIONS].reshape((whole, PARTITIONS))
-                nisa.dma_copy(dst=here, src=rows[0:whole, :])
-            if whole < size:
-                here = result[full * PARTITIONS : width].reshape((1, rest))
-                nisa.dma_copy(dst=here, src=rows[whole : whole + 1, 0:rest])
+    if factor != 1.0:
+        nisa.tensor_scalar(dst=sums, data=sums, op0=nl.multiply, operand0=factor)
+    write_columns(result, sums)
+
+
+def write_columns(result: Any, values: Any) -> None:
+    """One core writes ``values``, [128, blocks] as ``add_columns`` lays columns out, to ``result``, [width]."""
+    if nl.program_id(0) > 0:
+        return
+    width = result.shape[0]
+    full, rest = width // PARTITIONS, width % PARTITIONS
+    for at, size in pieces(0, values.shape[1], PARTITIONS):
+        turned = nl.ndarray((size, PARTITIONS), dtype=nl.float32, buffer=nl.psum)
+        nisa.nc_transpose(dst=turned, data=values[:, at : at + size], engine=nisa.engine.tensor)
+        rows = nl.ndarray((size, PARTITIONS), dtype=result.dtype, buffer=nl.sbuf)
+        nisa.tensor_copy(dst=rows, src=turned)
+        whole = min(size, full - at)
+        if whole:
+            here = result[at * PARTITIONS : (at + whole) * PARTITIONS].reshape((whole, PARTITIONS))
+            nisa.dma_copy(dst=here, src=rows[0:whole, :])
+        if whole < size:
+            here = result[full * PARTITIONS : width].reshape((1, rest))
+            nisa.dma_copy(dst=here, src=rows[whole : whole + 1, 0:rest])
 
 
 def over_cores(tile: Any, op: Any, pipe: int) -> Any:
