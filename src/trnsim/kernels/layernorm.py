@@ -16,6 +16,7 @@ from trnsim.kernels.tiles import (
     check_width,
     column_totals,
     filled,
+    groups_ahead,
     load_group,
     load_to_all,
     pieces,
@@ -40,6 +41,15 @@ def _check(x: Any, weight: Any) -> None:
 
 def _column(lanes: int, count: int) -> Any:
     return nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
+
+
+def _multiply(result: Any, first: Any, second: Any) -> None:
+    nisa.tensor_tensor(dst=result, data1=first, data2=second, op=nl.multiply, engine=nisa.engine.vector)
+
+
+def _head(width: int, part: float) -> int:
+    """Columns whose moments VectorE finds: about ``part`` of them, whole pieces. It also applies what is found."""
+    return min(width, max(1, int(width * part) // STATISTICS) * STATISTICS)
 
 
 def _moments(data: Any, scratch: Any, epsilon: Any, head: int) -> tuple[Any, Any]:
@@ -74,7 +84,7 @@ def _moments(data: Any, scratch: Any, epsilon: Any, head: int) -> tuple[Any, Any
         nisa.scalar_tensor_tensor(
             dst=squares, data=variance, op0=nl.multiply, operand0=float(head), op1=nl.add, operand1=second
         )
-        nisa.tensor_tensor(dst=shift, data1=shift, data2=shift, op=nl.multiply)
+        _multiply(shift, shift, shift)
         nisa.scalar_tensor_tensor(
             dst=spread, data=squares, op0=nl.multiply, operand0=1.0 / width, op1=nl.subtract, operand1=shift
         )
@@ -82,6 +92,31 @@ def _moments(data: Any, scratch: Any, epsilon: Any, head: int) -> tuple[Any, Any
     inverse = _column(lanes, count)
     nisa.activation(dst=inverse, op=nl.rsqrt, data=variance, bias=epsilon[0:lanes, :])
     return mean, inverse
+
+
+def _scale(
+    result: Any, start: int, data: Any, mean: Any, inverse: Any, out: Any, scale: Any, offset: Any
+) -> None:
+    """(data - mean) * inverse * scale + offset of a group, by way of ``out`` to its rows of ``result``."""
+    lanes, count = inverse.shape
+    for row in range(count):
+        nisa.scalar_tensor_tensor(
+            dst=out[:, row, :],
+            data=data[:, row, :],
+            op0=nl.subtract,
+            operand0=mean[:, row : row + 1],
+            op1=nl.multiply,
+            operand1=scale[0:lanes, :],
+        )
+        nisa.scalar_tensor_tensor(
+            dst=out[:, row, :],
+            data=out[:, row, :],
+            op0=nl.multiply,
+            operand0=inverse[:, row : row + 1],
+            op1=nl.add,
+            operand1=offset[0:lanes, :],
+        )
+    store_group(result, start, out)
 
 
 @nki.jit
@@ -99,35 +134,23 @@ def layernorm(x: Any, weight: Any, bias: Any, eps: float = 1e-5) -> Any:
     """
     _check(x, weight)
     check_rows("bias", bias, weight.shape, x.dtype)
-    rows, width = x.shape
+    width = x.shape[1]
     result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
     scale, offset = load_to_all(weight), load_to_all(bias)
     epsilon = filled((128, 1), eps)
-    # VectorE's share: it also applies what is found, in half a cycle an instruction and element of 16 bits.
-    head = min(width, max(1, width // 4 // STATISTICS) * STATISTICS)
-    first, last = share(rows, 128)
+    head = _head(width, 0.25 if nisa.get_nc_version() == nisa.nc_version.gen3 else 0.0)
+    first, last = share(x.shape[0], 128)
+    waiting: list[Any] = []
     for start, lanes, count in row_groups(first, last, width, x.dtype):
         data = load_group(x, start, lanes, count)
         out = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
         mean, inverse = _moments(data, out, epsilon, head)
-        for row in range(count):
-            nisa.scalar_tensor_tensor(
-                dst=out[:, row, :],
-                data=data[:, row, :],
-                op0=nl.subtract,
-                operand0=mean[:, row : row + 1],
-                op1=nl.multiply,
-                operand1=scale[0:lanes, :],
-            )
-            nisa.scalar_tensor_tensor(
-                dst=out[:, row, :],
-                data=out[:, row, :],
-                op0=nl.multiply,
-                operand0=inverse[:, row : row + 1],
-                op1=nl.add,
-                operand1=offset[0:lanes, :],
-            )
-        store_group(result, start, out)
+        # A group is scaled after the moments of the next one have begun, so that no engine waits for the other.
+        for at, group, found, deviations, target in waiting:
+            _scale(result, at, group, found, deviations, target, scale, offset)
+        waiting = [(start, data, mean, inverse, out)]
+    for at, group, found, deviations, target in waiting:
+        _scale(result, at, group, found, deviations, target, scale, offset)
     return result
 
 
@@ -145,73 +168,99 @@ def layernorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-5) ->
     """
     _check(x, weight)
     check_rows("gradient", gradient, x.shape, x.dtype)
-    rows, width = x.shape
+    width = x.shape[1]
     result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
     of_weight = nl.ndarray((width,), dtype=x.dtype, buffer=nl.shared_hbm)
     of_bias = nl.ndarray((width,), dtype=x.dtype, buffer=nl.shared_hbm)
     scale = load_to_all(weight)
     epsilon = filled((128, 1), eps)
     ones = filled((128, 1), 1.0, x.dtype)
+    # NeuronCore-v2 lets VectorE or GpSimdE reach SBUF, not both.
+    alone = nisa.get_nc_version() == nisa.nc_version.gen2
+    third = nisa.engine.vector if alone else nisa.engine.gpsimd
+    head = _head(width, 1.0)
     totals, plain = column_totals(width), column_totals(width)
-    first, last = share(rows, 128)
-    for start, lanes, count in row_groups(first, last, width, x.dtype):
-        data = load_group(x, start, lanes, count)
-        arrived = load_group(gradient, start, lanes, count)
-        product = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
+    first, last = share(x.shape[0], 128)
+    groups = row_groups(first, last, width, x.dtype)
+    ahead = groups_ahead(width, x.dtype)
+    loaded: list[Any] = []
+    waiting: list[Any] = []
+    for index in range(len(groups)):
+        for start, lanes, count in groups[len(loaded) : index + ahead + 1]:
+            loaded.append((start, load_group(x, start, lanes, count), load_group(gradient, start, lanes, count)))
+        start, data, arrived = loaded[index]
+        lanes, count = data.shape[0], data.shape[1]
         out = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
-        mean, inverse = _moments(data, out, epsilon, width)
-        weights = nl.ndarray((lanes, count), dtype=x.dtype, buffer=nl.sbuf)
-        nisa.tensor_copy(dst=weights, src=inverse)
-        along, level = _column(lanes, count), _column(lanes, count)
+        product = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
+        level = _column(lanes, count)
         for row in range(count):
-            nisa.scalar_tensor_tensor(
-                dst=product[:, row, :],
-                data=data[:, row, :],
-                op0=nl.subtract,
-                operand0=mean[:, row : row + 1],
-                op1=nl.multiply,
-                operand1=arrived[:, row, :],
+            nisa.tensor_tensor(
+                dst=out[:, row, :], data1=arrived[:, row, :], data2=scale[0:lanes, :], op=nl.multiply, engine=third
             )
-            add_columns(totals, product[:, row, :], weights[:, row : row + 1])
             add_columns(plain, arrived[:, row, :], ones[0:lanes, :])
-            nisa.tensor_tensor(dst=out[:, row, :], data1=product[:, row, :], data2=scale[0:lanes, :], op=nl.multiply)
-            nisa.activation_reduce(
-                dst=product[:, row, :],
-                op=nl.copy,
-                data=out[:, row, :],
-                reduce_op=nl.add,
-                reduce_res=along[:, row : row + 1],
-            )
-            # In place: what arrived is not needed any more, only its product with the weight.
-            nisa.tensor_tensor(dst=arrived[:, row, :], data1=arrived[:, row, :], data2=scale[0:lanes, :], op=nl.multiply)
-            nisa.activation_reduce(
-                dst=product[:, row, :],
-                op=nl.copy,
-                data=arrived[:, row, :],
-                reduce_op=nl.add,
-                reduce_res=level[:, row : row + 1],
-            )
-        slope, offset = _backward_line(mean, inverse, along, level, width)
-        for row in range(count):
-            nisa.activation(
-                dst=product[:, row, :],
-                op=nl.copy,
-                data=data[:, row, :],
-                scale=slope[:, row : row + 1],
-                bias=offset[:, row : row + 1],
-            )
-            nisa.scalar_tensor_tensor(
-                dst=out[:, row, :],
-                data=arrived[:, row, :],
-                op0=nl.multiply,
-                operand0=inverse[:, row : row + 1],
-                op1=nl.add,
-                operand1=product[:, row, :],
-            )
-        store_group(result, start, out)
+        mean, inverse = _moments(data, product, epsilon, head)
+        _sum_rows(level, out, product)
+        # As forward, where SBUF holds two groups.
+        waiting.append((start, data, arrived, out, product, mean, inverse, level))
+        if len(waiting) > min(ahead, 1):
+            _backward_group(result, totals, scale, waiting[0])
+            waiting = waiting[1:]
+    for group in waiting:
+        _backward_group(result, totals, scale, group)
     store_columns(of_weight, totals, last > first, 0)
     store_columns(of_bias, plain, last > first, 1)
     return result, of_weight, of_bias
+
+
+def _sum_rows(sums: Any, source: Any, scratch: Any) -> None:
+    for row in range(source.shape[1]):
+        nisa.activation_reduce(
+            dst=scratch[:, row, :],
+            op=nl.copy,
+            data=source[:, row, :],
+            reduce_op=nl.add,
+            reduce_res=sums[:, row : row + 1],
+        )
+
+
+def _backward_group(result: Any, totals: Any, scale: Any, group: Any) -> None:
+    """What follows the moments: the sums for the weight, and the gradient of x to its rows of ``result``."""
+    start, data, arrived, out, product, mean, inverse, level = group
+    lanes, count, width = data.shape
+    weights = nl.ndarray((lanes, count), dtype=data.dtype, buffer=nl.sbuf)
+    nisa.tensor_copy(dst=weights, src=inverse)
+    along = _column(lanes, count)
+    for row in range(count):
+        nisa.scalar_tensor_tensor(
+            dst=product[:, row, :],
+            data=data[:, row, :],
+            op0=nl.subtract,
+            operand0=mean[:, row : row + 1],
+            op1=nl.multiply,
+            operand1=arrived[:, row, :],
+        )
+        # In the place of what arrived, which is not needed any more.
+        _multiply(arrived[:, row, :], product[:, row, :], scale[0:lanes, :])
+        add_columns(totals, product[:, row, :], weights[:, row : row + 1])
+    _sum_rows(along, arrived, arrived)
+    slope, offset = _backward_line(mean, inverse, along, level, width)
+    for row in range(count):
+        nisa.activation(
+            dst=arrived[:, row, :],
+            op=nl.copy,
+            data=data[:, row, :],
+            scale=slope[:, row : row + 1],
+            bias=offset[:, row : row + 1],
+        )
+        nisa.scalar_tensor_tensor(
+            dst=out[:, row, :],
+            data=out[:, row, :],
+            op0=nl.multiply,
+            operand0=inverse[:, row : row + 1],
+            op1=nl.add,
+            operand1=arrived[:, row, :],
+        )
+    store_group(result, start, out)
 
 
 def _backward_line(mean: Any, inverse: Any, along: Any, level: Any, width: int) -> tuple[Any, Any]:
@@ -227,14 +276,14 @@ def _backward_line(mean: Any, inverse: Any, along: Any, level: Any, width: int) 
         _column(lanes, count),
         _column(lanes, count),
     )
-    nisa.tensor_tensor(dst=square, data1=inverse, data2=inverse, op=nl.multiply)
-    nisa.tensor_tensor(dst=cube, data1=square, data2=inverse, op=nl.multiply)
+    _multiply(square, inverse, inverse)
+    _multiply(cube, square, inverse)
     nisa.scalar_tensor_tensor(
         dst=slope, data=along, op0=nl.multiply, operand0=-1.0 / width, op1=nl.multiply, operand1=cube
     )
     nisa.scalar_tensor_tensor(
         dst=square, data=level, op0=nl.multiply, operand0=-1.0 / width, op1=nl.multiply, operand1=inverse
     )
-    nisa.tensor_tensor(dst=cube, data1=slope, data2=mean, op=nl.multiply)
+    _multiply(cube, slope, mean)
     nisa.tensor_tensor(dst=offset, data1=square, data2=cube, op=nl.subtract)
     return slope, offset

@@ -27,8 +27,8 @@ from trnsim.nki import language as nl
 LEAST = 1e-30
 # Bytes a partition of a tensor that stays in SBUF between finding its scale and applying it.
 KEPT_BYTES = 96 * 1024
-# Columns of a tile of MXFP8: four rows of 2 KiB a partition.
-MX_COLUMNS = 1024
+# Columns of a tile of MXFP8: its four rows a partition and their copy fill a quarter of SBUF each two times.
+MX_COLUMNS = 4096
 
 
 def _largest(kind: Any) -> float:
@@ -161,7 +161,7 @@ def quantize_mxfp8(x: Any, kind: Any = nl.float8_e4m3fn_x4) -> Any:
             data = nl.ndarray((lanes, 4, size), dtype=x.dtype, buffer=nl.sbuf)
             nisa.dma_copy(dst=data, src=rows[start : start + lanes, :, at : at + size])
             beside = nl.ndarray((lanes, size, 4), dtype=x.dtype, buffer=nl.sbuf)
-            nisa.tensor_copy(dst=beside.permute((0, 2, 1)), src=data)
+            nisa.tensor_copy(dst=beside.permute((0, 2, 1)), src=data, engine=nisa.engine.vector)
             packed = nl.ndarray((lanes, size), dtype=kind, buffer=nl.sbuf)
             found = nl.ndarray((lanes, size), dtype=nl.uint8, buffer=nl.sbuf)
             nisa.quantize_mx(dst=packed, src=beside.reshape((lanes, size * 4)), dst_scale=found)

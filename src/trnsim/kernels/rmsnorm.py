@@ -16,6 +16,7 @@ from trnsim.kernels.tiles import (
     check_width,
     column_totals,
     filled,
+    groups_ahead,
     load_group,
     load_to_all,
     row_groups,
@@ -99,26 +100,30 @@ def rmsnorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-6) -> A
     """
     _check(x, weight)
     check_rows("gradient", gradient, x.shape, x.dtype)
-    rows, width = x.shape
+    width = x.shape[1]
     result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
     of_weight = nl.ndarray((width,), dtype=x.dtype, buffer=nl.shared_hbm)
     scale = load_to_all(weight)
     epsilon = filled((128, 1), eps)
     totals = column_totals(width)
-    first, last = share(rows, 128)
-    for start, lanes, count in row_groups(first, last, width, x.dtype):
-        data = load_group(x, start, lanes, count)
-        arrived = load_group(gradient, start, lanes, count)
+    first, last = share(x.shape[0], 128)
+    groups = row_groups(first, last, width, x.dtype)
+    ahead = groups_ahead(width, x.dtype)
+    loaded: list[Any] = []
+    for index, (start, lanes, count) in enumerate(groups):
+        for at, partitions, rows in groups[len(loaded) : index + ahead + 1]:
+            loaded.append((load_group(x, at, partitions, rows), load_group(gradient, at, partitions, rows)))
+        data, arrived = loaded[index]
         product = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
         out = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
         inverse = _inverse(data, out, epsilon)
         weights = nl.ndarray((lanes, count), dtype=x.dtype, buffer=nl.sbuf)
         nisa.tensor_copy(dst=weights, src=inverse)
-        nisa.tensor_tensor(dst=product, data1=arrived, data2=data, op=nl.multiply)
+        nisa.tensor_tensor(dst=product, data1=arrived, data2=data, op=nl.multiply, engine=nisa.engine.vector)
         along = nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
         for row in range(count):
             add_columns(totals, product[:, row, :], weights[:, row : row + 1])
-            nisa.tensor_tensor(dst=out[:, row, :], data1=product[:, row, :], data2=scale[0:lanes, :], op=nl.multiply)
+            nisa.tensor_tensor(dst=out[:, row, :], data1=product[:, row, :], data2=scale[0:lanes, :], op=nl.multiply, engine=nisa.engine.vector)
             nisa.activation_reduce(
                 dst=product[:, row, :],
                 op=nl.copy,
@@ -128,9 +133,9 @@ def rmsnorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-6) -> A
             )
         # The part of the gradient along x: -sum(gradient weight x) / width / rms^3.
         square = nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_tensor(dst=square, data1=inverse, data2=inverse, op=nl.multiply)
+        nisa.tensor_tensor(dst=square, data1=inverse, data2=inverse, op=nl.multiply, engine=nisa.engine.vector)
         cube = nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_tensor(dst=cube, data1=square, data2=inverse, op=nl.multiply)
+        nisa.tensor_tensor(dst=cube, data1=square, data2=inverse, op=nl.multiply, engine=nisa.engine.vector)
         back = nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
         nisa.scalar_tensor_tensor(
             dst=back, data=along, op0=nl.multiply, operand0=-1.0 / width, op1=nl.multiply, operand1=cube

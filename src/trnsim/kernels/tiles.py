@@ -84,6 +84,14 @@ def load_group(tensor: Any, start: int, lanes: int, count: int) -> Any:
     return tile
 
 
+def groups_ahead(width: int, dtype: Any) -> int:
+    """How many groups of rows to load before they are needed: what is loaded waits behind no result then."""
+    size = width * item_bytes(dtype)
+    if size <= GROUP_BYTES:
+        return 2
+    return 1 if size <= 2 * GROUP_BYTES else 0
+
+
 def store_group(tensor: Any, start: int, tile: Any) -> None:
     """What ``load_group`` loads, written back."""
     nisa.dma_copy(dst=group_of(tensor, start, tile.shape[0], tile.shape[1]), src=tile)
