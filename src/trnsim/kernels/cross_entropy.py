@@ -70,8 +70,12 @@ def cross_entropy(logits: Any, targets: Any) -> Any:
     losses = nl.ndarray((rows,), dtype=nl.float32, buffer=nl.shared_hbm)
     logs = nl.ndarray((rows,), dtype=nl.float32, buffer=nl.shared_hbm)
     own_first, own_last = share(rows, PARTITIONS)
+    found = []
     for start, lanes in pieces(own_first, own_last, PARTITIONS):
         total, largest = _exponentials(logits, start, lanes)
+        found.append((start, lanes, total, largest))
+    # At the end: ScalarE loads another function table for logarithms.
+    for start, lanes, total, largest in found:
         log = nl.ndarray((lanes, 1), dtype=nl.float32, buffer=nl.sbuf)
         nisa.activation(dst=log, op=nl.log, data=total)
         nisa.tensor_tensor(dst=log, data1=log, data2=largest, op=nl.add)
@@ -94,9 +98,7 @@ def _exponentials(logits: Any, start: int, lanes: int) -> tuple[Any, Any]:
         nisa.tensor_reduce(dst=found, op=nl.maximum, data=data, axis=1)
         before = largest
         largest = nl.ndarray((lanes, 1), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_scalar(
-            dst=largest, data=found, op0=nl.maximum, operand0=LOWEST if before is None else before
-        )
+        nisa.tensor_scalar(dst=largest, data=found, op0=nl.maximum, operand0=LOWEST if before is None else before)
         shift = nl.ndarray((lanes, 1), dtype=nl.float32, buffer=nl.sbuf)
         nisa.tensor_scalar(dst=shift, data=largest, op0=nl.multiply, operand0=-1.0)
         part = nl.ndarray((lanes, 1), dtype=nl.float32, buffer=nl.sbuf)
@@ -107,9 +109,7 @@ def _exponentials(logits: Any, start: int, lanes: int) -> tuple[Any, Any]:
             shrunk = nl.ndarray((lanes, 1), dtype=nl.float32, buffer=nl.sbuf)
             nisa.activation(dst=shrunk, op=nl.exp, data=before, bias=shift)
             both = nl.ndarray((lanes, 1), dtype=nl.float32, buffer=nl.sbuf)
-            nisa.scalar_tensor_tensor(
-                dst=both, data=total, op0=nl.multiply, operand0=shrunk, op1=nl.add, operand1=part
-            )
+            nisa.scalar_tensor_tensor(dst=both, data=total, op0=nl.multiply, operand0=shrunk, op1=nl.add, operand1=part)
             total = both
     return total, largest
 
@@ -141,9 +141,7 @@ def cross_entropy_backward(logits: Any, targets: Any, logs: Any, gradient: Any) 
             data = nl.ndarray((lanes, size), dtype=logits.dtype, buffer=nl.sbuf)
             nisa.dma_copy(dst=data, src=logits[start : start + lanes, at : at + size])
             nisa.activation(dst=data, op=nl.exp, data=data, bias=shift)
-            nisa.tensor_scalar(
-                dst=data, data=data, op0=nl.multiply, operand0=factor, engine=nisa.engine.vector
-            )
+            nisa.tensor_scalar(dst=data, data=data, op0=nl.multiply, operand0=factor, engine=nisa.engine.vector)
             nisa.dma_copy(dst=result[start : start + lanes, at : at + size], src=data)
         places = _addresses(targets, start, lanes, width)
         chosen = nl.ndarray((lanes, 1), dtype=logits.dtype, buffer=nl.sbuf)

@@ -127,9 +127,7 @@ def _finish(data: Any, op: Any, activation: str, scale: float, added: Any) -> An
         if scale == 1.0:
             nisa.tensor_tensor(dst=out, data1=data, data2=added, op=nl.add, engine=nisa.engine.vector)
         else:
-            nisa.scalar_tensor_tensor(
-                dst=out, data=data, op0=nl.multiply, operand0=scale, op1=nl.add, operand1=added
-            )
+            nisa.scalar_tensor_tensor(dst=out, data=data, op0=nl.multiply, operand0=scale, op1=nl.add, operand1=added)
         return out
     if activation == "identity" and scale == 1.0:
         return data

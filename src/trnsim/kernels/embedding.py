@@ -56,7 +56,7 @@ def embedding_backward(gradient: Any, numbers: Any, rows: int) -> Any:
     """Gradient of ``embedding`` with respect to its table: rows of the same number are added up.
 
     Args:
-        gradient: [tokens, width] in HBM, float32, bfloat16 or float16.
+        gradient: [tokens, width] in HBM, float32, bfloat16 or float16; finite.
         numbers: [tokens] int32, each in [0, rows); at most 2^24, where float32 ends to tell integers apart.
         rows: of the table.
 

@@ -94,9 +94,7 @@ def _moments(data: Any, scratch: Any, epsilon: Any, head: int) -> tuple[Any, Any
     return mean, inverse
 
 
-def _scale(
-    result: Any, start: int, data: Any, mean: Any, inverse: Any, out: Any, scale: Any, offset: Any
-) -> None:
+def _scale(result: Any, start: int, data: Any, mean: Any, inverse: Any, out: Any, scale: Any, offset: Any) -> None:
     """(data - mean) * inverse * scale + offset of a group, by way of ``out`` to its rows of ``result``."""
     lanes, count = inverse.shape
     for row in range(count):

@@ -51,9 +51,7 @@ def gated_mlp(x: Any, gate: Any, up: Any, down: Any, activation: str = "silu") -
 
 
 @nki.jit
-def mlp(
-    x: Any, up: Any, down: Any, bias_up: Any = None, bias_down: Any = None, activation: str = "gelu"
-) -> Any:
+def mlp(x: Any, up: Any, down: Any, bias_up: Any = None, bias_down: Any = None, activation: str = "gelu") -> Any:
     """activation(x up + bias_up) down + bias_down.
 
     Args:

@@ -168,7 +168,5 @@ def quantize_mxfp8(x: Any, kind: Any = nl.float8_e4m3fn_x4) -> Any:
             nisa.dma_copy(dst=result[start : start + lanes, at : at + size], src=packed)
             for quadrant in range(0, lanes, 32):
                 group = (start + quadrant) // 8
-                nisa.dma_copy(
-                    dst=scales[group : group + 4, at : at + size], src=found[quadrant : quadrant + 4, :]
-                )
+                nisa.dma_copy(dst=scales[group : group + 4, at : at + size], src=found[quadrant : quadrant + 4, :])
     return result, scales

@@ -123,7 +123,13 @@ def rmsnorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-6) -> A
         along = nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
         for row in range(count):
             add_columns(totals, product[:, row, :], weights[:, row : row + 1])
-            nisa.tensor_tensor(dst=out[:, row, :], data1=product[:, row, :], data2=scale[0:lanes, :], op=nl.multiply, engine=nisa.engine.vector)
+            nisa.tensor_tensor(
+                dst=out[:, row, :],
+                data1=product[:, row, :],
+                data2=scale[0:lanes, :],
+                op=nl.multiply,
+                engine=nisa.engine.vector,
+            )
             nisa.activation_reduce(
                 dst=product[:, row, :],
                 op=nl.copy,

@@ -54,7 +54,5 @@ def rope(x: Any, cosines: Any, sines: Any, inverse: bool = False) -> Any:
                     data2=cross[:, row, :, part, :],
                     op=nl.add if plus else nl.subtract,
                 )
-        nisa.dma_copy(
-            dst=group_of(turned, start, lanes, count), src=out.reshape((lanes, count, heads * size))
-        )
+        nisa.dma_copy(dst=group_of(turned, start, lanes, count), src=out.reshape((lanes, count, heads * size)))
     return result

@@ -80,9 +80,7 @@ def softmax_backward(gradient: Any, result: Any, scale: float = 1.0) -> Any:
     for start, lanes, count in row_groups(first, last, result.shape[1], result.dtype):
         arrived, weights = load_group(gradient, start, lanes, count), load_group(result, start, lanes, count)
         product = nl.ndarray(weights.shape, dtype=result.dtype, buffer=nl.sbuf)
-        nisa.tensor_tensor(
-            dst=product, data1=arrived, data2=weights, op=nl.multiply, engine=nisa.engine.vector
-        )
+        nisa.tensor_tensor(dst=product, data1=arrived, data2=weights, op=nl.multiply, engine=nisa.engine.vector)
         mean = nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
         for row in range(count):
             nisa.activation_reduce(
@@ -102,8 +100,6 @@ def softmax_backward(gradient: Any, result: Any, scale: float = 1.0) -> Any:
                 operand1=weights[:, row, :],
             )
         if scale != 1.0:
-            nisa.tensor_scalar(
-                dst=arrived, data=arrived, op0=nl.multiply, operand0=scale, engine=nisa.engine.vector
-            )
+            nisa.tensor_scalar(dst=arrived, data=arrived, op0=nl.multiply, operand0=scale, engine=nisa.engine.vector)
         store_group(back, start, arrived)
     return back
