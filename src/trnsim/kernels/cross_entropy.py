@@ -90,7 +90,8 @@ def cross_entropy(logits: Any, targets: Any) -> Any:
 
 def _exponentials(logits: Any, start: int, lanes: int) -> tuple[Any, Any]:
     """(sum of exp(logit - largest), largest) of ``lanes`` rows, [lanes, 1] float32 each."""
-    total, largest = None, None
+    total: Any = None
+    largest: Any = None
     for at, size in pieces(0, logits.shape[1], PIECE_BYTES // item_bytes(logits.dtype)):
         data = nl.ndarray((lanes, size), dtype=logits.dtype, buffer=nl.sbuf)
         nisa.dma_copy(dst=data, src=logits[start : start + lanes, at : at + size])

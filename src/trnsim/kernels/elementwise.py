@@ -9,7 +9,6 @@ from trnsim.kernels.tiles import (
     check_format,
     check_rows,
     check_width,
-    group_of,
     load_group,
     load_to_all,
     pieces,
@@ -143,7 +142,7 @@ def _finish(data: Any, op: Any, activation: str, scale: float, added: Any) -> An
 
 @nki.jit
 def activation_backward(gradient: Any, x: Any, activation: str = "silu") -> Any:
-    """gradient * activation'(x).
+    """Gradient * activation'(x).
 
     Args:
         gradient, x: of one shape and format (float32, bfloat16 or float16) in HBM.

@@ -79,10 +79,9 @@ def embedding_backward(gradient: Any, numbers: Any, rows: int) -> Any:
 
 
 def _clear(result: Any, first: int, last: int) -> None:
-    """Zeros in columns ``first`` to ``last``: the rows of all partitions by one DMA where they divide."""
-    rows, width = result.shape
+    """Zeros in columns ``first`` to ``last``."""
     zeros = filled((PARTITIONS, last - first), 0.0)
-    for start, lanes in pieces(0, rows, PARTITIONS):
+    for start, lanes in pieces(0, result.shape[0], PARTITIONS):
         nisa.dma_copy(dst=result[start : start + lanes, first:last], src=zeros[0:lanes, :])
 
 

@@ -147,8 +147,7 @@ def _load_weight(weight: Any, first: int, length: int) -> list[Any]:
         tile = nl.ndarray((TILE_K, size, length), dtype=weight.dtype, buffer=nl.sbuf)
         rows = weight[at * TILE_K : (at + size) * TILE_K, first : first + length]
         nisa.dma_copy(dst=tile, src=rows.reshape_dim(0, (size, TILE_K)).permute((1, 0, 2)))
-        for block in range(size):
-            views.append(tile[:, block, :])
+        views += [tile[:, block, :] for block in range(size)]
     rest = depth % TILE_K
     if rest:
         tile = nl.ndarray((rest, length), dtype=weight.dtype, buffer=nl.sbuf)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
-from trnsim.kernels.elementwise import flat_tiles, flat_view, load_flat
+from trnsim.kernels.elementwise import FLAT, flat_tiles, flat_view, load_flat
 from trnsim.kernels.reductions import over_partitions
 from trnsim.kernels.tiles import (
     PARTITIONS,
@@ -110,7 +110,7 @@ def quantize_tensor(x: Any, kind: Any = nl.float8_e4m3) -> Any:
     result = nl.ndarray(x.shape, dtype=kind, buffer=nl.shared_hbm)
     scales = nl.ndarray((1,), dtype=nl.float32, buffer=nl.shared_hbm)
     tiles = flat_tiles(x)
-    keep = sum([length for _, _, length in tiles]) * item_bytes(x.dtype) <= KEPT_BYTES
+    keep = len(tiles) * FLAT * item_bytes(x.dtype) <= KEPT_BYTES
     kept = []
     parts = filled((PARTITIONS, max(1, len(tiles))), 0.0)
     for index, tile in enumerate(tiles):
@@ -149,7 +149,7 @@ def quantize_mxfp8(x: Any, kind: Any = nl.float8_e4m3fn_x4) -> Any:
         x[32 g : 32 g + 32, n]. Two cores share the columns.
     """
     assert len(x.shape) == 2, f"x is {tuple(x.shape)}: it must be [K, N]"
-    assert x.dtype == nl.bfloat16 or x.dtype == nl.float16, f"x is {x.dtype}: MXFP8 is made of bfloat16 and float16"
+    assert x.dtype in (nl.bfloat16, nl.float16), f"x is {x.dtype}: MXFP8 is made of bfloat16 and float16"
     depth, width = x.shape
     assert depth % 128 == 0, f"K is {depth}: it must be a multiple of 128"
     result = nl.ndarray((depth // 4, width), dtype=kind, buffer=nl.shared_hbm)

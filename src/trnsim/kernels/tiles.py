@@ -33,14 +33,14 @@ def share(total: int, step: int) -> tuple[int, int]:
 
 def item_bytes(dtype: Any) -> int:
     """Bytes of an element."""
-    if dtype == nl.float32 or dtype == nl.int32 or dtype == nl.uint32:
+    if dtype in (nl.float32, nl.int32, nl.uint32):
         return 4
-    return 2 if dtype == nl.bfloat16 or dtype == nl.float16 else 1
+    return 2 if dtype in (nl.bfloat16, nl.float16) else 1
 
 
 def check_format(name: str, dtype: Any) -> None:
     """Refuse what is not float32, bfloat16 or float16."""
-    known = dtype == nl.float32 or dtype == nl.bfloat16 or dtype == nl.float16
+    known = dtype in (nl.float32, nl.bfloat16, nl.float16)
     assert known, f"{name} is {dtype}: the kernel takes float32, bfloat16 and float16"
 
 

@@ -17,8 +17,8 @@ FUNCTIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, ap
 
 
 @given(
-    st.integers(1, 700), st.integers(1, 300), st.integers(1, 300), st.integers(1, 300), st.sampled_from(list(FUNCTIONS)),
-    st.booleans(), dtypes, places,
+    st.integers(1, 700), st.integers(1, 300), st.integers(1, 300), st.integers(1, 300),
+    st.sampled_from(list(FUNCTIONS)), st.booleans(), dtypes, places,
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_results(tokens, width, hidden, outputs, name, biased, dtype, where):

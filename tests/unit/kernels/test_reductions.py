@@ -54,7 +54,9 @@ def test_quantisation(shape, kind, dtype, where):
 
 @given(
     st.integers(1, 3), st.integers(1, 700), st.sampled_from([np.float16, BF16]), st.sampled_from([1, 2]),
-    st.sampled_from([(nl.float8_e4m3fn_x4, ml_dtypes.float8_e4m3fn, 7), (nl.float8_e5m2_x4, ml_dtypes.float8_e5m2, 14)]),
+    st.sampled_from(
+        [(nl.float8_e4m3fn_x4, ml_dtypes.float8_e4m3fn, 7), (nl.float8_e5m2_x4, ml_dtypes.float8_e5m2, 14)]
+    ),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_mxfp8(blocks, width, dtype, cores, kind):
