@@ -142,7 +142,7 @@ def _finish(data: Any, op: Any, activation: str, scale: float, added: Any) -> An
 
 @nki.jit
 def activation_backward(gradient: Any, x: Any, activation: str = "silu") -> Any:
-    """Gradient * activation'(x).
+    """The gradient of an activation's argument: gradient * activation'(x).
 
     Args:
         gradient, x: of one shape and format (float32, bfloat16 or float16) in HBM.

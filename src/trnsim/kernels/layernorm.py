@@ -173,38 +173,37 @@ def layernorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-5) ->
     scale = load_to_all(weight)
     epsilon = filled((128, 1), eps)
     ones = filled((128, 1), 1.0, x.dtype)
-    # NeuronCore-v2 lets VectorE or GpSimdE reach SBUF, not both.
-    alone = nisa.get_nc_version() == nisa.nc_version.gen2
-    third = nisa.engine.vector if alone else nisa.engine.gpsimd
-    head = _head(width, 1.0)
     totals, plain = column_totals(width), column_totals(width)
     first, last = share(x.shape[0], 128)
     groups = row_groups(first, last, width, x.dtype)
     ahead = groups_ahead(width, x.dtype)
     loaded: list[Any] = []
-    waiting: list[Any] = []
+    # Groups that have their moments, and their sums: one of each is in flight, where SBUF holds them, so that the steps
+    # of one group wait for ScalarE while VectorE has others to do.
+    begun: list[Any] = []
+    summed: list[Any] = []
     for index in range(len(groups)):
         for start, lanes, count in groups[len(loaded) : index + ahead + 1]:
             loaded.append((start, load_group(x, start, lanes, count), load_group(gradient, start, lanes, count)))
-        start, data, arrived = loaded[index]
-        lanes, count = data.shape[0], data.shape[1]
-        out = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
-        product = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
-        level = _column(lanes, count)
-        for row in range(count):
-            nisa.tensor_tensor(
-                dst=out[:, row, :], data1=arrived[:, row, :], data2=scale[0:lanes, :], op=nl.multiply, engine=third
-            )
-            add_columns(plain, arrived[:, row, :], ones[0:lanes, :])
-        mean, inverse = _moments(data, product, epsilon, head)
-        _sum_rows(level, out, product)
-        # As forward, where SBUF holds two groups.
-        waiting.append((start, data, arrived, out, product, mean, inverse, level))
-        if len(waiting) > min(ahead, 1):
-            _backward_group(result, totals, scale, waiting[0])
-            waiting = waiting[1:]
-    for group in waiting:
-        _backward_group(result, totals, scale, group)
+        for group in begun:
+            _backward_products(scale, group)
+        for group in summed:
+            _backward_result(result, group)
+        begun, summed = [_backward_moments(loaded[index], plain, scale, epsilon, ones)], begun
+        for group in summed:
+            _backward_sums(totals, group)
+        if ahead < 2:
+            _backward_products(scale, begun[0])
+            _backward_sums(totals, begun[0])
+            _backward_result(result, begun[0])
+            begun = []
+    for group in begun:
+        _backward_products(scale, group)
+    for group in summed:
+        _backward_result(result, group)
+    for group in begun:
+        _backward_sums(totals, group)
+        _backward_result(result, group)
     store_columns(of_weight, totals, last > first, 0)
     store_columns(of_bias, plain, last > first, 1)
     return result, of_weight, of_bias
@@ -221,13 +220,30 @@ def _sum_rows(sums: Any, source: Any, scratch: Any) -> None:
         )
 
 
-def _backward_group(result: Any, totals: Any, scale: Any, group: Any) -> None:
-    """What follows the moments: the sums for the weight, and the gradient of x to its rows of ``result``."""
-    start, data, arrived, out, product, mean, inverse, level = group
+def _backward_moments(loaded: Any, plain: Any, scale: Any, epsilon: Any, ones: Any) -> Any:
+    """A group with its moments, the gradient times the weight, and the sum of that in each row."""
+    start, data, arrived = loaded
     lanes, count, width = data.shape
-    weights = nl.ndarray((lanes, count), dtype=data.dtype, buffer=nl.sbuf)
-    nisa.tensor_copy(dst=weights, src=inverse)
-    along = _column(lanes, count)
+    # NeuronCore-v2 lets VectorE or GpSimdE reach SBUF, not both.
+    alone = nisa.get_nc_version() == nisa.nc_version.gen2
+    third = nisa.engine.vector if alone else nisa.engine.gpsimd
+    weighted = nl.ndarray(data.shape, dtype=data.dtype, buffer=nl.sbuf)
+    product = nl.ndarray(data.shape, dtype=data.dtype, buffer=nl.sbuf)
+    for row in range(count):
+        nisa.tensor_tensor(
+            dst=weighted[:, row, :], data1=arrived[:, row, :], data2=scale[0:lanes, :], op=nl.multiply, engine=third
+        )
+        add_columns(plain, arrived[:, row, :], ones[0:lanes, :])
+    mean, inverse = _moments(data, product, epsilon, width)
+    level, along = _column(lanes, count), _column(lanes, count)
+    _sum_rows(level, weighted, product)
+    return start, data, arrived, weighted, product, mean, inverse, level, along
+
+
+def _backward_products(scale: Any, group: Any) -> None:
+    """Gradient times deviation, and the sum of that times the weight in each row."""
+    _, data, arrived, _, product, mean, _, _, along = group
+    lanes, count, _ = data.shape
     for row in range(count):
         nisa.scalar_tensor_tensor(
             dst=product[:, row, :],
@@ -239,9 +255,16 @@ def _backward_group(result: Any, totals: Any, scale: Any, group: Any) -> None:
         )
         # In the place of what arrived, which is not needed any more.
         _multiply(arrived[:, row, :], product[:, row, :], scale[0:lanes, :])
-        add_columns(totals, product[:, row, :], weights[:, row : row + 1])
     _sum_rows(along, arrived, arrived)
+
+
+def _backward_sums(totals: Any, group: Any) -> None:
+    """What x contributes to its gradient, in the place of what arrived, and the sums for the weight."""
+    _, data, arrived, _, product, mean, inverse, level, along = group
+    lanes, count, width = data.shape
     slope, offset = _backward_line(mean, inverse, along, level, width)
+    weights = nl.ndarray((lanes, count), dtype=data.dtype, buffer=nl.sbuf)
+    nisa.tensor_copy(dst=weights, src=inverse)
     for row in range(count):
         nisa.activation(
             dst=arrived[:, row, :],
@@ -250,15 +273,22 @@ def _backward_group(result: Any, totals: Any, scale: Any, group: Any) -> None:
             scale=slope[:, row : row + 1],
             bias=offset[:, row : row + 1],
         )
+        add_columns(totals, product[:, row, :], weights[:, row : row + 1])
+
+
+def _backward_result(result: Any, group: Any) -> None:
+    """The gradient of x to its rows of ``result``."""
+    start, _, arrived, weighted, _, _, inverse, _, _ = group
+    for row in range(inverse.shape[1]):
         nisa.scalar_tensor_tensor(
-            dst=out[:, row, :],
-            data=out[:, row, :],
+            dst=weighted[:, row, :],
+            data=weighted[:, row, :],
             op0=nl.multiply,
             operand0=inverse[:, row : row + 1],
             op1=nl.add,
             operand1=arrived[:, row, :],
         )
-    store_group(result, start, out)
+    store_group(result, start, weighted)
 
 
 def _backward_line(mean: Any, inverse: Any, along: Any, level: Any, width: int) -> tuple[Any, Any]:

@@ -54,7 +54,7 @@ def _inverse(data: Any, scratch: Any, epsilon: Any) -> Any:
 
 @nki.jit
 def rmsnorm(x: Any, weight: Any, eps: float = 1e-6) -> Any:
-    """X / sqrt(mean(x^2) + eps) * weight, row by row.
+    """Rows of x over their root mean square: x / sqrt(mean(x^2) + eps) * weight.
 
     Args:
         x: [rows, width] in HBM, float32, bfloat16 or float16. A row has 32 KiB at most.
