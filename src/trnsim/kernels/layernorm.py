@@ -139,8 +139,13 @@ def layernorm(x: Any, weight: Any, bias: Any, eps: float = 1e-5) -> Any:
     head = _head(width, 0.25 if nisa.get_nc_version() == nisa.nc_version.gen3 else 0.0)
     first, last = share(x.shape[0], 128)
     waiting: list[Any] = []
-    for start, lanes, count in row_groups(first, last, width, x.dtype):
-        data = load_group(x, start, lanes, count)
+    groups = row_groups(first, last, width, x.dtype)
+    ahead = groups_ahead(width, x.dtype, 1, 5)
+    loaded: list[Any] = []
+    for index in range(len(groups)):
+        for start, lanes, count in groups[len(loaded) : index + ahead + 1]:
+            loaded.append((start, load_group(x, start, lanes, count)))
+        start, data = loaded[index]
         out = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
         mean, inverse = _moments(data, out, epsilon, head)
         # A group is scaled after the moments of the next one have begun, so that no engine waits for the other.
@@ -176,7 +181,7 @@ def layernorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-5) ->
     totals, plain = column_totals(width), column_totals(width)
     first, last = share(x.shape[0], 128)
     groups = row_groups(first, last, width, x.dtype)
-    ahead = groups_ahead(width, x.dtype)
+    ahead = groups_ahead(width, x.dtype, 2, 9)
     loaded: list[Any] = []
     # Groups that have their moments, and their sums: one of each is in flight, where SBUF holds them, so that the steps
     # of one group wait for ScalarE while VectorE has others to do.
@@ -192,7 +197,7 @@ def layernorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-5) ->
         begun, summed = [_backward_moments(loaded[index], plain, scale, epsilon, ones)], begun
         for group in summed:
             _backward_sums(totals, group)
-        if ahead < 2:
+        if not ahead:
             _backward_products(scale, begun[0])
             _backward_sums(totals, begun[0])
             _backward_result(result, begun[0])

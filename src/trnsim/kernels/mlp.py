@@ -103,7 +103,9 @@ def _hidden_layer(
     depth = x.shape[1]
     column_bytes = -(-depth // TILE_K) * item_bytes(x.dtype)
     block = min(2048, max(TILE_M, TOKEN_BYTES // column_bytes // TILE_M * TILE_M))
-    group = min(512, max(TILE_M, WEIGHT_BYTES // column_bytes // TILE_M * TILE_M))
+    # Few tokens leave room, and need longer pieces of rows of weights: then DMA is what takes time.
+    weight_bytes = WEIGHT_BYTES if rows[1] - rows[0] > TILE_N else 2 * WEIGHT_BYTES
+    group = min(1024, max(TILE_M, weight_bytes // column_bytes // TILE_M * TILE_M))
     for at, count in pieces(rows[0], rows[1], block):
         moving = load_block(x, 1, 0, depth, at, count)
         for feature, length in pieces(features[0], features[1], group):

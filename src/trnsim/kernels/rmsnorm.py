@@ -69,8 +69,13 @@ def rmsnorm(x: Any, weight: Any, eps: float = 1e-6) -> Any:
     scale = load_to_all(weight)
     epsilon = filled((128, 1), eps)
     first, last = share(x.shape[0], 128)
-    for start, lanes, count in row_groups(first, last, x.shape[1], x.dtype):
-        data = load_group(x, start, lanes, count)
+    groups = row_groups(first, last, x.shape[1], x.dtype)
+    ahead = groups_ahead(x.shape[1], x.dtype, 1, 2)
+    loaded: list[Any] = []
+    for index, (start, lanes, count) in enumerate(groups):
+        for at, partitions, rows in groups[len(loaded) : index + ahead + 1]:
+            loaded.append(load_group(x, at, partitions, rows))
+        data = loaded[index]
         out = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
         inverse = _inverse(data, out, epsilon)
         for row in range(count):
@@ -108,7 +113,7 @@ def rmsnorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-6) -> A
     totals = column_totals(width)
     first, last = share(x.shape[0], 128)
     groups = row_groups(first, last, width, x.dtype)
-    ahead = groups_ahead(width, x.dtype)
+    ahead = groups_ahead(width, x.dtype, 2, 3)
     loaded: list[Any] = []
     for index, (start, lanes, count) in enumerate(groups):
         for at, partitions, rows in groups[len(loaded) : index + ahead + 1]:

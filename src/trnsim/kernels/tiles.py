@@ -14,6 +14,8 @@ from trnsim.nki import language as nl
 PARTITIONS = 128
 # Bytes a partition of a group of rows: two packets of the DMA engines, so that what a DMA costs besides is little.
 GROUP_BYTES = 8 * 1024
+# Bytes a partition of tiles that are loaded ahead, and of what they are needed for: two thirds of NeuronCore-v2's SBUF.
+AHEAD_BYTES = 120 * 1024
 # Bytes of the longest row: four such rows, loaded while others are computed, fill most of NeuronCore-v2's SBUF.
 ROW_BYTES = 32 * 1024
 
@@ -84,12 +86,13 @@ def load_group(tensor: Any, start: int, lanes: int, count: int) -> Any:
     return tile
 
 
-def groups_ahead(width: int, dtype: Any) -> int:
-    """How many groups of rows to load before they are needed: what is loaded waits behind no result then."""
-    size = width * item_bytes(dtype)
-    if size <= GROUP_BYTES:
-        return 2
-    return 1 if size <= 2 * GROUP_BYTES else 0
+def groups_ahead(width: int, dtype: Any, loads: int, others: int) -> int:
+    """How many groups of rows to load before they are needed, two at most: no load waits behind a store then.
+
+    As many as SBUF holds of ``loads`` tiles a group, beside one group and ``others`` tiles of that size.
+    """
+    size = max(1, GROUP_BYTES // (width * item_bytes(dtype))) * width * item_bytes(dtype)
+    return max(0, min(2, (AHEAD_BYTES // size - loads - others) // loads))
 
 
 def store_group(tensor: Any, start: int, tile: Any) -> None:
