@@ -10,6 +10,7 @@ from typing import Any
 
 from trnsim import nki
 from trnsim.kernels.tiles import (
+    GROUP_BYTES,
     add_columns,
     check_format,
     check_rows,
@@ -17,6 +18,7 @@ from trnsim.kernels.tiles import (
     column_totals,
     filled,
     groups_ahead,
+    item_bytes,
     load_group,
     load_to_all,
     pieces,
@@ -197,7 +199,7 @@ def layernorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-5) ->
         begun, summed = [_backward_moments(loaded[index], plain, scale, epsilon, ones)], begun
         for group in summed:
             _backward_sums(totals, group)
-        if not ahead:
+        if width * item_bytes(x.dtype) > 2 * GROUP_BYTES:
             _backward_products(scale, begun[0])
             _backward_sums(totals, begun[0])
             _backward_result(result, begun[0])
