@@ -59,7 +59,7 @@ def cross_entropy(logits: Any, targets: Any) -> Any:
 
     Args:
         logits: [rows, vocabulary] in HBM, float32, bfloat16 or float16, any width; fewer than 2^31 elements.
-        targets: [rows] int32, each in [0, vocabulary).
+        targets: [rows] int32, each in [0, vocabulary): none is ignored, and one beyond is a logit of another row.
 
     Returns:
         ([rows], [rows]) float32: the losses, and log(sum(exp(logits))), which ``cross_entropy_backward`` wants. Two
