@@ -62,7 +62,8 @@ def test_embedding(tokens, rows, width, dtype, where):
     wanted.backward(double(arrived).detach())
     found = run(embedding, where, numbers, table)
     assert np.array_equal(np.asarray(found), table[numbers])
-    assert_close(run(embedding_backward, where, arrived, numbers, rows), leaf.grad, np.float32, 1)
+    size = max(3, leaf.grad.abs().max().item())  # of what is added up, which may cancel
+    assert_close(run(embedding_backward, where, arrived, numbers, rows), leaf.grad, np.float32, 1, size)
 
 
 def test_number_beyond_the_table():
