@@ -13,6 +13,7 @@ from typing import Any
 
 from trnsim import nki
 from trnsim.kernels.contract import Contract, Problem
+from trnsim.kernels.tiles import load_to_all, pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 from trnsim.numerics import as_dtype
@@ -22,19 +23,6 @@ BLOCK_M, BLOCK_N, BLOCK_K = 2048, 1024, 1024
 TILE_K, TILE_M, TILE_N = 128, 128, 512
 # Bytes a partition that columns of rhs may hold while all rows of lhs pass.
 KEPT_BYTES = 64 * 1024
-
-
-def _pieces(first: int, last: int, size: int) -> list[tuple[int, int]]:
-    """(start, length) of pieces of at most ``size`` from ``first`` to ``last``."""
-    return [(at, min(size, last - at)) for at in range(first, last, size)]
-
-
-def _share(total: int, step: int) -> tuple[int, int]:
-    """The part of ``total`` that is this core's, a multiple of ``step`` where there are several."""
-    cores = nl.num_programs(0)
-    part = -(-total // (cores * step)) * step if cores > 1 else total
-    first = min(total, nl.program_id(0) * part)
-    return first, min(total, first + part)
 
 
 @nki.jit
@@ -57,22 +45,38 @@ def matmul(lhs: Any, rhs: Any, contract_lhs: int = 0, contract_rhs: int = 0) -> 
     result = nl.ndarray((m_size, n_size), dtype=lhs.dtype, buffer=nl.shared_hbm)
     columns, rows = (0, n_size), (0, m_size)
     if n_size >= m_size:
-        columns = _share(n_size, TILE_N)
+        columns = share(n_size, TILE_N)
     else:
-        rows = _share(m_size, TILE_M)
-    depths = _pieces(0, k_size, BLOCK_K)
+        rows = share(m_size, TILE_M)
+    multiply(result, lhs, rhs, (contract_lhs, contract_rhs), rows, columns)
+    return result
+
+
+def multiply(
+    result: Any,
+    lhs: Any,
+    rhs: Any,
+    contract: tuple[int, int],
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    bias: Any = None,
+) -> None:
+    """Rows and columns (first, last) of ``matmul``'s result, plus ``bias``, [N] in HBM, if there is one."""
+    k_size = lhs.shape[contract[0]]
+    depths = pieces(0, k_size, BLOCK_K)
     keep = k_size // TILE_K * BLOCK_N * (4 if lhs.dtype == nl.float32 else 2) <= KEPT_BYTES
-    for n_first, n_length in _pieces(columns[0], columns[1], BLOCK_N):
-        kept = [_load(rhs, contract_rhs, k, length, n_first, n_length) for k, length in depths] if keep else []
-        for m_first, m_length in _pieces(rows[0], rows[1], BLOCK_M):
+    for n_first, n_length in pieces(columns[0], columns[1], BLOCK_N):
+        kept = [load_block(rhs, contract[1], k, length, n_first, n_length) for k, length in depths] if keep else []
+        offsets = load_to_all(bias[n_first : n_first + n_length]) if bias is not None else None
+        for m_first, m_length in pieces(rows[0], rows[1], BLOCK_M):
             sums: list[Any] = []
             for block, (k_first, k_length) in enumerate(depths):
-                left = _load(lhs, contract_lhs, k_first, k_length, m_first, m_length)
-                right = kept[block] if keep else _load(rhs, contract_rhs, k_first, k_length, n_first, n_length)
+                left = load_block(lhs, contract[0], k_first, k_length, m_first, m_length)
+                right = kept[block] if keep else load_block(rhs, contract[1], k_first, k_length, n_first, n_length)
                 last = block == len(depths) - 1
                 partial, sums = sums, []
-                for m, m_tile in _pieces(0, m_length, TILE_M):
-                    for n, n_tile in _pieces(0, n_length, TILE_N):
+                for m, m_tile in pieces(0, m_length, TILE_M):
+                    for n, n_tile in pieces(0, n_length, TILE_N):
                         product = nl.ndarray((m_tile, n_tile), dtype=nl.float32, buffer=nl.psum)
                         for k in range(len(left)):
                             nisa.nc_matmul(
@@ -83,18 +87,21 @@ def matmul(lhs: Any, rhs: Any, contract_lhs: int = 0, contract_rhs: int = 0) -> 
                         total = nl.ndarray((m_tile, n_tile), dtype=lhs.dtype if last else nl.float32, buffer=nl.sbuf)
                         if block:
                             nisa.tensor_tensor(dst=total, data1=product, data2=partial[len(sums)], op=nl.add)
+                        elif offsets is not None:
+                            nisa.tensor_tensor(
+                                dst=total, data1=product, data2=offsets[0:m_tile, n : n + n_tile], op=nl.add
+                            )
                         else:
                             nisa.tensor_copy(dst=total, src=product)
                         sums.append(total)
                         if last:
                             row, column = m_first + m, n_first + n
                             nisa.dma_copy(dst=result[row : row + m_tile, column : column + n_tile], src=total)
-    return result
 
 
-def _load(source: Any, contract: int, k_first: int, k_length: int, first: int, length: int) -> list[Any]:
+def load_block(source: Any, contract: int, k_first: int, k_length: int, first: int, length: int) -> list[Any]:
     """Tiles of a block, [128 of the contraction, length], in SBUF."""
-    depths = _pieces(0, k_length, TILE_K)
+    depths = pieces(0, k_length, TILE_K)
     tiles = []
     for k, k_tile in depths:
         tile = nl.ndarray((k_tile, length), dtype=source.dtype, buffer=nl.sbuf)
@@ -102,7 +109,7 @@ def _load(source: Any, contract: int, k_first: int, k_length: int, first: int, l
             nisa.dma_copy(dst=tile, src=source[k_first + k : k_first + k + k_tile, first : first + length])
         tiles.append(tile)
     if contract == 1:
-        for at, group in _pieces(0, length, TILE_N):
+        for at, group in pieces(0, length, TILE_N):
             _load_transposed(tiles, depths, source, k_first, k_length, first, at, group)
     return tiles
 
@@ -119,13 +126,13 @@ def _load_transposed(
 ) -> None:
     """Columns ``at`` to ``at + group`` of the tiles, from rows of ``source``: a bank of PSUM at a time."""
     rows = []
-    for part, size in _pieces(at, at + group, TILE_M):
+    for part, size in pieces(at, at + group, TILE_M):
         row = nl.ndarray((size, k_length), dtype=source.dtype, buffer=nl.sbuf)
         nisa.dma_copy(dst=row, src=source[first + part : first + part + size, k_first : k_first + k_length])
         rows.append(row)
     for number, (k, k_tile) in enumerate(depths):
         turned = nl.ndarray((k_tile, group), dtype=source.dtype, buffer=nl.psum)
-        for index, (part, size) in enumerate(_pieces(0, group, TILE_M)):
+        for index, (part, size) in enumerate(pieces(0, group, TILE_M)):
             nisa.nc_transpose(dst=turned[:, part : part + size], data=rows[index][:, k : k + k_tile])
         nisa.tensor_copy(dst=tiles[number][:, at : at + group], src=turned)
 

@@ -1,0 +1,221 @@
+"""Element-wise operators that travel through SBUF once: bias, scale, activation, residual, and their gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trnsim import nki
+from trnsim.kernels.tiles import (
+    check_format,
+    check_rows,
+    check_width,
+    load_group,
+    load_to_all,
+    pieces,
+    row_groups,
+    share,
+    store_group,
+)
+from trnsim.nki import isa as nisa
+from trnsim.nki import language as nl
+
+# Elements a partition of a tile where rows do not matter: 8 KiB of the widest format.
+FLAT = 2048
+
+
+def activation_of(name: str) -> Any:
+    """ScalarE's function of a name: identity, relu, silu, gelu (exact), gelu_tanh or sigmoid."""
+    assert name in ("identity", "relu", "silu", "gelu", "gelu_tanh", "sigmoid"), (
+        f"no activation {name}: there are identity, relu, silu, gelu, gelu_tanh and sigmoid"
+    )
+    if name == "relu":
+        return nl.relu
+    if name == "silu":
+        return nl.silu
+    if name == "gelu":
+        return nl.gelu
+    if name == "gelu_tanh":
+        return nl.gelu_apprx_tanh
+    return nl.sigmoid if name == "sigmoid" else nl.copy
+
+
+def slope_of(name: str) -> Any:
+    """ScalarE's function for the derivative of ``silu`` or ``gelu``."""
+    assert name in ("silu", "gelu"), f"no derivative of {name}: there are silu and gelu"
+    return nl.silu_dx if name == "silu" else nl.gelu_dx
+
+
+def flat_tiles(tensor: Any) -> list[tuple[int, int, int]]:
+    """(first element, partitions, elements a partition) of the tiles of this core's part of a tensor."""
+    first, last = share(tensor.size, 128 * FLAT)
+    tiles = []
+    for at, length in pieces(first, last, 128 * FLAT):
+        lanes = min(128, length)
+        tiles.append((at, lanes, length // lanes))
+        if length % lanes:
+            tiles.append((at + length // lanes * lanes, length % lanes, 1))
+    return tiles
+
+
+def flat_view(tensor: Any, tile: tuple[int, int, int]) -> Any:
+    """The elements of a tile in HBM, [partitions, elements a partition]."""
+    at, lanes, length = tile
+    return tensor.ap(pattern=[[length, lanes], [1, length]], offset=at)
+
+
+def load_flat(tensor: Any, tile: tuple[int, int, int]) -> Any:
+    """The elements of a tile in SBUF."""
+    loaded = nl.ndarray((tile[1], tile[2]), dtype=tensor.dtype, buffer=nl.sbuf)
+    nisa.dma_copy(dst=loaded, src=flat_view(tensor, tile))
+    return loaded
+
+
+@nki.jit
+def elementwise(
+    x: Any, bias: Any = None, residual: Any = None, activation: str = "identity", scale: float = 1.0
+) -> Any:
+    """activation(scale * x + bias) + residual.
+
+    Args:
+        x: [rows, width] in HBM, float32, bfloat16 or float16. A row has 32 KiB at most where there is a bias.
+        bias: [width] in that format, added to each row; or None.
+        residual: as ``x``, added to the result; or None.
+        activation: ``identity``, ``relu``, ``silu``, ``gelu``, ``gelu_tanh`` or ``sigmoid``.
+        scale: a number.
+
+    Returns:
+        [rows, width] in that format; what is rounded to it on the way is scale * x + bias where there is a bias, and
+        the activation where there is a residual. Two cores share the elements.
+    """
+    assert len(x.shape) == 2, f"x is {tuple(x.shape)}: it must be [rows, width]"
+    check_format("x", x.dtype)
+    if residual is not None:
+        check_rows("residual", residual, x.shape, x.dtype)
+    result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+    op = activation_of(activation)
+    if bias is not None:
+        check_rows("bias", bias, (x.shape[1],), x.dtype)
+        check_width(x.shape[1], x.dtype)
+        offset = load_to_all(bias)
+        first, last = share(x.shape[0], 128)
+        for start, lanes, count in row_groups(first, last, x.shape[1], x.dtype):
+            data = load_group(x, start, lanes, count)
+            for row in range(count):
+                nisa.scalar_tensor_tensor(
+                    dst=data[:, row, :],
+                    data=data[:, row, :],
+                    op0=nl.multiply,
+                    operand0=scale,
+                    op1=nl.add,
+                    operand1=offset[0:lanes, :],
+                )
+            added = load_group(residual, start, lanes, count) if residual is not None else None
+            store_group(result, start, _finish(data, op, activation, 1.0, added))
+        return result
+    for tile in flat_tiles(x):
+        data = load_flat(x, tile)
+        added = load_flat(residual, tile) if residual is not None else None
+        nisa.dma_copy(dst=flat_view(result, tile), src=_finish(data, op, activation, scale, added))
+    return result
+
+
+def _finish(data: Any, op: Any, activation: str, scale: float, added: Any) -> Any:
+    """op(scale * data) + added, on as few engines as it takes."""
+    if activation == "identity" and added is not None:
+        out = nl.ndarray(data.shape, dtype=data.dtype, buffer=nl.sbuf)
+        if scale == 1.0:
+            nisa.tensor_tensor(dst=out, data1=data, data2=added, op=nl.add, engine=nisa.engine.vector)
+        else:
+            nisa.scalar_tensor_tensor(dst=out, data=data, op0=nl.multiply, operand0=scale, op1=nl.add, operand1=added)
+        return out
+    if activation == "identity" and scale == 1.0:
+        return data
+    out = nl.ndarray(data.shape, dtype=data.dtype, buffer=nl.sbuf)
+    if activation == "identity":
+        nisa.tensor_scalar(dst=out, data=data, op0=nl.multiply, operand0=scale)
+    else:
+        nisa.activation(dst=out, op=op, data=data, scale=scale)
+    if added is not None:
+        nisa.tensor_tensor(dst=out, data1=out, data2=added, op=nl.add, engine=nisa.engine.vector)
+    return out
+
+
+@nki.jit
+def activation_backward(gradient: Any, x: Any, activation: str = "silu") -> Any:
+    """The gradient of an activation's argument: gradient * activation'(x).
+
+    Args:
+        gradient, x: of one shape and format (float32, bfloat16 or float16) in HBM.
+        activation: ``silu`` or ``gelu`` (exact).
+
+    Returns:
+        The gradient of x in that shape and format; the derivative is rounded to it first.
+    """
+    check_format("x", x.dtype)
+    check_rows("gradient", gradient, x.shape, x.dtype)
+    result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+    op = slope_of(activation)
+    for tile in flat_tiles(x):
+        data, arrived = load_flat(x, tile), load_flat(gradient, tile)
+        slope = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
+        nisa.activation(dst=slope, op=op, data=data)
+        nisa.tensor_tensor(dst=arrived, data1=arrived, data2=slope, op=nl.multiply, engine=nisa.engine.vector)
+        nisa.dma_copy(dst=flat_view(result, tile), src=arrived)
+    return result
+
+
+@nki.jit
+def gated_activation(gate: Any, up: Any, activation: str = "silu") -> Any:
+    """activation(gate) * up.
+
+    Args:
+        gate, up: of one shape and format (float32, bfloat16 or float16) in HBM.
+        activation: as ``elementwise`` takes.
+
+    Returns:
+        The product in that shape and format; the activation is rounded to it first.
+    """
+    check_format("gate", gate.dtype)
+    check_rows("up", up, gate.shape, gate.dtype)
+    result = nl.ndarray(gate.shape, dtype=gate.dtype, buffer=nl.shared_hbm)
+    op = activation_of(activation)
+    for tile in flat_tiles(gate):
+        first, second = load_flat(gate, tile), load_flat(up, tile)
+        active = nl.ndarray(first.shape, dtype=gate.dtype, buffer=nl.sbuf)
+        nisa.activation(dst=active, op=op, data=first)
+        nisa.tensor_tensor(dst=active, data1=active, data2=second, op=nl.multiply, engine=nisa.engine.vector)
+        nisa.dma_copy(dst=flat_view(result, tile), src=active)
+    return result
+
+
+@nki.jit
+def gated_activation_backward(gradient: Any, gate: Any, up: Any, activation: str = "silu") -> Any:
+    """Gradients of ``gated_activation`` with respect to ``gate`` and ``up``.
+
+    Args:
+        gradient: of the result, in its shape and format.
+        gate, up: what ``gated_activation`` was given.
+        activation: ``silu`` or ``gelu`` (exact).
+
+    Returns:
+        (gradient * up * activation'(gate), gradient * activation(gate)) in that shape and format; factors are rounded
+        to it.
+    """
+    check_format("gate", gate.dtype)
+    check_rows("up", up, gate.shape, gate.dtype)
+    check_rows("gradient", gradient, gate.shape, gate.dtype)
+    of_gate = nl.ndarray(gate.shape, dtype=gate.dtype, buffer=nl.shared_hbm)
+    of_up = nl.ndarray(gate.shape, dtype=gate.dtype, buffer=nl.shared_hbm)
+    op, slope_op = activation_of(activation), slope_of(activation)
+    for tile in flat_tiles(gate):
+        arrived, first, second = load_flat(gradient, tile), load_flat(gate, tile), load_flat(up, tile)
+        active = nl.ndarray(first.shape, dtype=gate.dtype, buffer=nl.sbuf)
+        slope = nl.ndarray(first.shape, dtype=gate.dtype, buffer=nl.sbuf)
+        nisa.activation(dst=active, op=op, data=first)
+        nisa.activation(dst=slope, op=slope_op, data=first)
+        for factor in (active, slope):
+            nisa.tensor_tensor(dst=factor, data1=factor, data2=arrived, op=nl.multiply, engine=nisa.engine.vector)
+        nisa.tensor_tensor(dst=slope, data1=slope, data2=second, op=nl.multiply, engine=nisa.engine.vector)
+        nisa.dma_copy(dst=flat_view(of_up, tile), src=active)
+        nisa.dma_copy(dst=flat_view(of_gate, tile), src=slope)
+    return of_gate, of_up

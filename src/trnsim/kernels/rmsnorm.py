@@ -1,0 +1,173 @@
+"""Root-mean-square normalisation of rows, forward and backward.
+
+ScalarE squares and adds up while VectorE scales what came before; sums over rows for the weight's gradient are products
+with a column on TensorE.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trnsim import nki
+from trnsim.kernels.tiles import (
+    add_columns,
+    check_format,
+    check_rows,
+    check_width,
+    column_totals,
+    filled,
+    groups_ahead,
+    load_group,
+    load_to_all,
+    row_groups,
+    share,
+    store_columns,
+    store_group,
+)
+from trnsim.nki import isa as nisa
+from trnsim.nki import language as nl
+
+
+def _check(x: Any, weight: Any) -> None:
+    assert len(x.shape) == 2, f"x is {tuple(x.shape)}: it must be [rows, width]"
+    check_format("x", x.dtype)
+    check_rows("weight", weight, (x.shape[1],), x.dtype)
+    check_width(x.shape[1], x.dtype)
+
+
+def _inverse(data: Any, scratch: Any, epsilon: Any) -> Any:
+    """1 / sqrt(mean of squares + epsilon) of each row of a group; ``scratch`` receives the squares."""
+    lanes, count, width = data.shape
+    squares = nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
+    for row in range(count):
+        nisa.activation_reduce(
+            dst=scratch[:, row, :],
+            op=nl.square,
+            data=data[:, row, :],
+            reduce_op=nl.add,
+            reduce_res=squares[:, row : row + 1],
+        )
+    inverse = nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.activation(dst=inverse, op=nl.rsqrt, data=squares, bias=epsilon[0:lanes, :], scale=1.0 / width)
+    return inverse
+
+
+@nki.jit
+def rmsnorm(x: Any, weight: Any, eps: float = 1e-6) -> Any:
+    """Rows of x over their root mean square: x / sqrt(mean(x^2) + eps) * weight.
+
+    Args:
+        x: [rows, width] in HBM, float32, bfloat16 or float16. A row has 32 KiB at most.
+        weight: [width] in that format.
+        eps: added to the mean of squares.
+
+    Returns:
+        [rows, width] in that format; arithmetic is float32. Two cores share the rows.
+    """
+    _check(x, weight)
+    result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+    scale = load_to_all(weight)
+    epsilon = filled((128, 1), eps)
+    first, last = share(x.shape[0], 128)
+    groups = row_groups(first, last, x.shape[1], x.dtype)
+    ahead = groups_ahead(x.shape[1], x.dtype, 1, 2)
+    loaded: list[Any] = []
+    for index, (start, lanes, count) in enumerate(groups):
+        for at, partitions, rows in groups[len(loaded) : index + ahead + 1]:
+            loaded.append(load_group(x, at, partitions, rows))
+        data = loaded[index]
+        out = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
+        inverse = _inverse(data, out, epsilon)
+        for row in range(count):
+            nisa.scalar_tensor_tensor(
+                dst=out[:, row, :],
+                data=data[:, row, :],
+                op0=nl.multiply,
+                operand0=inverse[:, row : row + 1],
+                op1=nl.multiply,
+                operand1=scale[0:lanes, :],
+            )
+        store_group(result, start, out)
+    return result
+
+
+@nki.jit
+def rmsnorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-6) -> Any:
+    """Gradients of ``rmsnorm`` with respect to ``x`` and ``weight``.
+
+    Args:
+        gradient: [rows, width], the gradient of the result, in the format of ``x``.
+        x, weight, eps: what ``rmsnorm`` was given; the root mean squares are computed again.
+
+    Returns:
+        The gradient of x, [rows, width], and that of weight, [width], in the format of ``x``. Products are rounded to
+        it before they are added up, in float32.
+    """
+    _check(x, weight)
+    check_rows("gradient", gradient, x.shape, x.dtype)
+    width = x.shape[1]
+    result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
+    of_weight = nl.ndarray((width,), dtype=x.dtype, buffer=nl.shared_hbm)
+    scale = load_to_all(weight)
+    epsilon = filled((128, 1), eps)
+    totals = column_totals(width)
+    first, last = share(x.shape[0], 128)
+    groups = row_groups(first, last, width, x.dtype)
+    ahead = groups_ahead(width, x.dtype, 2, 3)
+    loaded: list[Any] = []
+    for index, (start, lanes, count) in enumerate(groups):
+        for at, partitions, rows in groups[len(loaded) : index + ahead + 1]:
+            loaded.append((load_group(x, at, partitions, rows), load_group(gradient, at, partitions, rows)))
+        data, arrived = loaded[index]
+        product = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
+        out = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
+        inverse = _inverse(data, out, epsilon)
+        weights = nl.ndarray((lanes, count), dtype=x.dtype, buffer=nl.sbuf)
+        nisa.tensor_copy(dst=weights, src=inverse)
+        nisa.tensor_tensor(dst=product, data1=arrived, data2=data, op=nl.multiply, engine=nisa.engine.vector)
+        along = nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
+        for row in range(count):
+            add_columns(totals, product[:, row, :], weights[:, row : row + 1])
+            nisa.tensor_tensor(
+                dst=out[:, row, :],
+                data1=product[:, row, :],
+                data2=scale[0:lanes, :],
+                op=nl.multiply,
+                engine=nisa.engine.vector,
+            )
+            nisa.activation_reduce(
+                dst=product[:, row, :],
+                op=nl.copy,
+                data=out[:, row, :],
+                reduce_op=nl.add,
+                reduce_res=along[:, row : row + 1],
+            )
+        # The part of the gradient along x: -sum(gradient weight x) / width / rms^3.
+        square = nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.tensor_tensor(dst=square, data1=inverse, data2=inverse, op=nl.multiply, engine=nisa.engine.vector)
+        cube = nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.tensor_tensor(dst=cube, data1=square, data2=inverse, op=nl.multiply, engine=nisa.engine.vector)
+        back = nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.scalar_tensor_tensor(
+            dst=back, data=along, op0=nl.multiply, operand0=-1.0 / width, op1=nl.multiply, operand1=cube
+        )
+        for row in range(count):
+            nisa.scalar_tensor_tensor(
+                dst=arrived[:, row, :],
+                data=arrived[:, row, :],
+                op0=nl.multiply,
+                operand0=inverse[:, row : row + 1],
+                op1=nl.multiply,
+                operand1=scale[0:lanes, :],
+            )
+            nisa.scalar_tensor_tensor(
+                dst=out[:, row, :],
+                data=data[:, row, :],
+                op0=nl.multiply,
+                operand0=back[:, row : row + 1],
+                op1=nl.add,
+                operand1=arrived[:, row, :],
+            )
+        store_group(result, start, out)
+    store_columns(of_weight, totals, last > first, 0)
+    return result, of_weight
