@@ -19,6 +19,7 @@ ROWS = 128
 LOAD = 2048  # keys of a tile
 SCAN_BYTES = 4096  # of products of a step of the first pass: two banks of PSUM
 STEP = 1024  # keys of a step of the second pass: two banks of PSUM
+AHEAD = 3  # steps of the second pass between a transposition and the product that needs it
 BANK = 512  # columns of a product
 # Bytes a partition that the keys and values of a head may take in SBUF; longer ones are loaded for each 128 queries.
 KEPT_BYTES = 120 * 1024
@@ -41,6 +42,13 @@ class _Block(nl.NKIObject):
     tiles: Any
     keys: Any
     shift: Any
+    scans: Any
+    largest: Any
+    steps: Any
+    sums: Any
+    output: Any
+    totals: Any
+    shifts: Any
 
 
 class _Keys(nl.NKIObject):
@@ -94,20 +102,21 @@ def attention(
     masks = _Masks(identity=identity(nl.bfloat16), made={})
     cores, core = nl.num_programs(0), nl.program_id(0)
     by_head = heads % cores == 0
-    blocks = -(-queries // ROWS)
+    count = -(-queries // ROWS)
     loaded = _Keys(head=-1)
     before = None
+    waiting: list[Any] = []  # steps whose exponentials are on their way through a transposition
     for number in range(heads // cores if by_head else heads):
         head = core * (heads // cores) + number if by_head else number
         if head // (heads // key_heads) != loaded.head:
             loaded = _keys(k, v, head // (heads // key_heads))
         totals = shifts = None
         if with_lse:
-            totals = nl.ndarray((ROWS, blocks), dtype=nl.float32, buffer=nl.sbuf)
-            shifts = nl.ndarray((ROWS, blocks), dtype=nl.float32, buffer=nl.sbuf)
+            totals = nl.ndarray((ROWS, count), dtype=nl.float32, buffer=nl.sbuf)
+            shifts = nl.ndarray((ROWS, count), dtype=nl.float32, buffer=nl.sbuf)
             nisa.memset(dst=totals, value=1.0)
             nisa.memset(dst=shifts, value=0.0)
-        for index in range(blocks):
+        for index in range(count):
             if not by_head and index % cores != core:
                 continue
             first = index * ROWS
@@ -120,17 +129,37 @@ def attention(
             block = _Block(
                 head=head, number=index, first=first, rows=rows, position=first_query + first, low=low, high=high,
                 scale=scale, window=window, causal=causal, tiles=depth_tiles(q, head, first, rows), keys=loaded,
+                totals=totals, shifts=shifts,
             )  # fmt: skip
-            block.shift = _shift(block, masks)
-            if before is not None:
-                _second_pass(before, masks, result, totals, shifts)
+            _begin(block)
+            _advance(block, before, masks, waiting, result)
             before = block
-        if before is not None:
-            _second_pass(before, masks, result, totals, shifts)
-            before = None
         if with_lse:
+            _advance(None, before, masks, waiting, result)
+            _finish(waiting, 0, result)
+            before = None
             _store_lse(lse, head, totals, shifts, queries, by_head, cores, core)
+    _advance(None, before, masks, waiting, result)
+    _finish(waiting, 0, result)
     return (result, lse) if with_lse else result
+
+
+def _advance(block: Any, before: Any, masks: _Masks, waiting: list[Any], result: Any) -> None:
+    """The first pass of ``block`` beside the second of ``before``; products follow when transpositions have had time."""
+    scans = len(block.scans) if block is not None else 0
+    steps = len(before.steps) if before is not None else 0
+    for number in range(max(scans, steps)):
+        if number < steps:
+            waiting.append((before, number, _weigh(before, masks, number, result.dtype)))
+        if number < scans:
+            _scan(block, masks, number)
+        _finish(waiting, AHEAD, result)
+
+
+def _finish(waiting: list[Any], keep: int, result: Any) -> None:
+    while len(waiting) > keep:
+        block, number, turned = waiting.pop(0)
+        _multiply(block, number, turned, result)
 
 
 def check(q: Any, k: Any, v: Any, scale: float, causal: bool, window: int, first_query: int) -> None:
@@ -235,7 +264,9 @@ def _scores(block: _Block, masks: _Masks, keys: Any, at: int, length: int, dtype
             last = block.position + block.rows - 1  # position of the last query
             _add_masks(block, masks, scores, at, start, start + width, block.position + 1, last + 1, "later")
             if block.window:
-                _add_masks(block, masks, scores, at, start, start + width, block.low, last - block.window + 1, "earlier")
+                _add_masks(
+                    block, masks, scores, at, start, start + width, block.low, last - block.window + 1, "earlier"
+                )
     return scores
 
 
@@ -276,64 +307,77 @@ def _mask(masks: _Masks, kind: str, distance: int, width: int, window: int) -> A
     return masks.made[name]
 
 
-def _shift(block: _Block, masks: _Masks) -> Any:
-    """First pass: minus scale times about the largest score of each query, float32 [rows, 1]."""
-    dtype = nl.bfloat16 if nisa.get_nc_version() >= nisa.nc_version.gen4 else nl.float32
-    steps = _steps(block.low, block.high, SCAN_BYTES // (2 if dtype == nl.bfloat16 else 4))
-    largest = nl.ndarray((block.rows, len(steps)), dtype=dtype, buffer=nl.sbuf)
-    for number, (at, length) in enumerate(steps):
-        scores = _scores(block, masks, _key_tile(block.keys, at // LOAD), at, length, dtype)
-        nisa.tensor_reduce(dst=largest[:, number : number + 1], op=nl.maximum, data=scores, axis=1)
-    if len(steps) > 1:
-        all_of_them = nl.ndarray((block.rows, 1), dtype=dtype, buffer=nl.sbuf)
-        nisa.tensor_reduce(dst=all_of_them, op=nl.maximum, data=largest, axis=1)
-        largest = all_of_them
-    shift = nl.ndarray((block.rows, 1), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_scalar(dst=shift, data=largest, op0=nl.multiply, operand0=-block.scale)
-    return shift
+def _begin(block: _Block) -> None:
+    """Steps of both passes, and where they leave their results."""
+    scan = nl.bfloat16 if nisa.get_nc_version() >= nisa.nc_version.gen4 else nl.float32
+    block.scans = _steps(block.low, block.high, SCAN_BYTES // (2 if scan == nl.bfloat16 else 4))
+    block.largest = nl.ndarray((block.rows, len(block.scans)), dtype=scan, buffer=nl.sbuf)
+    block.steps = _steps(block.low, block.high, STEP)
+    block.sums = nl.ndarray((block.rows, len(block.steps)), dtype=nl.float32, buffer=nl.sbuf)
 
 
-def _second_pass(block: _Block, masks: _Masks, result: Any, totals: Any, shifts: Any) -> None:
-    """Exponentials, their sums and their product with V, to ``result``."""
-    rows, dtype = block.rows, result.dtype
+def _scan(block: _Block, masks: _Masks, number: int) -> None:
+    """A step of the first pass; after the last, minus scale times the largest score of each query."""
+    at, length = block.scans[number]
+    scores = _scores(block, masks, _key_tile(block.keys, at // LOAD), at, length, block.largest.dtype)
+    nisa.tensor_reduce(dst=block.largest[:, number : number + 1], op=nl.maximum, data=scores, axis=1)
+    if number < len(block.scans) - 1:
+        return
+    largest = block.largest
+    if number:
+        largest = nl.ndarray((block.rows, 1), dtype=largest.dtype, buffer=nl.sbuf)
+        nisa.tensor_reduce(dst=largest, op=nl.maximum, data=block.largest, axis=1)
+    block.shift = nl.ndarray((block.rows, 1), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_scalar(dst=block.shift, data=largest, op0=nl.multiply, operand0=-block.scale)
+
+
+def _weigh(block: _Block, masks: _Masks, number: int, dtype: Any) -> Any:
+    """A step of the second pass: exponentials of scores, transposed, and their sums."""
+    at, length = block.steps[number]
+    scores = _scores(block, masks, _key_tile(block.keys, at // LOAD), at, length, nl.float32)
+    weights = nl.ndarray((block.rows, length), dtype=dtype, buffer=nl.sbuf)
+    nisa.activation(
+        dst=weights,
+        op=nl.exp,
+        data=scores,
+        bias=block.shift,
+        scale=block.scale,
+        reduce_op=nl.add,
+        reduce_res=block.sums[:, number : number + 1],
+        reduce_cmd=nisa.reduce_cmd.reset_reduce,
+    )
+    return transposed(weights, block.rows, length)
+
+
+def _multiply(block: _Block, number: int, turned: Any, result: Any) -> None:
+    """The product of a step's exponentials with V; after the last, the block's result."""
+    at, length = block.steps[number]
     width = result.shape[2]
-    steps = _steps(block.low, block.high, STEP)
-    sums = nl.ndarray((rows, len(steps)), dtype=nl.float32, buffer=nl.sbuf)
-    output = nl.ndarray((rows, width), dtype=nl.float32, buffer=nl.psum)
-    for number, (at, length) in enumerate(steps):
-        scores = _scores(block, masks, _key_tile(block.keys, at // LOAD), at, length, nl.float32)
-        weights = nl.ndarray((rows, length), dtype=dtype, buffer=nl.sbuf)
-        nisa.activation(
-            dst=weights,
-            op=nl.exp,
-            data=scores,
-            bias=block.shift,
-            scale=block.scale,
-            reduce_op=nl.add,
-            reduce_res=sums[:, number : number + 1],
-            reduce_cmd=nisa.reduce_cmd.reset_reduce,
+    if number == 0:
+        block.output = nl.ndarray((block.rows, width), dtype=nl.float32, buffer=nl.psum)
+    values = _value_tile(block.keys, at // LOAD)
+    for piece, start in enumerate(range(0, length, ROWS)):
+        size = min(ROWS, length - start)
+        nisa.nc_matmul(
+            dst=block.output,
+            stationary=turned[0:size, piece, :],
+            moving=values[0:size, at % LOAD // ROWS + piece, :],
         )
-        turned = transposed(weights, rows, length)
-        values = _value_tile(block.keys, at // LOAD)
-        for piece, start in enumerate(range(0, length, ROWS)):
-            size = min(ROWS, length - start)
-            nisa.nc_matmul(
-                dst=output,
-                stationary=turned[0:size, piece, :],
-                moving=values[0:size, at % LOAD // ROWS + piece, :],
-            )
-    total = sums
-    if len(steps) > 1:
+    if number < len(block.steps) - 1:
+        return
+    rows = block.rows
+    total = block.sums
+    if number:
         total = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_reduce(dst=total, op=nl.add, data=sums, axis=1)
+        nisa.tensor_reduce(dst=total, op=nl.add, data=block.sums, axis=1)
     inverse = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
     nisa.reciprocal(dst=inverse, data=total)
-    final = nl.ndarray((rows, width), dtype=dtype, buffer=nl.sbuf)
-    nisa.tensor_scalar(dst=final, data=output, op0=nl.multiply, operand0=inverse)
+    final = nl.ndarray((rows, width), dtype=result.dtype, buffer=nl.sbuf)
+    nisa.tensor_scalar(dst=final, data=block.output, op0=nl.multiply, operand0=inverse)
     nisa.dma_copy(dst=result[block.head, block.first : block.first + rows, :], src=final)
-    if totals is not None:
-        nisa.tensor_copy(dst=totals[0:rows, block.number : block.number + 1], src=total)
-        nisa.tensor_copy(dst=shifts[0:rows, block.number : block.number + 1], src=block.shift)
+    if block.totals is not None:
+        nisa.tensor_copy(dst=block.totals[0:rows, block.number : block.number + 1], src=total)
+        nisa.tensor_copy(dst=block.shifts[0:rows, block.number : block.number + 1], src=block.shift)
 
 
 def transposed(tile: Any, rows: int, length: int) -> Any:
