@@ -26,7 +26,7 @@ KEPT_BYTES = 120 * 1024
 MASKED = -1e30
 
 
-class _Block(nl.NKIObject):
+class Block(nl.NKIObject):
     """Queries ``first`` to ``first + rows`` of a head, at ``position`` among the keys; they see keys low to high."""
 
     head: int
@@ -61,7 +61,7 @@ class _Keys(nl.NKIObject):
     value_tiles: Any
 
 
-class _Masks(nl.NKIObject):
+class Masks(nl.NKIObject):
     """What is added to scores, by distance of the first query from the first key, and the identity."""
 
     identity: Any
@@ -99,7 +99,7 @@ def attention(
     key_heads, _, keys = k.shape
     result = nl.ndarray((heads, queries, v.shape[2]), dtype=q.dtype, buffer=nl.shared_hbm)
     lse = nl.ndarray((heads, queries), dtype=nl.float32, buffer=nl.shared_hbm) if with_lse else None
-    masks = _Masks(identity=identity(nl.bfloat16), made={})
+    masks = Masks(identity=identity(nl.bfloat16), made={})
     cores, core = nl.num_programs(0), nl.program_id(0)
     by_head = heads % cores == 0
     count = -(-queries // ROWS)
@@ -126,7 +126,7 @@ def attention(
                 high = first_query + first + rows
                 if window:
                     low = max(0, first_query + first - window + 1) // ROWS * ROWS
-            block = _Block(
+            block = Block(
                 head=head, number=index, first=first, rows=rows, position=first_query + first, low=low, high=high,
                 scale=scale, window=window, causal=causal, tiles=depth_tiles(q, head, first, rows), keys=loaded,
                 totals=totals, shifts=shifts,
@@ -144,8 +144,8 @@ def attention(
     return (result, lse) if with_lse else result
 
 
-def _advance(block: Any, before: Any, masks: _Masks, waiting: list[Any], result: Any) -> None:
-    """The first pass of ``block`` beside the second of ``before``; products follow when transpositions have had time."""
+def _advance(block: Any, before: Any, masks: Masks, waiting: list[Any], result: Any) -> None:
+    """The first pass of ``block`` beside the second of ``before``; products follow transpositions."""
     scans = len(block.scans) if block is not None else 0
     steps = len(before.steps) if before is not None else 0
     for number in range(max(scans, steps)):
@@ -173,7 +173,7 @@ def check(q: Any, k: Any, v: Any, scale: float, causal: bool, window: int, first
     assert v.shape[2] <= 512, f"values of {v.shape[2]} elements exceed 512"
     assert scale > 0, f"scale {scale} is not positive"
     assert causal or (window == 0 and first_query == 0), "window and first_query are for causal attention"
-    assert window >= 0 and first_query >= 0, f"negative window {window} or first_query {first_query}"
+    assert min(window, first_query) >= 0, f"negative window {window} or first_query {first_query}"
     assert not causal or first_query + queries <= keys, f"{queries} queries from {first_query} on pass {keys} keys"
 
 
@@ -238,7 +238,7 @@ def _value_tile(keys: _Keys, number: int) -> Any:
     return row_tiles(keys.v, keys.head, number * LOAD, min(LOAD, keys.v.shape[1] - number * LOAD))
 
 
-def _steps(low: int, high: int, size: int) -> list[tuple[int, int]]:
+def cut(low: int, high: int, size: int) -> list[tuple[int, int]]:
     """(start, length) of pieces between multiples of ``size``."""
     found = []
     at = low
@@ -249,10 +249,10 @@ def _steps(low: int, high: int, size: int) -> list[tuple[int, int]]:
     return found
 
 
-def _scores(block: _Block, masks: _Masks, keys: Any, at: int, length: int, dtype: Any) -> Any:
+def scores_of(block: Block, masks: Masks, keys: Any, at: int, length: int, dtype: Any) -> Any:
     """Products of the block's queries with keys ``at`` to ``at + length``, and masks, in PSUM."""
     scores = nl.ndarray((block.rows, length), dtype=dtype, buffer=nl.psum)
-    for start, width in _steps(0, length, BANK):
+    for start, width in cut(0, length, BANK):
         column = at % LOAD + start
         for part in range(len(block.tiles)):
             nisa.nc_matmul(
@@ -271,7 +271,7 @@ def _scores(block: _Block, masks: _Masks, keys: Any, at: int, length: int, dtype
 
 
 def _add_masks(
-    block: _Block, masks: _Masks, scores: Any, at: int, start: int, end: int, first: int, last: int, kind: str
+    block: Block, masks: Masks, scores: Any, at: int, start: int, end: int, first: int, last: int, kind: str
 ) -> None:
     """Mask keys ``first`` to ``last`` where they are in columns ``start`` to ``end``, whose first key is ``at``."""
     begin, finish = max(start, first - at), min(end, last - at)
@@ -286,7 +286,7 @@ def _add_masks(
         )
 
 
-def _mask(masks: _Masks, kind: str, distance: int, width: int, window: int) -> Any:
+def _mask(masks: Masks, kind: str, distance: int, width: int, window: int) -> Any:
     """0 where query p may see key j, ``distance`` + p - j behind it; elsewhere a number that outweighs all scores."""
     name = f"{kind} {distance} {width}"
     if name not in masks.made:
@@ -307,19 +307,19 @@ def _mask(masks: _Masks, kind: str, distance: int, width: int, window: int) -> A
     return masks.made[name]
 
 
-def _begin(block: _Block) -> None:
+def _begin(block: Block) -> None:
     """Steps of both passes, and where they leave their results."""
     scan = nl.bfloat16 if nisa.get_nc_version() >= nisa.nc_version.gen4 else nl.float32
-    block.scans = _steps(block.low, block.high, SCAN_BYTES // (2 if scan == nl.bfloat16 else 4))
+    block.scans = cut(block.low, block.high, SCAN_BYTES // (2 if scan == nl.bfloat16 else 4))
     block.largest = nl.ndarray((block.rows, len(block.scans)), dtype=scan, buffer=nl.sbuf)
-    block.steps = _steps(block.low, block.high, STEP)
+    block.steps = cut(block.low, block.high, STEP)
     block.sums = nl.ndarray((block.rows, len(block.steps)), dtype=nl.float32, buffer=nl.sbuf)
 
 
-def _scan(block: _Block, masks: _Masks, number: int) -> None:
+def _scan(block: Block, masks: Masks, number: int) -> None:
     """A step of the first pass; after the last, minus scale times the largest score of each query."""
     at, length = block.scans[number]
-    scores = _scores(block, masks, _key_tile(block.keys, at // LOAD), at, length, block.largest.dtype)
+    scores = scores_of(block, masks, _key_tile(block.keys, at // LOAD), at, length, block.largest.dtype)
     nisa.tensor_reduce(dst=block.largest[:, number : number + 1], op=nl.maximum, data=scores, axis=1)
     if number < len(block.scans) - 1:
         return
@@ -331,10 +331,10 @@ def _scan(block: _Block, masks: _Masks, number: int) -> None:
     nisa.tensor_scalar(dst=block.shift, data=largest, op0=nl.multiply, operand0=-block.scale)
 
 
-def _weigh(block: _Block, masks: _Masks, number: int, dtype: Any) -> Any:
+def _weigh(block: Block, masks: Masks, number: int, dtype: Any) -> Any:
     """A step of the second pass: exponentials of scores, transposed, and their sums."""
     at, length = block.steps[number]
-    scores = _scores(block, masks, _key_tile(block.keys, at // LOAD), at, length, nl.float32)
+    scores = scores_of(block, masks, _key_tile(block.keys, at // LOAD), at, length, nl.float32)
     weights = nl.ndarray((block.rows, length), dtype=dtype, buffer=nl.sbuf)
     nisa.activation(
         dst=weights,
@@ -349,7 +349,7 @@ def _weigh(block: _Block, masks: _Masks, number: int, dtype: Any) -> Any:
     return transposed(weights, block.rows, length)
 
 
-def _multiply(block: _Block, number: int, turned: Any, result: Any) -> None:
+def _multiply(block: Block, number: int, turned: Any, result: Any) -> None:
     """The product of a step's exponentials with V; after the last, the block's result."""
     at, length = block.steps[number]
     width = result.shape[2]
@@ -381,7 +381,7 @@ def _multiply(block: _Block, number: int, turned: Any, result: Any) -> None:
 
 
 def transposed(tile: Any, rows: int, length: int) -> Any:
-    """[rows, length] in SBUF as [128 of length, pieces, rows]: by DMA (two-byte formats, NeuronCore-v3 on) or TensorE."""
+    """[rows, length] in SBUF as [128 of length, pieces, rows]: by DMA (two bytes, NeuronCore-v3 on) or TensorE."""
     pieces = -(-length // ROWS)
     turned = nl.ndarray((ROWS, pieces, rows), dtype=tile.dtype, buffer=nl.sbuf)
     whole = length // ROWS
