@@ -13,8 +13,18 @@ from typing import Any
 
 from trnsim import nki
 from trnsim.kernels.attention import (
-    BANK, LOAD, ROWS, Block, Masks, check, depth_tiles, identity, row_tiles, scores_of, transposed,
-)  # fmt: skip
+    BANK,
+    LOAD,
+    ROWS,
+    Block,
+    Masks,
+    check,
+    depth_tiles,
+    identity,
+    row_tiles,
+    scores_of,
+    transposed,
+)
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 
@@ -92,7 +102,7 @@ def attention_backward(
     dv = nl.ndarray((key_heads, keys, width), dtype=q.dtype, buffer=nl.shared_hbm)
     cores, core = nl.num_programs(0), nl.program_id(0)
     by_head = key_heads % cores == 0
-    parts = None
+    parts: Any = None
     if not by_head:
         parts = nl.ndarray((cores, heads, queries, depth), dtype=nl.float32, buffer=nl.shared_hbm)
     masks = Masks(identity=identity(nl.bfloat16), made={})
@@ -221,9 +231,7 @@ def _head(q: Any, result: Any, lse: Any, dy: Any, head: int) -> _Head:
             nisa.dma_copy(dst=lines[0:whole, :], src=source)
         bank = nl.ndarray((ROWS, some), dtype=nl.float32, buffer=nl.psum)
         nisa.nc_transpose(dst=bank, data=lines)
-        nisa.tensor_scalar(
-            dst=state.minus_lse[:, at : at + some], data=bank, op0=nl.multiply, operand0=-1.0
-        )
+        nisa.tensor_scalar(dst=state.minus_lse[:, at : at + some], data=bank, op0=nl.multiply, operand0=-1.0)
     state.dq = nl.ndarray((ROWS, count, q.shape[1]), dtype=nl.float32, buffer=nl.sbuf)
     return state
 
@@ -270,7 +278,7 @@ def _pass(
     state: _Head, blocks: list[Any], masks: Masks, key: _Side, value: _Side, first: int, length: int,
     before: list[Any], last: bool, dk: Any, dv: Any, key_head: int,
 ) -> list[Any]:  # fmt: skip
-    """Up to 512 keys and all queries that see them; returns the gradients of keys and values in SBUF, or stores them."""
+    """Up to 512 keys and all queries that see them; the gradients of these keys and values, stored if they are final."""
     pieces = -(-length // ROWS)
     for_keys = nl.ndarray((ROWS, pieces, dk.shape[2]), dtype=nl.float32, buffer=nl.psum)
     for_values = nl.ndarray((ROWS, pieces, dv.shape[2]), dtype=nl.float32, buffer=nl.psum)

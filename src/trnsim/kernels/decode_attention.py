@@ -86,7 +86,7 @@ def decode_attention(
         [sequences, heads, E] in the format of q.
     """
     sequences, depth, heads = q.shape
-    blocks, block_length, key_heads, _ = k_cache.shape
+    _, block_length, key_heads, _ = k_cache.shape
     _check(q, k_cache, table, lengths, v_cache, scale, window, value_size)
     width = value_size if v_cache is None else v_cache.shape[3]
     result = nl.ndarray((sequences, heads, width), dtype=q.dtype, buffer=nl.shared_hbm)
@@ -175,9 +175,7 @@ def _prepare(cache: _Cache, table: Any, lengths: Any, begin: int, end: int) -> N
         source = table.ap(
             pattern=[[1, blocks], [0, cache.pieces], [width, count]], offset=begin * width + chunk * step
         )  # each block's number once for each piece
-        nisa.dma_copy(
-            dst=numbers[0 : blocks * cache.pieces, :, chunk], src=source, dge_mode=nisa.dge_mode.swdge
-        )
+        nisa.dma_copy(dst=numbers[0 : blocks * cache.pieces, :, chunk], src=source, dge_mode=nisa.dge_mode.swdge)
     cache.index = numbers
     if cache.pieces > 1:
         lane = nl.ndarray((ROWS, 1), dtype=nl.int32, buffer=nl.sbuf)
@@ -306,9 +304,7 @@ def _attend(cache: _Cache, part: _Part, scale: float, result: Any) -> None:
         nisa.tensor_tensor(dst=both, data1=largest, data2=state[0], op=nl.maximum)
         largest = both
     shift = _everywhere(cache, largest)
-    nisa.tensor_tensor(
-        dst=scores, data1=scores, data2=shift.expand_dim(2).broadcast(2, count), op=nl.subtract
-    )
+    nisa.tensor_tensor(dst=scores, data1=scores, data2=shift.expand_dim(2).broadcast(2, count), op=nl.subtract)
     weights = nl.ndarray((ROWS, heads, count), dtype=dtype, buffer=nl.sbuf)
     nisa.activation(dst=weights, op=nl.exp, data=scores, scale=scale)
     lane_sums = nl.ndarray((ROWS, heads), dtype=nl.float32, buffer=nl.sbuf)
@@ -320,7 +316,7 @@ def _attend(cache: _Cache, part: _Part, scale: float, result: Any) -> None:
             stationary=lane_sums[:, head * group : (head + 1) * group],
             moving=cache.ones[:, 0:1],
         )
-    decay = None
+    decay: Any = None
     total = nl.ndarray((group, cache.key_heads), dtype=nl.float32, buffer=nl.sbuf)
     if state:
         decay = nl.ndarray((group, cache.key_heads), dtype=nl.float32, buffer=nl.sbuf)
@@ -438,8 +434,6 @@ def _everywhere(cache: _Cache, values: Any) -> Any:
     for first in range(0, cache.key_heads, each):
         count = min(each, cache.key_heads - first)
         bank = nl.ndarray((ROWS, count * group), dtype=nl.float32, buffer=nl.psum)
-        nisa.nc_matmul(
-            dst=bank, stationary=cache.ones[0:group, :], moving=diagonal[:, first : first + count, :]
-        )
+        nisa.nc_matmul(dst=bank, stationary=cache.ones[0:group, :], moving=diagonal[:, first : first + count, :])
         nisa.tensor_copy(dst=result[:, first * group : (first + count) * group], src=bank)
     return result

@@ -178,9 +178,7 @@ def _locate(offsets: Any, experts: int, block: int, count: int) -> _Blocks:
     raised = nl.ndarray((ROWS, experts), dtype=nl.int32, buffer=nl.sbuf)
     nisa.tensor_scalar(dst=raised, data=sizes, op0=nl.add, operand0=float(block - 1))
     whole = nl.ndarray((ROWS, experts), dtype=nl.int32, buffer=nl.sbuf)
-    nisa.tensor_scalar(
-        dst=whole, data=raised, op0=nl.right_shift, operand0=7 + (block > 128) + (block > 256)
-    )
+    nisa.tensor_scalar(dst=whole, data=raised, op0=nl.right_shift, operand0=7 + (block > 128) + (block > 256))
     each = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)
     nisa.tensor_copy(dst=each, src=whole)
     ones = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)

@@ -36,7 +36,7 @@ def matmul_fp8(lhs: Any, rhs: Any, lhs_scale: Any = None, rhs_scale: Any = None,
     """lhs.T @ rhs of 8-bit floats, times a scale for each row and column.
 
     Args:
-        lhs: [K, M] in HBM, float8_e4m3, float8_e4m3fn or float8_e5m2; K even.
+        lhs: [K, M] in HBM, float8_e4m3, float8_e5m2 or, on NeuronCore-v4, float8_e4m3fn; K even.
         rhs: [K, N], the same or another of these.
         lhs_scale: [M, 1] in float32; None: 1.
         rhs_scale: [1, N] in float32; None: 1.

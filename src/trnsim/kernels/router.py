@@ -114,9 +114,7 @@ def _scores(logits: Any, function: str) -> Any:
     nisa.tensor_reduce(dst=shift, op=nl.maximum, data=logits, axis=1, negate=True)
     total = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
     exponentials = nl.ndarray((rows, experts), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.activation_reduce(
-        dst=exponentials, op=nl.exp, data=logits, bias=shift, reduce_op=nl.add, reduce_res=total
-    )
+    nisa.activation_reduce(dst=exponentials, op=nl.exp, data=logits, bias=shift, reduce_op=nl.add, reduce_res=total)
     inverse = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
     nisa.reciprocal(dst=inverse, data=total)
     nisa.tensor_scalar(dst=scores, data=exponentials, op0=nl.multiply, operand0=inverse)
@@ -164,7 +162,5 @@ def _scaled(values: Any, normalized: bool, scale: float) -> Any:
     nisa.tensor_reduce(dst=total, op=nl.add, data=values, axis=1)
     inverse = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
     nisa.reciprocal(dst=inverse, data=total)
-    nisa.tensor_scalar(
-        dst=result, data=values, op0=nl.multiply, operand0=inverse, op1=nl.multiply, operand1=scale
-    )
+    nisa.tensor_scalar(dst=result, data=values, op0=nl.multiply, operand0=inverse, op1=nl.multiply, operand1=scale)
     return result

@@ -38,7 +38,7 @@ def reference(q, k, v, scale, causal=False, window=0, first_query=0):
 )  # fmt: skip
 @settings(max_examples=25, deadline=None)
 def test_results(heads, depth, queries, more, width, window, dtype, where, seed):
-    """``window``: None is attention without a mask; queries are the last of the keys, or all if there are fewer keys."""
+    """``window``: None is attention without a mask; with one, the queries are the last tokens among the keys."""
     chip, cores = where
     rng = np.random.default_rng(seed)
     causal = window is not None
