@@ -278,7 +278,7 @@ def _pass(
     state: _Head, blocks: list[Any], masks: Masks, key: _Side, value: _Side, first: int, length: int,
     before: list[Any], last: bool, dk: Any, dv: Any, key_head: int,
 ) -> list[Any]:  # fmt: skip
-    """Up to 512 keys and all queries that see them; the gradients of these keys and values, stored if they are final."""
+    """Up to 512 keys and all queries that see them; the gradients of these keys and values, stored if final."""
     pieces = -(-length // ROWS)
     for_keys = nl.ndarray((ROWS, pieces, dk.shape[2]), dtype=nl.float32, buffer=nl.psum)
     for_values = nl.ndarray((ROWS, pieces, dv.shape[2]), dtype=nl.float32, buffer=nl.psum)

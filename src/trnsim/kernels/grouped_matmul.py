@@ -1,9 +1,9 @@
 """Matrix products of groups of tokens, each with the weights of its expert.
 
 How many tokens an expert has is known at run time only. Tokens are cut into blocks that hold one expert's tokens each:
-there are at most tokens / block + experts - 1 of them. VectorE finds each block's expert and rows from the offsets; rows
-are gathered, those past the expert's last skipped, and the expert's weights are loaded for the block. A block with no
-tokens takes as long as any other. Cores take turns with blocks.
+about tokens / block + experts of them at most. VectorE finds each block's expert and rows from the offsets; rows are
+gathered, those past the expert's last skipped, and the expert's weights are loaded for the block, all one step ahead of
+their products. A block with no tokens takes as long as any other. Cores take turns with blocks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TOGETHER = 8  # tiles of weights that one DMA loads
 
 
 class _Blocks(nl.NKIObject):
-    """[128, blocks] in float32: first row of each block, and one past the last of its expert; [1, blocks] its expert."""
+    """[128, blocks] in float32: each block's first row, and one past its expert's last; [1, blocks]: its expert."""
 
     first: Any
     end: Any
@@ -122,8 +122,7 @@ def _weights(w: Any, expert: Any, number: int, depths: list[tuple[int, int]], co
         if pieces > 0:
             tile = nl.ndarray((ROWS, pieces, length), dtype=w.dtype, buffer=nl.sbuf)
             _load(tile, w, expert, number, at * ROWS * width + column, [[width, ROWS], [ROWS * width, pieces]])
-            for piece in range(pieces):
-                tiles.append(tile[:, piece, :])
+            tiles += [tile[:, piece, :] for piece in range(pieces)]
     if whole < len(depths):
         at, depth = depths[whole]
         tile = nl.ndarray((depth, length), dtype=w.dtype, buffer=nl.sbuf)
@@ -133,8 +132,9 @@ def _weights(w: Any, expert: Any, number: int, depths: list[tuple[int, int]], co
 
 
 def _load(tile: Any, w: Any, expert: Any, number: int, offset: int, pattern: list[list[int]]) -> None:
+    pattern.append([1, tile.shape[-1]])
     source = w.ap(
-        pattern=pattern + [[1, tile.shape[-1]]],
+        pattern=pattern,
         offset=offset,
         scalar_offset=expert[0:1, number : number + 1],
         indirect_dim=0,

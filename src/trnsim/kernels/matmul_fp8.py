@@ -37,7 +37,7 @@ def matmul_fp8(lhs: Any, rhs: Any, lhs_scale: Any = None, rhs_scale: Any = None,
 
     Args:
         lhs: [K, M] in HBM, float8_e4m3, float8_e5m2 or, on NeuronCore-v4, float8_e4m3fn; K even.
-        rhs: [K, N], the same or another of these.
+        rhs: [K, N], the same or another of these; float8_e4m3 and float8_e4m3fn do not mix.
         lhs_scale: [M, 1] in float32; None: 1.
         rhs_scale: [1, N] in float32; None: 1.
         dtype: of the result.

@@ -81,8 +81,7 @@ def load_depths(source: Any, first: int, count: int) -> list[Any]:
         tile = nl.ndarray((ROWS, pieces, count), dtype=source.dtype, buffer=nl.sbuf)
         rows = source[at * ROWS : (at + pieces) * ROWS, first : first + count].reshape_dim(0, (pieces, ROWS))
         nisa.dma_copy(dst=tile, src=rows.permute((1, 0, 2)))
-        for piece in range(pieces):
-            tiles.append(tile[:, piece, :])
+        tiles += [tile[:, piece, :] for piece in range(pieces)]
     if size % ROWS:
         tile = nl.ndarray((size % ROWS, count), dtype=source.dtype, buffer=nl.sbuf)
         nisa.dma_copy(dst=tile, src=source[whole * ROWS : size, first : first + count])

@@ -58,7 +58,7 @@ def test_results(sequences, heads, block_length, width, sizes, window, dtype, wh
 
 @pytest.mark.parametrize("window", [0, 300])
 def test_context_in_parts(window):
-    """A context whose keys and scores do not fit at once: running maxima and sums, one sequence within the first part."""
+    """A context whose keys and scores do not fit at once: running maxima and sums; one sequence ends in the first."""
     rng = np.random.default_rng(0)
     q = rng.standard_normal((2, 64, 16)).astype(np.float32)
     k, v = (rng.standard_normal((160, 128, 8, 64)).astype(np.float32) for _ in range(2))

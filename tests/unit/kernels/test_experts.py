@@ -51,8 +51,8 @@ def test_router(size, tokens, experts, k, biased, normalized, function, scale, d
 
 
 @given(
-    st.integers(1, 900), st.integers(1, 260), st.integers(1, 700), st.integers(1, 150), st.sampled_from([128, 256, 512]),
-    st.sampled_from(list(FORMATS)), st.sampled_from(PLACES), st.integers(0, 99),
+    st.integers(1, 900), st.integers(1, 260), st.integers(1, 700), st.integers(1, 150),
+    st.sampled_from([128, 256, 512]), st.sampled_from(list(FORMATS)), st.sampled_from(PLACES), st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=15, deadline=None)
 def test_grouped_matmul(tokens, size, width, experts, block, dtype, where, seed):
