@@ -116,11 +116,16 @@ def attention(
             shifts = nl.ndarray((ROWS, count), dtype=nl.float32, buffer=nl.sbuf)
             nisa.memset(dst=totals, value=1.0)
             nisa.memset(dst=shifts, value=0.0)
+        own: list[Any] = []
+        own_chunk = -1
         for index in range(count):
             if not by_head and index % cores != core:
                 continue
             first = index * ROWS
             rows = min(ROWS, queries - first)
+            if first // LOAD != own_chunk:  # queries of 16 blocks at once: a small load waits behind transpositions
+                own_chunk = first // LOAD
+                own = depth_tiles(q, head, own_chunk * LOAD, min(LOAD, queries - own_chunk * LOAD))
             low, high = 0, keys
             if causal:
                 high = first_query + first + rows
@@ -128,7 +133,7 @@ def attention(
                     low = max(0, first_query + first - window + 1) // ROWS * ROWS
             block = Block(
                 head=head, number=index, first=first, rows=rows, position=first_query + first, low=low, high=high,
-                scale=scale, window=window, causal=causal, tiles=depth_tiles(q, head, first, rows), keys=loaded,
+                scale=scale, window=window, causal=causal, tiles=[tile[:, first % LOAD : first % LOAD + rows] for tile in own], keys=loaded,
                 totals=totals, shifts=shifts,
             )  # fmt: skip
             _begin(block)

@@ -1,8 +1,8 @@
 """Matrix multiplication of microscaled operands, MXFP8 or MXFP4, at four times the rate of bfloat16 (NeuronCore-v4).
 
 An element in SBUF packs four of the contraction, so a product of 128 partitions contracts 512. A scale serves 32 of
-them: 8 partitions; the scales of 32 partitions lie in the first four. Blocks are those of ``matmul``, four times as
-deep.
+them: 8 partitions; the scales of 32 partitions lie in the first four. Blocks are those of ``matmul``, half
+as long and four times as deep, and loaded a step ahead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from trnsim.kernels.matmul_fp8 import pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 
-BLOCK_M, BLOCK_N, BLOCK_K = 2048, 1024, 1024  # K in packed rows
+BLOCK_M, BLOCK_N, BLOCK_K = 1024, 1024, 1024  # K in packed rows
 TILE_K, TILE_M, TILE_N = 128, 128, 512
 QUADRANT, SCALES = 32, 4  # partitions, and those of them that hold scales
 # Bytes a partition that columns of rhs may hold while all rows of lhs pass.
@@ -58,36 +58,56 @@ def matmul_mx(
         rows = share(m_size, TILE_M)
     depths = pieces(0, k_size, BLOCK_K)
     keep = -(-k_size // TILE_K) * BLOCK_N * 5 <= KEPT_BYTES
+    steps = []
     for n_first, n_length in pieces(columns[0], columns[1], BLOCK_N):
-        kept = [_load(rhs, rhs_scale, k, length, n_first, n_length) for k, length in depths] if keep else []
         for m_first, m_length in pieces(rows[0], rows[1], BLOCK_M):
-            sums: list[Any] = []
-            for block, (k_first, k_length) in enumerate(depths):
-                left = _load(lhs, lhs_scale, k_first, k_length, m_first, m_length)
-                right = kept[block] if keep else _load(rhs, rhs_scale, k_first, k_length, n_first, n_length)
-                last = block == len(depths) - 1
-                partial, sums = sums, []
-                for m, m_tile in pieces(0, m_length, TILE_M):
-                    for n, n_tile in pieces(0, n_length, TILE_N):
-                        product = nl.ndarray((m_tile, n_tile), dtype=nl.float32, buffer=nl.psum)
-                        for k in range(len(left)):
-                            nisa.nc_matmul_mx(
-                                dst=product,
-                                stationary=left[k][0][:, m : m + m_tile],
-                                moving=right[k][0][:, n : n + n_tile],
-                                stationary_scale=left[k][1][:, m : m + m_tile],
-                                moving_scale=right[k][1][:, n : n + n_tile],
-                            )
-                        total = nl.ndarray((m_tile, n_tile), dtype=dtype if last else nl.float32, buffer=nl.sbuf)
-                        if block:
-                            nisa.tensor_tensor(dst=total, data1=product, data2=partial[len(sums)], op=nl.add)
-                        else:
-                            nisa.tensor_copy(dst=total, src=product)
-                        sums.append(total)
-                        if last:
-                            row, column = m_first + m, n_first + n
-                            nisa.dma_copy(dst=result[row : row + m_tile, column : column + n_tile], src=total)
+            for k_first, k_length in depths:
+                new = not keep or m_first == rows[0]
+                steps.append((n_first, n_length, m_first, m_length, k_first, k_length, new))
+    loaded: list[Any] = []  # operands of this step and the next: TensorE is too fast for loads that begin with a step
+    kept: list[Any] = []
+    sums: list[Any] = []
+    for number in range(len(steps) + 1):
+        if number < len(steps):
+            n_first, n_length, m_first, m_length, k_first, k_length, new = steps[number]
+            left = _load(lhs, lhs_scale, k_first, k_length, m_first, m_length)
+            if new:
+                kept.append(_load(rhs, rhs_scale, k_first, k_length, n_first, n_length))
+                kept = kept[-2 * len(depths) :]
+            right = kept[-1] if new else kept[len(kept) - len(depths) + k_first // BLOCK_K]
+            loaded.append((left, right))
+        if number > 0:
+            left, right = loaded.pop(0)
+            sums = _multiply(steps[number - 1], left, right, sums, k_size, result)
     return result
+
+
+def _multiply(step: Any, left: list[Any], right: list[Any], partial: list[Any], k_size: int, result: Any) -> list[Any]:
+    """Products of a block, added to those of the blocks of the contraction before it; the last go to ``result``."""
+    n_first, n_length, m_first, m_length, k_first, k_length, _ = step
+    last = k_first + k_length == k_size
+    sums = []
+    for m, m_tile in pieces(0, m_length, TILE_M):
+        for n, n_tile in pieces(0, n_length, TILE_N):
+            product = nl.ndarray((m_tile, n_tile), dtype=nl.float32, buffer=nl.psum)
+            for k in range(len(left)):
+                nisa.nc_matmul_mx(
+                    dst=product,
+                    stationary=left[k][0][:, m : m + m_tile],
+                    moving=right[k][0][:, n : n + n_tile],
+                    stationary_scale=left[k][1][:, m : m + m_tile],
+                    moving_scale=right[k][1][:, n : n + n_tile],
+                )
+            total = nl.ndarray((m_tile, n_tile), dtype=result.dtype if last else nl.float32, buffer=nl.sbuf)
+            if k_first:
+                nisa.tensor_tensor(dst=total, data1=product, data2=partial[len(sums)], op=nl.add)
+            else:
+                nisa.tensor_copy(dst=total, src=product)
+            sums.append(total)
+            if last:
+                row, column = m_first + m, n_first + n
+                nisa.dma_copy(dst=result[row : row + m_tile, column : column + n_tile], src=total)
+    return sums
 
 
 def _format(name: str) -> Any:

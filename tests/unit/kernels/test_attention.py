@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trnsim
+import trnsim.kernels.attention
 from trnsim.kernels.attention import attention
 
 torch = pytest.importorskip("torch")
@@ -64,6 +65,19 @@ def test_large_scores():
         options = trnsim.SimulationOptions(chip=chip, timed=False)
         found = trnsim.simulate(attention, q, k, v, 1.0, options=options)
         assert np.abs(found - reference(q, k, v, 1.0)[0]).max() <= 1e-3
+
+
+def test_keys_that_do_not_fit(monkeypatch):
+    """Keys and values that are loaded for each block of queries give what kept ones do, bit for bit."""
+    rng = np.random.default_rng(0)
+    q, k = (rng.standard_normal((2, 64, size)).astype(np.float32) for size in (200, 2500))
+    v = rng.standard_normal((2, 2500, 64)).astype(np.float32)
+    options = trnsim.SimulationOptions(timed=False)
+    kept = trnsim.simulate(attention, q, k, v, 0.125, True, 600, 2000, options=options)
+    monkeypatch.setattr(trnsim.kernels.attention, "KEPT_BYTES", 0)
+    loaded = trnsim.simulate(attention, q, k, v, 0.125, True, 600, 2000, options=options)
+    assert (np.asarray(kept) == np.asarray(loaded)).all()
+    assert np.abs(loaded - reference(q, k, v, 0.125, True, 600, 2000)[0]).max() <= 1e-5
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,18 @@ def test_generations_without_them():
         )
 
 
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize(("name", "integer"), [("float8_e4m3fn_x4", np.uint32), ("float4_e2m1fn_x4", np.uint16)])
+def test_share_of_peak_of_mx(name, integer, cores):
+    """At 4096^3 at least 85 % of TensorE's rate for MX operands, by our own timing."""
+    size = 4096
+    operand = np.zeros((size // 4, size), integer), np.zeros((size // 32, size), np.uint8)
+    options = trnsim.SimulationOptions(chip="trn3", numeric=False)
+    call = trnsim.profile(matmul_mx[cores], *operand, *operand, name, name, options=options)
+    peak = load_chip("trn3").core.tensor.flops(name) * cores
+    assert 2 * size**3 / (call.timeline.total_ps * 1e-12) >= 0.85 * peak
+
+
 @pytest.mark.parametrize(("chip", "cores"), [("trn2", 1), ("trn2", 2), ("trn3", 2)])
 def test_share_of_peak(chip, cores):
     """At 4096^3 at least 85 % of TensorE's rate for 8-bit floats, by our own timing."""
