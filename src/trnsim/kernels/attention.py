@@ -133,8 +133,8 @@ def attention(
                     low = max(0, first_query + first - window + 1) // ROWS * ROWS
             block = Block(
                 head=head, number=index, first=first, rows=rows, position=first_query + first, low=low, high=high,
-                scale=scale, window=window, causal=causal, tiles=[tile[:, first % LOAD : first % LOAD + rows] for tile in own], keys=loaded,
-                totals=totals, shifts=shifts,
+                scale=scale, window=window, causal=causal, keys=loaded, totals=totals, shifts=shifts,
+                tiles=[tile[:, first % LOAD : first % LOAD + rows] for tile in own],
             )  # fmt: skip
             _begin(block)
             _advance(block, before, masks, waiting, result)

@@ -86,7 +86,7 @@ def _multiply(step: Any, left: list[Any], right: list[Any], partial: list[Any], 
     """Products of a block, added to those of the blocks of the contraction before it; the last go to ``result``."""
     n_first, n_length, m_first, m_length, k_first, k_length, _ = step
     last = k_first + k_length == k_size
-    sums = []
+    sums: list[Any] = []
     for m, m_tile in pieces(0, m_length, TILE_M):
         for n, n_tile in pieces(0, n_length, TILE_N):
             product = nl.ndarray((m_tile, n_tile), dtype=nl.float32, buffer=nl.psum)
