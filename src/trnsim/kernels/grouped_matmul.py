@@ -2,7 +2,7 @@
 
 How many tokens an expert has is known at run time only. Tokens are cut into blocks that hold one expert's tokens each:
 about tokens / block + experts of them at most. VectorE finds each block's expert and rows from the offsets; rows are
-gathered, those past the expert's last skipped, and the expert's weights are loaded for the block, all one step ahead of
+gathered, those past the expert's last skipped, and the expert's weights are loaded for the block, all some steps ahead of
 their products. A block with no tokens takes as long as any other. Cores take turns with blocks.
 """
 
@@ -16,7 +16,8 @@ from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 
 ROWS, BANK = 128, 512
-TOGETHER = 8  # tiles of weights that one DMA loads
+STEP_BYTES = 48 * 1024  # of weights that a step loads in a partition
+AHEAD_BYTES = 64 * 1024  # of those that may be loaded before they are needed
 
 
 class _Blocks(nl.NKIObject):
@@ -64,20 +65,23 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, block: int = 256) -> Any:
     nisa.iota(dst=lanes, pattern=[[0, 1]], channel_multiplier=1)
     depths = [(at, min(ROWS, size - at)) for at in range(0, size, ROWS)]
     cores, core = nl.num_programs(0), nl.program_id(0)
-    before = None
+    column_bytes = len(depths) * (4 if x.dtype == nl.float32 else 2)
+    step = max(BANK, STEP_BYTES // column_bytes // BANK * BANK)  # wide: long descriptors, few in a ring
+    early = max(1, min(3, AHEAD_BYTES // (min(step, width) * column_bytes)))
+    waiting: list[Any] = []
     ahead = _tokens(x, blocks, lanes, core, block) if core < count else []
     for number in range(core, count, cores):
         tokens_of = ahead  # the next block's pass DMA queues before this block's weights
         if number + cores < count:
             ahead = _tokens(x, blocks, lanes, number + cores, block)
-        for column in range(0, width, BANK):
-            length = min(BANK, width - column)
+        for column in range(0, width, step):
+            length = min(step, width - column)
             weights = _weights(w, blocks.expert, number, depths, column, length)
-            if before is not None:  # what it needs was asked for one step ago
-                _multiply(before, result, depths)
-            before = _Step(tokens=tokens_of, column=column, length=length, weights=weights)
-    if before is not None:
-        _multiply(before, result, depths)
+            waiting.append(_Step(tokens=tokens_of, column=column, length=length, weights=weights))
+            if len(waiting) > early:
+                _multiply(waiting.pop(0), result, depths)
+    for late in waiting:
+        _multiply(late, result, depths)
     return result
 
 
@@ -100,11 +104,15 @@ def _multiply(step: _Step, result: Any, depths: list[tuple[int, int]]) -> None:
     """A block's tokens with some columns of its expert's weights."""
     width = result.shape[1]
     for index, turned in step.tokens:
-        product = nl.ndarray((ROWS, step.length), dtype=nl.float32, buffer=nl.psum)
-        for part, (_, depth) in enumerate(depths):
-            nisa.nc_matmul(dst=product, stationary=turned[0:depth, part, :], moving=step.weights[part])
         final = nl.ndarray((ROWS, step.length), dtype=result.dtype, buffer=nl.sbuf)
-        nisa.tensor_copy(dst=final, src=product)
+        for start in range(0, step.length, BANK):
+            end = min(start + BANK, step.length)
+            product = nl.ndarray((ROWS, end - start), dtype=nl.float32, buffer=nl.psum)
+            for part, (_, depth) in enumerate(depths):
+                nisa.nc_matmul(
+                    dst=product, stationary=turned[0:depth, part, :], moving=step.weights[part][:, start:end]
+                )
+            nisa.tensor_copy(dst=final[:, start:end], src=product)
         nisa.dma_copy(
             dst=result.ap(pattern=[[width, ROWS], [1, step.length]], offset=step.column, vector_offset=index),
             src=final,
@@ -115,31 +123,18 @@ def _multiply(step: _Step, result: Any, depths: list[tuple[int, int]]) -> None:
 def _weights(w: Any, expert: Any, number: int, depths: list[tuple[int, int]], column: int, length: int) -> list[Any]:
     """Columns of the weights of a block's expert: [128 of K, length] each."""
     width = w.shape[2]
-    whole = len([depth for _, depth in depths if depth == ROWS])
     tiles = []
-    for at in range(0, len(depths), TOGETHER):
-        pieces = min(TOGETHER, whole - at)
-        if pieces > 0:
-            tile = nl.ndarray((ROWS, pieces, length), dtype=w.dtype, buffer=nl.sbuf)
-            _load(tile, w, expert, number, at * ROWS * width + column, [[width, ROWS], [ROWS * width, pieces]])
-            tiles += [tile[:, piece, :] for piece in range(pieces)]
-    if whole < len(depths):
-        at, depth = depths[whole]
+    for at, depth in depths:
         tile = nl.ndarray((depth, length), dtype=w.dtype, buffer=nl.sbuf)
-        _load(tile, w, expert, number, at * width + column, [[width, depth]])
+        source = w.ap(
+            pattern=[[width, depth], [1, length]],
+            offset=at * width + column,
+            scalar_offset=expert[0:1, number : number + 1],
+            indirect_dim=0,
+        )
+        nisa.dma_copy(dst=tile, src=source)
         tiles.append(tile)
     return tiles
-
-
-def _load(tile: Any, w: Any, expert: Any, number: int, offset: int, pattern: list[list[int]]) -> None:
-    pattern.append([1, tile.shape[-1]])
-    source = w.ap(
-        pattern=pattern,
-        offset=offset,
-        scalar_offset=expert[0:1, number : number + 1],
-        indirect_dim=0,
-    )
-    nisa.dma_copy(dst=tile, src=source)
 
 
 def _rows(blocks: _Blocks, lanes: Any, number: int, start: int, tokens: int) -> Any:
