@@ -22,7 +22,7 @@ STEP = 1024  # keys of a step of the second pass: two banks of PSUM
 AHEAD = 3  # steps of the second pass between a transposition and the product that needs it
 BANK = 512  # columns of a product
 # Bytes a partition that the keys and values of a head may take in SBUF; longer ones are loaded for each 128 queries.
-KEPT_BYTES = 120 * 1024
+KEPT_BYTES = 136 * 1024
 MASKED = -1e30
 
 

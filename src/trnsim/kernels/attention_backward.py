@@ -30,7 +30,7 @@ from trnsim.nki import language as nl
 
 AHEAD = 2  # steps between the transposition of gradients and the product that needs it
 # Bytes a partition that a head's queries, keys, values and gradients may take in SBUF.
-KEPT_BYTES = 160 * 1024
+KEPT_BYTES = 168 * 1024
 
 
 class _Side(nl.NKIObject):

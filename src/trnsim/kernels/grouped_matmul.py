@@ -2,8 +2,8 @@
 
 How many tokens an expert has is known at run time only. Tokens are cut into blocks that hold one expert's tokens each:
 about tokens / block + experts of them at most. VectorE finds each block's expert and rows from the offsets; rows are
-gathered, those past the expert's last skipped, and the expert's weights are loaded for the block, all some steps ahead of
-their products. A block with no tokens takes as long as any other. Cores take turns with blocks.
+gathered, those past the expert's last skipped, and the expert's weights are loaded for the block, all ahead of their
+products. A block with no tokens takes as long as any other. Cores take turns with blocks.
 """
 
 from __future__ import annotations
