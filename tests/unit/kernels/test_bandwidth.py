@@ -61,7 +61,8 @@ CASES = [
         lambda: (*(x(2048, 2048, np.float32) for _ in range(3)), x(2048, 2048), w(3, np.float32), x(2048, 2048)),
     ),
     (embedding, 0.8, 2 * SIZE, lambda: (numbers(), x(32000))),
-    (embedding_backward, 0.8, 5 * SIZE + 16000 * WIDTH * 4, lambda: (x(), numbers(), 16000)),
+    # Gathers, whose descriptors software makes.
+    (embedding_backward, 0.75, 5 * SIZE + 16000 * WIDTH * 4, lambda: (x(), numbers(), 16000)),
     (reduce_rows, 0.8, SIZE, lambda: (x(),)),
     (reduce_columns, 0.8, SIZE, lambda: (x(),)),
     (reduce_columns, 0.8, SIZE, lambda: (x(), "max")),
