@@ -8,6 +8,7 @@ from typing import Any
 from trnsim import releases
 from trnsim.nki.kernel import Kernel, simulate
 from trnsim.nki.launchers import baremetal, benchmark, profile, simulate_kernel
+from trnsim.numerics import DType
 
 __version__ = "0.6.0"
 
@@ -29,6 +30,8 @@ def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
 
 from trnsim.nki import collectives, isa, typing  # noqa: E402
 from trnsim.nki import language as language  # noqa: E402
+
+dtype = DType  # public kernels annotate with it; no documentation has it
 
 
 def __getattr__(name: str) -> Any:

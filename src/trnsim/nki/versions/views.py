@@ -20,6 +20,7 @@ from trnsim.nki.language.tokens import Operator
 from trnsim.nki.versions import adapters, trace_time
 from trnsim.nki.versions.adapters import ADAPTERS
 from trnsim.nki.versions.calls import ENUMS, checked
+from trnsim.numerics import DType
 from trnsim.releases import LATEST, Release
 
 _LAUNCHERS = ("baremetal", "benchmark", "profile", "simulate_kernel")  # of NKI 0.1; see launchers.py
@@ -140,7 +141,7 @@ def modules(release: Release) -> dict[str, ModuleType]:
             below["meta"] = View("nki.meta", version, tensor=below["tensor"], __path__=[])
         below["language"].__dict__["tile_size"] = _Constants(version)
     own: dict[str, Any] = {name: getattr(launchers, name) for name in _LAUNCHERS}
-    own |= {**below, "jit": jit, "simulate": simulated, "__version__": f"{version}.0", "__path__": []}
+    own |= {**below, "jit": jit, "simulate": simulated, "dtype": DType, "__version__": f"{version}.0", "__path__": []}
     if not releases.exists("nki.simulate", version):
         del own["simulate"]
     found: dict[str, ModuleType] = {"nki": View("nki", version, **own, __all__=[*sorted(below), "jit"])}
