@@ -15,7 +15,7 @@ from trnsim.timing.tensorizer.rows import Operand, Row, Rows, extent
 if TYPE_CHECKING:
     from trnsim.hardware.model import Core
 
-COPY = "nki.isa.tensor_copy"
+COPY, ACTIVATION = "nki.isa.tensor_copy", "nki.isa.activation"
 # Engines whose instructions may take an operand from PSUM.
 _PSUM_ENGINES = ("vector", "scalar")
 # The share of PSUM's banks that tiles read in place may hold: four of eight in the public profiles.
@@ -33,7 +33,7 @@ def propagate_copies(rows: Rows, core: Core) -> None:
         if readers is None:
             continue
         ends = [(last, held) for last, held in ends if last > number]
-        source = row.operand("src")
+        source = _source(row)
         held = -(-(source.offset % core.psum.bytes_per_bank + source.form.span) // core.psum.bytes_per_bank)
         if sum(b for _, b in ends) + held > banks_free:
             continue
@@ -47,13 +47,22 @@ def propagate_copies(rows: Rows, core: Core) -> None:
         rows.rows = [row for number, row in enumerate(rows.rows) if number not in removed]
 
 
+def _is_plain_activation(row: Row) -> bool:
+    """ScalarE's copy of a product of a row and ones, which is how a row comes into all partitions."""
+    return row.name == ACTIVATION and row.klass.attributes["op"] == "identity" and len(row.operands) == 2
+
+
+def _source(row: Row) -> Operand:
+    return row.operand("src" if row.name == COPY else "data")
+
+
 def _readers(
     rows: Rows, users: dict[int, list[tuple[int, int]]], number: int, row: Row
 ) -> list[tuple[int, int]] | None:
     """Who reads what the copy in ``row`` writes, if all of them may read its source instead."""
-    if row.name != COPY:
+    if row.name != COPY and not _is_plain_activation(row):
         return None
-    source, target = row.operand("src"), row.operand("dst")
+    source, target = _source(row), row.operand("dst")
     if not (
         source.form.memory == PSUM
         and target.form.memory == SBUF
