@@ -33,6 +33,7 @@ from trnsim.releases import DEFAULT, Release, given_twice
 if TYPE_CHECKING:
     from trnsim.hardware import Chip
     from trnsim.hardware.model import Core as CoreSpec
+    from trnsim.hardware.timing_constants import Timing
     from trnsim.machine.ranks import World
     from trnsim.machine.trace import Trace
     from trnsim.report.call import KernelCall
@@ -524,7 +525,7 @@ def time_traces(traces: tuple[Trace, ...], chip: Chip, options: SimulationOption
         strict_capacity=options.strict_capacity,
     )
     timeline = simulate(traces, chip, timing_options)
-    support, reason, error = _support(timeline, load_timing(chip).error_percent)
+    support, reason, error = _support(timeline, load_timing(chip))
     return KernelCall(
         kernel=traces[0].kernel,
         chip=chip.name,
@@ -561,18 +562,19 @@ def source_of(function: Callable[..., Any]) -> tuple[str, str]:
         return "", ""
 
 
-def _support(timeline: Timeline, measured_error: float | None) -> tuple[str, str, float | None]:
+def _support(timeline: Timeline, timing: Timing) -> tuple[str, str, float | None]:
     """How well a time is known: with an error only where kernels like this one were compared with measurements.
 
-    The published kernels are matrix multiplications that keep TensorE busy for most of their time; of others the
-    constants are measured but the whole is not.
+    The published kernels are matrix multiplications, projections, MLPs and attention: all use TensorE.
     """
     support, reason = timeline.support, timeline.support_reason
-    if support != "calibrated" or measured_error is None:
+    old = timeline.schedule == "tensorizer"
+    error = timing.tensorizer_error_percent if old else timing.error_percent
+    if support != "calibrated" or error is None:
         return support, reason, None
-    tensor = [s.busy_ps for s in timeline.engine_summary() if s.name == "tensor"]
-    if timeline.totals.flops and min(tensor) >= 0.6 * timeline.drawn_ps:
-        return support, f"{reason}; the error is that of published matrix multiplications", measured_error
+    if timeline.totals.flops:
+        what = "attention and MLPs" if old else "matrix multiplications, MLPs and projections"
+        return support, f"{reason}; the error is that of published {what}", error
     return "interpolated", f"{reason}; no kernel like this one has been compared with a measurement", None
 
 

@@ -307,7 +307,10 @@ class Timing:
     clock_parts: tuple[tuple[str, int], ...]
     """Of each other way to measure a kernel: what it shows beyond a profiler's total time, picoseconds."""
     error_percent: float | None
-    """Mean absolute error on published measurements; None where there are none for this generation."""
+    """Mean absolute error of kernels of NKI 0.2 and later on published measurements, families weighing the same; None
+    where there are none for this generation."""
+    tensorizer_error_percent: float | None
+    """The same of kernels of NKI 0.1 under the ``tensorizer`` schedule."""
     constants: tuple[Constant, ...]
 
     def engine(self, name: str) -> EngineTiming:
@@ -407,6 +410,7 @@ def _load(
         clock_tail_ps=machine["clock_tail"],
         clock_parts=tuple((name.removesuffix("_ps"), part) for name, part in values.get("clocks", {}).items()),
         error_percent=machine.get("error"),
+        tensorizer_error_percent=machine.get("tensorizer_error"),
         constants=tuple(constants),
     )
 
