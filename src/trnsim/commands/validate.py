@@ -30,6 +30,9 @@ def kernels(
     cross_validate: Annotated[
         bool, typer.Option("--cross-validate", help="Also refit without each family and each source (twice the time).")
     ] = False,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", help="A pass of the compiler stage to leave out. Repeat.")
+    ] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the comparison to FILE, or - for output.")] = None,
 ) -> None:
     """Time published kernels from local checkouts and compare with their published times.
@@ -40,6 +43,7 @@ def kernels(
     """
     from rich.console import Console
 
+    from trnsim.timing.options import PASSES
     from trnsim.validation import checkouts, report
     from trnsim.validation.cases import Selection, of_family, select
     from trnsim.validation.fit import STEP, VARIED
@@ -48,6 +52,11 @@ def kernels(
     from trnsim.validation.run import run_cases
     from trnsim.validation.table import render, render_fit
 
+    unknown = sorted(set(without or ()) - set(PASSES))
+    if unknown:
+        raise InputError(f"no pass {', '.join(unknown)}", operand="--without", value=unknown, limit=PASSES)
+    if without and cross_validate:
+        raise InputError("--cross-validate refits the whole compiler stage: leave out --without")
     started = time.perf_counter()
     roots = checkouts.roots({"sdk": sdk, "samples": samples, "library": library, "fusion": fusion})
     selection = select(read_rows(data))
@@ -61,7 +70,14 @@ def kernels(
     if not ready:
         reasons = "; ".join(dict.fromkeys(reason for _, reason in not_run)) or "no row is a run of a known kernel"
         raise InputError(f"nothing to validate: {reasons}")
-    results = run_cases(ready, roots, workers, _progress, dict.fromkeys(VARIED, STEP) if cross_validate else None)
+    results = run_cases(
+        ready,
+        roots,
+        workers,
+        _progress,
+        dict.fromkeys(VARIED, STEP) if cross_validate else None,
+        frozenset(without or ()),
+    )
     found = report.validation(selection, not_run, results, time.perf_counter() - started)
     fitted = refit(found.compared) if cross_validate else None
     if json is not None:

@@ -30,6 +30,11 @@ PASSES = (*_NKI, *_TENSORIZER)
 _OF_SCHEDULE = {"program": frozenset[str](), "nki": frozenset(_NKI), "tensorizer": frozenset(PASSES)}
 
 
+def passes_of(schedule: str) -> frozenset[str]:
+    """All passes of ``schedule``."""
+    return _OF_SCHEDULE[schedule]
+
+
 def kept_passes(schedule: str) -> frozenset[str]:
     """The passes of ``schedule`` that may run again on traces whose instructions it has changed already."""
     return _OF_SCHEDULE[schedule] - set(_REWRITING)

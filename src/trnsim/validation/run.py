@@ -60,12 +60,20 @@ def schedule_of(case: Case) -> str:
     return "tensorizer" if old and "tensorizer" in SCHEDULES else "nki"
 
 
-def run_case(case: Case, roots: Mapping[str, Path], vary: Mapping[str, float] | None = None) -> Prediction | Failure:
-    """Time one case in this process. ``vary``: constants to time it again with, and by which share larger."""
+def run_case(
+    case: Case,
+    roots: Mapping[str, Path],
+    vary: Mapping[str, float] | None = None,
+    without: frozenset[str] = frozenset(),
+) -> Prediction | Failure:
+    """Time one case in this process, passes of the compiler stage left out that are in ``without``.
+
+    ``vary``: constants to time it again with, and by which share larger.
+    """
     started = time.perf_counter()
     try:
         with contextlib.redirect_stdout(io.StringIO()), _quiet():
-            calls = [_launch(case, call, roots) for call in case.recipe.calls]
+            calls = [_launch(case, call, roots, without) for call in case.recipe.calls]
     except TrnsimError as error:
         return Failure(f"{error.kind}: {' '.join(str(error).split())}")
     except Exception as error:
@@ -118,6 +126,7 @@ def run_cases(
     workers: int,
     progress: Callable[[int, int, Case], None],
     vary: Mapping[str, float] | None = None,
+    without: frozenset[str] = frozenset(),
 ) -> dict[Case, Prediction | Failure]:
     """Time all ``cases`` with ``workers`` processes, the largest first.
 
@@ -128,7 +137,7 @@ def run_cases(
     for environment in sorted({_environment(c) for c in cases}):
         mine = sorted((c for c in cases if _environment(c) == environment), key=lambda c: -c.size)
         with ProcessPoolExecutor(min(workers, len(mine)), context, _start) as pool:
-            waiting = {pool.submit(run_case, case, roots, vary): case for case in mine}
+            waiting = {pool.submit(run_case, case, roots, vary, without): case for case in mine}
             for done in as_completed(waiting):
                 case = waiting[done]
                 found[case] = done.result()
@@ -144,12 +153,15 @@ def _environment(case: Case) -> str:
     return case.recipe.calls[0].source.environment
 
 
-def _launch(case: Case, call: Call, roots: Mapping[str, Path]) -> Any:
+def _launch(case: Case, call: Call, roots: Mapping[str, Path], without: frozenset[str]) -> Any:
     from trnsim import SimulationOptions, profile
+    from trnsim.timing.options import passes_of
     from trnsim.validation.checkouts import load
 
     kernel = load(call.source, call.kernel, roots)
-    options = SimulationOptions(chip=case.chip, numeric=False, schedule=schedule_of(case), lnc=call.lnc)
+    schedule = schedule_of(case)
+    passes = passes_of(schedule) - without if without else None
+    options = SimulationOptions(chip=case.chip, numeric=False, schedule=schedule, passes=passes, lnc=call.lnc)
     arguments = [_value(v) for v in call.arguments]
     return profile(kernel, *arguments, options=options, **{k: _value(v) for k, v in call.named})
 

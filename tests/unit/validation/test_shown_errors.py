@@ -24,3 +24,12 @@ def test_shown_errors(old):
     assert len(found) == (2 if old else 4)
     shown = timing.tensorizer_error_percent if old else timing.error_percent
     assert shown == pytest.approx(sum(found) / len(found), abs=0.3)
+
+
+def test_a_pass_that_does_not_exist():
+    from typer.testing import CliRunner
+
+    from trnsim.cli import app
+
+    done = CliRunner().invoke(app, ["validate", "kernels", "--without", "magic"])
+    assert "no pass magic" in str(done.exception)
