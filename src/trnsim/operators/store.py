@@ -62,7 +62,7 @@ class Store:
             saved = msgspec.msgpack.decode(value, type=_Saved)
             shape = (*(2,) * len(saved.blocks), len(QUANTITIES))
             corners = np.array(saved.corners).reshape(shape)
-            found = Surface(key[2:], saved.remainders, saved.blocks, saved.base, corners, saved.support, saved.reason)
+            found = Surface(saved.remainders, saved.blocks, saved.base, corners, saved.support, saved.reason)
             if found.covers(problem):
                 return found
         return None

@@ -41,7 +41,6 @@ class Surface:
     """Corners of a box of iteration counts, and what they cost.
 
     Attributes:
-        regime: that of the kernel, with the options of the use.
         remainders: of each size by its block; for a size that is not extrapolated the size itself.
         blocks: of the sizes that are extrapolated.
         base: iterations of each of those at the box's first corner.
@@ -49,7 +48,6 @@ class Surface:
         support, reason: of the samples.
     """
 
-    regime: tuple[Any, ...]
     remainders: Mapping[str, int]
     blocks: Mapping[str, int]
     base: Mapping[str, int]
@@ -127,11 +125,7 @@ def build(contract: Contract, problem: Problem, sample: Sample) -> Surface:
         corners[..., PEAK] = corners[..., PEAK].max()
     first = next(iter(found.values()))
     remainders = {n: size % blocks[n] if n in blocks else size for n, size in problem.sizes.items()}
-    return Surface(_key(contract, problem), remainders, blocks, base, corners, first[1], first[2])
-
-
-def _key(contract: Contract, problem: Problem) -> tuple[Any, ...]:
-    return (*contract.regime(problem), *problem.options.values())
+    return Surface(remainders, blocks, base, corners, first[1], first[2])
 
 
 def _sizes(

@@ -74,6 +74,9 @@ class TimingOptions:
             raise InputError(f"unknown passes {', '.join(sorted(unknown))}: known are {', '.join(PASSES)}")
         if self.look_ahead is not None and self.look_ahead < 1:
             raise InputError("look_ahead must be at least 1", value=self.look_ahead)
+        rewriting = (self.passes or frozenset()) & set(_REWRITING)
+        if rewriting and self.schedule != "tensorizer":
+            raise InputError(f"only the schedule tensorizer has the passes {', '.join(sorted(rewriting))}")
         if self.throttle_phases < 1:
             raise InputError("throttle_phases must be at least 1", value=self.throttle_phases)
 

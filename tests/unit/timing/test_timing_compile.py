@@ -8,7 +8,7 @@ from timing_programs import Program, chip, events, tiled_matmul, timing, waits
 
 from trnsim.errors import CompilerError, HardwareError, InputError
 from trnsim.timing import TimingOptions, simulate
-from trnsim.timing.options import BALANCE_ENGINES, REMOVE_REPEATED_LOADS, REORDER
+from trnsim.timing.options import BALANCE_ENGINES, MERGE_COPIES, REMOVE_REPEATED_LOADS, REORDER
 
 KIB = 1024
 
@@ -281,7 +281,13 @@ def test_memory_peak_names_its_holders():
 
 
 def test_unknown_options():
-    for wrong in ({"schedule": "best"}, {"clock": "wall"}, {"passes": frozenset({"magic"})}, {"throttle_phases": 0}):
+    for wrong in (
+        {"schedule": "best"},
+        {"clock": "wall"},
+        {"passes": frozenset({"magic"})},
+        {"schedule": "nki", "passes": frozenset({MERGE_COPIES})},
+        {"throttle_phases": 0},
+    ):
         with pytest.raises(InputError):
             TimingOptions(**wrong)
 

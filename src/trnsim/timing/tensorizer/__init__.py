@@ -42,7 +42,7 @@ def tensorize(trace: Trace, core: Core, timing: Timing, passes: frozenset[str]) 
         merge_copies(rows, core)
     if COALESCE_DMA in passes:
         coalesce(rows)
-    if CHOOSE_DESCRIPTORS in passes:
+    if CHOOSE_DESCRIPTORS in passes and core.version != "v2":  # there they are static: no generator, no profile
         choose_descriptors(rows)
     if PRELOAD_TABLE in passes:
         preload_table(rows, timing)

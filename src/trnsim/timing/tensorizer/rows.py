@@ -8,14 +8,26 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trnsim.machine.form import HBM, Form
 from trnsim.machine.trace import CLASSES, InstructionClass, OperandClass, StorageInfo, Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+
+_MADE: dict[tuple[Any, ...], InstructionClass] = {}
+
+
+def interned(key: tuple[Any, ...], make: Callable[[int], InstructionClass]) -> InstructionClass:
+    """The class for ``key``, made with its number in ``CLASSES`` on first sight: timing again adds no classes."""
+    found = _MADE.get(key)
+    if found is None:
+        found = _MADE[key] = make(len(CLASSES))
+        CLASSES.append(found)
+    return found
 
 
 @dataclass(slots=True)
@@ -59,7 +71,6 @@ class Rows:
     trace: Trace
     rows: list[Row]
     storages: list[StorageInfo]
-    _classes: dict[tuple[Any, ...], InstructionClass] = field(default_factory=dict)
 
     @classmethod
     def of(cls, trace: Trace) -> Rows:
@@ -130,26 +141,25 @@ class Rows:
         roles = roles or tuple(o.role for o in klass.operands)
         given = klass.attributes if attributes is None else attributes
         able = klass.engines if engines is None else engines
-        key = (klass.id, tuple(f.id for f in forms), names, tuple((k, str(v)) for k, v in given.items()), able)
-        made = self._classes.get(key)
-        if made is None:
-            made = InstructionClass(
+        attributes_ = tuple((k, str(v)) for k, v in given.items())
+        key = (klass.id, klass.name, klass.generation, tuple(f.id for f in forms), names, roles, attributes_, able)
+        return interned(
+            key,
+            lambda number: InstructionClass(
                 klass.instruction,
                 klass.generation,
                 given,
                 tuple(OperandClass(n, r, f) for n, r, f in zip(names, roles, forms, strict=True)),
                 able,
-                len(CLASSES),
+                number,
                 klass.state,
                 roles=roles,
                 is_matmul=klass.is_matmul,
                 indirect=klass.indirect,
                 in_hbm=any(f.memory == HBM for f in forms),
                 partial=klass.partial,
-            )
-            CLASSES.append(made)
-            self._classes[key] = made
-        return made
+            ),
+        )
 
     def users(self) -> dict[int, list[tuple[int, int]]]:
         """For each storage, who touches it: (row, operand) in order."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trnsim.isa.work import Work
-from trnsim.machine.trace import CLASSES, InstructionClass
-from trnsim.timing.tensorizer.rows import Row, Rows
+from trnsim.machine.trace import InstructionClass
+from trnsim.timing.tensorizer.rows import Row, Rows, interned
 
 if TYPE_CHECKING:
     from trnsim.hardware.timing_constants import Timing
@@ -33,7 +33,12 @@ def preload_table(rows: Rows, timing: Timing) -> None:
         seen.add(row.klass.id)
         for piece in row.klass.instruction.cost(timing, row.klass, "scalar"):
             if isinstance(piece, Work) and piece.table:
-                klass = InstructionClass(_Preload(piece.table), row.klass.generation, {}, (), ("scalar",), len(CLASSES))
-                CLASSES.append(klass)
+                klass = _class_of(_Preload(piece.table), row.klass.generation)
                 rows.rows.insert(0, Row(klass, [], row.source, row.line, 0, 0, -1))
                 return
+
+
+def _class_of(asked: _Preload, generation: str) -> InstructionClass:
+    return interned(
+        (asked, generation), lambda number: InstructionClass(asked, generation, {}, (), ("scalar",), number)
+    )
