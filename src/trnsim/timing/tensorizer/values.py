@@ -107,12 +107,12 @@ def _repeats(rows: Rows, users: dict[int, list[tuple[int, int]]]) -> dict[int, i
 
 
 def _peak(rows: Rows, lives: list[tuple[int, int, int]]) -> int:
-    """Most bytes a partition of SBUF that tiles hold at once, each from one row to another."""
+    """Most bytes a partition of SBUF that tiles hold at once, each from one row through another."""
     changes = []
     for begin, end, storage in lives:
         info = rows.storages[storage]
         if info.memory == SBUF and end > begin:
-            changes += [(begin, info.row_bytes), (end, -info.row_bytes)]
+            changes += [(begin, info.row_bytes), (end + 1, -info.row_bytes)]
     peak = now = 0
     for _, change in sorted(changes):
         now += change
