@@ -27,10 +27,26 @@ else:
 
 ROOT = Path(__file__).parent / "models"
 # What follows a model's name in tables of measurements and on hubs, and says nothing of its sizes.
-_SUFFIXES = (
-    "pre-training pretraining fine-tuning fine-tune lora sft instruct chat thinking it hf base pt "
-    "bf16 fp8 nvfp4 mxfp4 preview"
-).split()
+_SUFFIXES = [
+    "pre-training",
+    "pretraining",
+    "fine-tuning",
+    "fine-tune",
+    "lora",
+    "sft",
+    "instruct",
+    "chat",
+    "thinking",
+    "it",
+    "hf",
+    "base",
+    "pt",
+    "bf16",
+    "fp8",
+    "nvfp4",
+    "mxfp4",
+    "preview",
+]
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 
 
@@ -118,7 +134,9 @@ def build(config: Mapping[str, Any], name: str, source: str = "", layers: int | 
     if layers is not None:
         key = next((key for key in _LAYERS if key in values), None)
         if key is None or layers < 1 or layers > int(values[key]):
-            raise InputError(f"{name} cannot have {layers} layers", operand="layers", value=layers, limit=_count(values))
+            raise InputError(
+                f"{name} cannot have {layers} layers", operand="layers", value=layers, limit=_count(values)
+            )
         values = {**values, key: layers}
     values = {**values, "model_type": architecture}
     return builder(architecture)(Fields(values, source or name), name)
@@ -126,7 +144,7 @@ def build(config: Mapping[str, Any], name: str, source: str = "", layers: int | 
 
 def normalised(name: str) -> str:
     """A name as aliases are compared: small letters, hyphens, without what stands in brackets or after a plus."""
-    text = re.sub(r"\([^)]*\)", " ", name.split(" + ")[0]).strip().lower()
+    text = re.sub(r"\([^)]*\)", " ", name.split(" + ", maxsplit=1)[0]).strip().lower()
     text = re.sub(r"[\s_]+", "-", text)
     text = re.sub(r"(llama|gpt|phi)(\d)", r"\1-\2", text.removeprefix("meta-llama/"))
     return text.removeprefix("meta-")

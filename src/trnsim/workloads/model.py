@@ -19,7 +19,8 @@ class Layer:
     Attributes:
         parts: in order, such as attention and feed-forward network; a layer of a hybrid model may have one.
         hidden: width of what flows from layer to layer.
-        norms: vectors before and after the parts: how many, of which ``kind`` (``rms``, ``layer``), with offsets or not.
+        norms: vectors before and after the parts: how many, of which ``kind`` (``rms``, ``layer``), with offsets or
+            not.
         parallel: the parts work on the same input and are added up together (Falcon, Phi): one exchange, not two.
         streams: residual streams (DeepSeek-V4's hyper-connections); 1 elsewhere.
         extra: weights of neither part, such as per-layer inputs (Gemma 4).
@@ -156,9 +157,7 @@ class Model:
 
     def pair_flops(self, queries: Count, keys: Count) -> Count:
         """FLOPs between tokens, forward: attention over what is not masked, and states."""
-        return sum(
-            count * part.pairs(queries, keys) for layer, count in self.kinds() for part in layer.parts
-        )
+        return sum(count * part.pairs(queries, keys) for layer, count in self.kinds() for part in layer.parts)
 
     def forward_flops(self, sequence: Count) -> Count:
         """Model FLOPs of one sequence, forward: 2 N a token and the causal half of attention."""

@@ -49,9 +49,10 @@ class Use:
     @property
     def hbm_bytes(self) -> Count:
         """What must cross HBM at least."""
-        return elements(self)[0] * as_dtype(self.dtype).itemsize * self.count + elements(self)[1] * weight_bytes(
-            self.weight_dtype or self.dtype
-        ) * self.count
+        return (
+            elements(self)[0] * as_dtype(self.dtype).itemsize * self.count
+            + elements(self)[1] * weight_bytes(self.weight_dtype or self.dtype) * self.count
+        )
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Exchange:
         operation: ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all``, ``send_receive``.
         group: ``tp``, ``ep``, ``cp``, ``dp``, ``expert_dp``, ``pp``: the ranks that take part.
         ranks: how many.
-        bytes: of the whole tensor: what an all-reduce sums, an all-gather ends with, a reduce-scatter starts with; what a
-            rank holds before an all-to-all or sends to the next.
+        bytes: of the whole tensor: what an all-reduce sums, an all-gather ends with, a reduce-scatter starts with;
+            what a rank holds before an all-to-all or sends to the next.
         where: part of the layer after or before which it stands.
     """
 
@@ -120,7 +121,8 @@ def _attention(s: Mapping[str, Count]) -> Count:
     return 2 * s["heads"] * seen(s) * (s["size"] + s["value_size"])
 
 
-# FLOPs of each operator from its sizes. Element-wise work counts one an operation on an element; TensorE does none of it.
+# FLOPs of each operator from its sizes. Element-wise work counts one an operation on an element; TensorE does none of
+# it.
 FLOPS: dict[str, Any] = {
     "matmul": lambda s: 2 * s["m"] * s["k"] * s["n"],
     "grouped_matmul": lambda s: 2 * s["m"] * s["k"] * s["n"],
@@ -157,11 +159,30 @@ FLOPS: dict[str, Any] = {
 }
 
 
+# Operators of the tensor engine, whose FLOPs utilisation counts.
+PRODUCTS = frozenset(
+    [
+        "matmul",
+        "grouped_matmul",
+        "gated_mlp",
+        "mlp",
+        "attention",
+        "attention_backward",
+        "decode_attention",
+        "router",
+        "conv",
+        "conv_backward",
+        "linear_attention",
+        "linear_attention_backward",
+    ]
+)
+
+
 def elements(use: Use) -> tuple[Count, Count]:
     """(elements of activations, elements of weights) that an operator reads and writes at least."""
     s, name = use.sizes, use.operator
     if name == "matmul":
-        if use.phase == FORWARD or use.phase == RECOMPUTE:
+        if use.phase in (FORWARD, RECOMPUTE):
             return s["m"] * s["k"] + s["m"] * s["n"], s["k"] * s["n"]
         return s["m"] * s["k"] + s["k"] * s["n"] + s["m"] * s["n"], 0
     if name == "grouped_matmul":
@@ -190,7 +211,13 @@ def elements(use: Use) -> tuple[Count, Count]:
     if name.startswith("linear_attention"):
         state = 2 * s["sequences"] * s["heads"] * s["size"] * s["value_size"]
         return s["tokens"] * s["heads"] * 2 * (s["size"] + s["value_size"]) + state, 0
-    streams = {"gated_activation": 3, "gated_activation_backward": 5, "activation_backward": 3, "cross_entropy": 1, "add": 3}
+    streams = {
+        "gated_activation": 3,
+        "gated_activation_backward": 5,
+        "activation_backward": 3,
+        "cross_entropy": 1,
+        "add": 3,
+    }
     return streams.get(name, 3 if name.endswith("_backward") else 2) * s["rows"] * s["width"], 0
 
 
@@ -248,4 +275,3 @@ class Pass:
     @property
     def itemsize(self) -> int:
         return as_dtype(self.dtype).itemsize
-

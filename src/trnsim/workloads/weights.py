@@ -27,8 +27,8 @@ class Weight:
     Attributes:
         name: of its part and its role, such as ``attention.query``.
         k, n: inputs and outputs of the product; a vector is [1, n], a table [rows, width].
-        kind: ``matmul``, ``vector`` (norms, scales, biases of their own), ``table`` (embeddings: rows by number), ``conv``
-            (one filter a channel).
+        kind: ``matmul``, ``vector`` (norms, scales, biases of their own), ``table`` (embeddings: rows by number),
+            ``conv`` (one filter a channel).
         shard: how tensor parallelism cuts it: ``column`` (outputs), ``row`` (inputs), ``vocabulary`` (rows of a table
             or outputs of the head), ``replicated``.
         units: what cannot be cut, such as heads: beyond as many ranks, ranks hold copies; 0: any cut.
@@ -84,7 +84,11 @@ class Weight:
         if self.shard == ROW:
             return share(self.k, self.units, ways) * self.n + bias
         if self.shard == VOCABULARY:
-            return ceil_div(self.k, ways) * self.n if self.kind == "table" else ceil_div(self.n, ways) * (self.k + (1 if self.bias else 0))
+            return (
+                ceil_div(self.k, ways) * self.n
+                if self.kind == "table"
+                else ceil_div(self.n, ways) * (self.k + (1 if self.bias else 0))
+            )
         return self.k * self.n + bias
 
 

@@ -84,7 +84,9 @@ def model(
 ) -> Model:
     """A model with an embedding, ``layers``, a final norm and a head."""
     hidden = layers[0].hidden
-    final = [vector("final_norm", hidden)] * final_norm + [vector("final_norm_bias", hidden)] * (final_norm and norm_bias)
+    final = [vector("final_norm", hidden)] * final_norm + [vector("final_norm_bias", hidden)] * (
+        final_norm and norm_bias
+    )
     chosen.setdefault("positions", f.optional("max_position_embeddings"))
     chosen.setdefault("vocabulary", f.integer("vocab_size"))
     return Model(

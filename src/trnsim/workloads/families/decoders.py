@@ -20,8 +20,8 @@ class Style:
     """How an architecture differs from Llama.
 
     Attributes:
-        bias, output_bias, mlp_bias: of query, key and value products, of the output's, of the network's: yes, no, or the
-            name of the field that says so.
+        bias, output_bias, mlp_bias: of query, key and value products, of the output's, of the network's: yes, no, or
+            the name of the field that says so.
         norm: of queries and keys, as ``Attention`` has it.
         norms: vectors of a layer; ``norm_kind``, ``norm_bias`` theirs.
         gated: the network has a gate.
@@ -75,9 +75,7 @@ STYLES = {
     "qwen2": Style(bias=True),
     "qwen3": Style(BY_FIELD, BY_FIELD, norm="head"),
     "smollm3": Style(BY_FIELD, BY_FIELD, "mlp_bias", tied=True),
-    "starcoder2": Style(
-        "use_bias", "use_bias", "use_bias", gated=False, norm_kind="layer", norm_bias=True, tied=True
-    ),
+    "starcoder2": Style("use_bias", "use_bias", "use_bias", gated=False, norm_kind="layer", norm_bias=True, tied=True),
 }
 
 
@@ -121,7 +119,9 @@ def decoder(style: Style) -> Callable[[Fields, str], Model]:
 def _windows(f: Fields, count: int, period: int) -> list[int]:
     if f.get("layer_types") is not None or period:
         period = f.optional("sliding_window_pattern", period)
-        default = ["sliding_attention" if (i + 1) % period else "full_attention" for i in range(count)] if period else None
+        default = (
+            ["sliding_attention" if (i + 1) % period else "full_attention" for i in range(count)] if period else None
+        )
         return windows(f, count, default)
     if f.get("use_sliding_window") is False:
         return [0] * count

@@ -105,7 +105,10 @@ def llama4(f: Fields, name: str) -> Model:
     local = attention(f, bias=bias, output_bias=bias, chunk=chunk)
     turned = f.kinds("no_rope_layers", count) or [int((i + 1) % 4 != 0) for i in range(count)]
     layers = [
-        plain((local if turned[i] else full, mixture if i in set(experts) else _dense(f, "intermediate_size_mlp")), mixture.hidden)
+        plain(
+            (local if turned[i] else full, mixture if i in set(experts) else _dense(f, "intermediate_size_mlp")),
+            mixture.hidden,
+        )
         for i in range(count)
     ]
     return model(f, name, layers, tied=False)
@@ -161,7 +164,9 @@ def _sparse(f: Fields, sparse: Any) -> IndexedAttention:
     block = int(sparse.get("sparse_block_size") or f.integer("index_block_size"))
     blocks = int(sparse.get("sparse_topk_blocks") or f.integer("index_topk_blocks"))
     base = attention(f, norm="head", rotary=f.optional("rotary_dim", f.integer("head_dim")))
-    chosen = {name: getattr(base, name) for name in ("hidden", "heads", "kv_heads", "size", "value_size", "norm", "rotary")}
+    chosen = {
+        name: getattr(base, name) for name in ("hidden", "heads", "kv_heads", "size", "value_size", "norm", "rotary")
+    }
     return IndexedAttention(**chosen, index_heads=heads, index_size=size, chosen=block * blocks)
 
 

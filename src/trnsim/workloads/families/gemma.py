@@ -72,7 +72,9 @@ def gemma4(f: Fields, name: str) -> Model:
         layers.append(plain((mixer, network), hidden, 4, extra=extra))
     outer = (
         (
-            Weight("per_layer.embedding", f.integer("vocab_size_per_layer_input"), count * small, "table", "vocabulary"),
+            Weight(
+                "per_layer.embedding", f.integer("vocab_size_per_layer_input"), count * small, "table", "vocabulary"
+            ),
             Weight("per_layer.all", hidden, count * small),
             vector("per_layer.all_norm", small),
         )

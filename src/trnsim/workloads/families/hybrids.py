@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def _gated_attention(f: Fields) -> Attention:
-    """Half of the query product's outputs are a gate; a quarter of a head is turned unless the config says otherwise."""
-    bias = f.flag("attention_bias")
-    rotary = int(f.integer("head_dim") * partial_rotary(f, 0.25))
+    """Half of the query product's outputs are a gate; a quarter of a head is turned unless the config says
+    otherwise.""" bias =
+    f.flag("attention_bias") rotary = int(f.integer("head_dim") * partial_rotary(f, 0.25))
     return attention(f, bias=bias, output_bias=bias, norm="head", gate="element", rotary=rotary)
 
 
@@ -87,7 +87,9 @@ def nemotron_h(f: Fields, name: str) -> Model:
         pattern = "".join(letters.get(kind, "?") for kind in kinds)
     unknown = sorted(set(pattern) - set("M*-E"))
     if unknown:
-        raise InputError(f"{f.source}: layers of an unknown kind in {pattern!r}", operand="hybrid_override_pattern", value=unknown)
+        raise InputError(
+            f"{f.source}: layers of an unknown kind in {pattern!r}", operand="hybrid_override_pattern", value=unknown
+        )
     known: dict[str, Part] = {}
     for letter in sorted(set(pattern)):
         known[letter] = _nemotron_part(f, letter, hidden)
@@ -144,13 +146,15 @@ def recurrent_gemma(f: Fields, name: str) -> Model:
     unit = RecurrentUnit(hidden, f.optional("lru_width") or hidden, heads, f.integer("conv1d_width"))
     bias = f.flag("attention_bias")
     mixer = attention(
-        f, window=f.integer("attention_window_size", "sliding_window"), bias=bias, output_bias=True, rotary=hidden // heads // 2
+        f,
+        window=f.integer("attention_window_size", "sliding_window"),
+        bias=bias,
+        output_bias=True,
+        rotary=hidden // heads // 2,
     )
     # The config gives the width of gate and up together.
     network = Dense(hidden, f.integer("intermediate_size") // 2, bias=True)
-    layers = [
-        plain((mixer if types[i % len(types)] == "attention" else unit, network), hidden) for i in range(count)
-    ]
+    layers = [plain((mixer if types[i % len(types)] == "attention" else unit, network), hidden) for i in range(count)]
     return model(f, name, layers, tied=True)
 
 

@@ -14,10 +14,12 @@ class Attention:
     """softmax(Q K^T) V of ``heads`` query heads over ``kv_heads`` heads of keys and values.
 
     Attributes:
-        hidden, heads, kv_heads: as configs have them; ``size`` of a head's queries and keys, ``value_size`` of its values.
+        hidden, heads, kv_heads: as configs have them; ``size`` of a head's queries and keys, ``value_size`` of its
+            values.
         window: a query sees its last ``window`` tokens; 0: all. ``chunk``: only those of its own chunk of as many.
         bias, output_bias: of the query, key and value products, and of the output's.
-        norm: of queries and keys: ``head`` (one vector for a head), ``all`` (over all heads); ``norm_bias``: with offsets.
+        norm: of queries and keys: ``head`` (one vector for a head), ``all`` (over all heads); ``norm_bias``: with
+            offsets.
         rotary: elements of a head that are turned; 0: none.
         gate: a gate of the output: ``element`` or ``head`` (as many outputs), or none.
         sinks: one more logit a head.
@@ -152,9 +154,16 @@ class IndexedAttention(Attention):
     def forward(self, p: Pass) -> Step:
         sizes = {"heads": self.index_heads, "kv_heads": 1, "keys": p.keys, "size": self.index_size, "value_size": 0}
         if p.decoding:
-            scores = Use("decode_attention", sizes | {"sequences": p.tokens}, p.cache_dtype or p.dtype, "indexer.scores")
+            scores = Use(
+                "decode_attention", sizes | {"sequences": p.tokens}, p.cache_dtype or p.dtype, "indexer.scores"
+            )
         else:
-            sizes |= {"heads": p.sequences * self.index_heads, "kv_heads": p.sequences, "queries": p.queries, "causal": 1}
+            sizes |= {
+                "heads": p.sequences * self.index_heads,
+                "kv_heads": p.sequences,
+                "queries": p.queries,
+                "causal": 1,
+            }
             scores = Use("attention", sizes, p.dtype, "indexer.scores")
         return [scores, *super().forward(p)]
 
@@ -178,8 +187,8 @@ def attend(
 ) -> Step:
     """Scores and values: from the cache where ``p.decoding``, else of all queries at once.
 
-    Under context parallelism each rank has two pieces of a sequence, one from either end, so that all have the same work;
-    keys and values come from the other ranks.
+    Under context parallelism each rank has two pieces of a sequence, one from either end, so that all have the same
+    work; keys and values come from the other ranks.
     """
     if p.decoding:
         keys = (p.keys + window - abs(p.keys - window)) / 2 if window else p.keys
@@ -195,7 +204,10 @@ def attend(
         piece = p.queries / 2
         own = common | {"queries": piece, "keys": piece, "causal": 1}
         others = common | {"queries": piece, "keys": piece * (2 * p.cp - 1), "causal": 0}
-        step = [Use("attention", own, p.dtype, "attention.core", 2), Use("attention", others, p.dtype, "attention.core")]
+        step = [
+            Use("attention", own, p.dtype, "attention.core", 2),
+            Use("attention", others, p.dtype, "attention.core"),
+        ]
     if not alone:
         whole = p.tokens * p.cp * kv_heads * (size + value_size) * p.itemsize
         step.insert(0, Exchange("all_gather", "cp", p.cp, whole, "attention.core"))

@@ -33,6 +33,9 @@ class Part(Protocol):
     """
 
     @property
+    def name(self) -> str: ...
+
+    @property
     def weights(self) -> tuple[Weight, ...]: ...
 
     def forward(self, p: Pass) -> Step: ...

@@ -1,8 +1,8 @@
 """Attention over compressed tokens (DeepSeek-V4): one key head, a window, and one key for every few tokens before it.
 
 Keys are values. Every ``ratio`` tokens a learned mean of them becomes one key; where an indexer exists (ratio 4) a
-query sees the ``chosen`` best of those, else all. The result passes a grouped low-rank product. Facts: configuration and
-modules of ``deepseek_v4`` in transformers 5.
+query sees the ``chosen`` best of those, else all. The result passes a grouped low-rank product. Facts: configuration
+and modules of ``deepseek_v4`` in transformers 5.
 """
 
 from __future__ import annotations
@@ -94,12 +94,20 @@ class CompressedAttention:
         if p.decoding:
             sizes |= {"sequences": p.sequences * p.queries, "keys": keys, "latent": 1}
             return Use("decode_attention", sizes, p.cache_dtype or p.dtype, where)
-        sizes |= {"heads": p.sequences * heads, "kv_heads": p.sequences, "queries": p.queries, "keys": keys / 2, "causal": 0}
+        sizes |= {
+            "heads": p.sequences * heads,
+            "kv_heads": p.sequences,
+            "queries": p.queries,
+            "keys": keys / 2,
+            "causal": 0,
+        }
         return Use("attention", sizes, p.dtype, where)
 
     def kept(self, p: Pass) -> list[Kept]:
         heads, a = ceil_div(self.heads, p.tp), p.itemsize
-        wide = sum(w.n for w in self.weights if w.kind == "matmul" and w.shard != COLUMN and w.name != "attention.output")
+        wide = sum(
+            w.n for w in self.weights if w.kind == "matmul" and w.shard != COLUMN and w.name != "attention.output"
+        )
         return [
             Kept("attention.query", p.tokens * heads * self.size * a),
             Kept("attention.latents", p.tokens * (wide + self.query_rank + self.size) * a),

@@ -117,10 +117,23 @@ class Experts:
         a, m = p.itemsize, self.tokens(p)
         local = ceil_div(self.experts, p.ep)
         step: Step = [
-            Use("router", {"tokens": p.rows, "width": self.hidden, "experts": self.experts, "active": self.active}, p.dtype, "router")
+            Use(
+                "router",
+                {"tokens": p.rows, "width": self.hidden, "experts": self.experts, "active": self.active},
+                p.dtype,
+                "router",
+            )
         ]
         if self.latent:
-            step.append(Use("matmul", {"m": p.rows, "k": self.hidden, "n": self.latent}, p.dtype, "experts.into", weight_dtype=p.weight_dtype))
+            step.append(
+                Use(
+                    "matmul",
+                    {"m": p.rows, "k": self.hidden, "n": self.latent},
+                    p.dtype,
+                    "experts.into",
+                    weight_dtype=p.weight_dtype,
+                )
+            )
         moved = p.rows * self.active * self.width * a
         step.append(Use("permute", {"rows": p.rows * self.active, "width": self.width}, p.dtype, "experts.dispatch"))
         if not p.replicated:
@@ -137,7 +150,13 @@ class Experts:
         step += [
             Use("grouped_matmul", into, p.dtype, "experts.up", weight_dtype=p.weight_dtype),
             _activation(m, inner, self.gated, p, "experts.activation"),
-            Use("grouped_matmul", common | {"k": inner, "n": self.width}, p.dtype, "experts.down", weight_dtype=p.weight_dtype),
+            Use(
+                "grouped_matmul",
+                common | {"k": inner, "n": self.width},
+                p.dtype,
+                "experts.down",
+                weight_dtype=p.weight_dtype,
+            ),
         ]
         if not p.replicated:
             step += [
@@ -146,7 +165,15 @@ class Experts:
             ]
         step.append(Use("combine", {"rows": p.rows * self.active, "width": self.width}, p.dtype, "experts.combine"))
         if self.latent:
-            step.append(Use("matmul", {"m": p.rows, "k": self.latent, "n": self.hidden}, p.dtype, "experts.out", weight_dtype=p.weight_dtype))
+            step.append(
+                Use(
+                    "matmul",
+                    {"m": p.rows, "k": self.latent, "n": self.hidden},
+                    p.dtype,
+                    "experts.out",
+                    weight_dtype=p.weight_dtype,
+                )
+            )
         if self.shared:
             step += network("shared", p, p.tokens, self.hidden, ceil_div(self.shared, p.tp), self.gated)
         if self.shared_gate:

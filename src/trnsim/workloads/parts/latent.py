@@ -87,9 +87,7 @@ class LatentAttention:
                 shard=COLUMN,
                 units=self.heads,
             ),
-            Weight(
-                "attention.output", self.heads * self.value_size, h, shard=ROW, units=self.heads, bias=self.bias
-            ),
+            Weight("attention.output", self.heads * self.value_size, h, shard=ROW, units=self.heads, bias=self.bias),
         ]
         if self.query_rank:
             found[:0] = [

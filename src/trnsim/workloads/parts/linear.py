@@ -197,7 +197,8 @@ class RecurrentUnit(_Linear):
     def weights(self) -> tuple[Weight, ...]:
         w, h, block = self.width, self.hidden, self.width // self.heads
         gates = [
-            Weight(f"attention.{n}_gate", block, w, shard=COLUMN, units=self.heads, bias=True) for n in ("input", "decay")
+            Weight(f"attention.{n}_gate", block, w, shard=COLUMN, units=self.heads, bias=True)
+            for n in ("input", "decay")
         ]
         return (
             *(Weight(f"attention.{n}", h, w, shard=COLUMN, units=self.heads, bias=True) for n in ("gate", "mixed")),
