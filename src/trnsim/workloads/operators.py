@@ -1,0 +1,277 @@
+"""Operators and exchanges of a step as plain data.
+
+A ``Use`` names an operator as the kernels' contracts do, with its sizes; an ``Exchange`` is a collective at its place
+between them. Sizes may be arrays, one element a layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from trnsim.errors import InternalError
+from trnsim.numerics import as_dtype
+
+from .weights import Count, ceil_div
+
+FORWARD, RECOMPUTE, BACKWARD, OPTIMIZER = "forward", "recompute", "backward", "optimizer"
+
+
+@dataclass(frozen=True)
+class Use:
+    """One operator on one rank.
+
+    Attributes:
+        operator: ``matmul``, ``attention``, ``rmsnorm`` ...
+        sizes: by the names that ``FLOPS`` lists; causal attention has ``causal`` 1, a window ``window``.
+        dtype: NKI's name of the format of its inputs; ``weight_dtype`` that of its weights, if another.
+        count: how often, one after the other.
+        phase: ``forward``, ``recompute``, ``backward`` or ``optimizer``.
+        where: part of the layer, such as ``attention.query``.
+    """
+
+    operator: str
+    sizes: Mapping[str, Count]
+    dtype: str
+    where: str
+    count: Count = 1
+    phase: str = FORWARD
+    weight_dtype: str = ""
+
+    @property
+    def flops(self) -> Count:
+        """Of the mathematics, two a multiplication and addition; causal attention counts what is not masked."""
+        if self.operator not in FLOPS:
+            raise InternalError(f"no FLOPs known of {self.operator}")
+        return FLOPS[self.operator](self.sizes) * self.count
+
+    @property
+    def hbm_bytes(self) -> Count:
+        """What must cross HBM at least."""
+        return (
+            elements(self)[0] * as_dtype(self.dtype).itemsize * self.count
+            + elements(self)[1] * weight_bytes(self.weight_dtype or self.dtype) * self.count
+        )
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One collective.
+
+    Attributes:
+        operation: ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all``, ``send_receive``.
+        group: ``tp``, ``ep``, ``cp``, ``dp``, ``expert_dp``, ``pp``: the ranks that take part.
+        ranks: how many.
+        bytes: of the whole tensor: what an all-reduce sums, an all-gather ends with, a reduce-scatter starts with;
+            what a rank holds before an all-to-all or sends to the next.
+        where: part of the layer after or before which it stands.
+    """
+
+    operation: str
+    group: str
+    ranks: Count
+    bytes: Count
+    where: str
+    count: Count = 1
+    phase: str = FORWARD
+
+
+Step = list["Use | Exchange"]
+
+
+def weight_bytes(dtype: str) -> float:
+    """Bytes of one weight with its scales: a block-scaled one has 8 bits for each 32 (MX), or 16 of 8 bits (NVFP4)."""
+    return WEIGHT_BYTES[dtype] if dtype in WEIGHT_BYTES else as_dtype(dtype).itemsize
+
+
+# OCP Microscaling Formats 1.0: one E8M0 scale for 32 elements. NVFP4: one E4M3 scale for 16 elements.
+WEIGHT_BYTES = {"mxfp8": 1 + 1 / 32, "mxfp4": 0.5 + 1 / 32, "nvfp4": 0.5 + 1 / 16, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
+
+
+def seen(sizes: Mapping[str, Count]) -> Count:
+    """Pairs of a query and a key that it sees, of one head.
+
+    Causal queries are the last ``queries`` of ``keys`` tokens. A window lets a query see its last ``window`` tokens.
+    """
+    queries, keys = sizes["queries"], sizes["keys"]
+    if not sizes.get("causal", 0):
+        return queries * _least(keys, sizes.get("window", 0))
+    window = sizes.get("window", 0)
+    total = queries * keys - queries * (queries - 1) / 2
+    if not window:
+        return total
+    # Query i (from 0) would see keys - queries + 1 + i; those past the window are cut off.
+    first = keys - queries + 1 - window
+    cut = _ramp(first + queries - 1) - _ramp(first - 1)
+    return total - cut
+
+
+def _ramp(last: Count) -> Count:
+    """1 + 2 + ... + last; 0 for what is below 1."""
+    last = (last + abs(last)) / 2
+    return last * (last + 1) / 2
+
+
+def _least(keys: Count, window: Count) -> Count:
+    return keys if not window else (keys + window - abs(keys - window)) / 2
+
+
+def _attention(s: Mapping[str, Count]) -> Count:
+    return 2 * s["heads"] * seen(s) * (s["size"] + s["value_size"])
+
+
+# FLOPs of each operator from its sizes. Element-wise work counts one an operation on an element; TensorE does none of
+# it.
+FLOPS: dict[str, Any] = {
+    "matmul": lambda s: 2 * s["m"] * s["k"] * s["n"],
+    "grouped_matmul": lambda s: 2 * s["m"] * s["k"] * s["n"],
+    "gated_mlp": lambda s: 6 * s["m"] * s["k"] * s["n"],
+    "mlp": lambda s: 4 * s["m"] * s["k"] * s["n"],
+    "attention": _attention,
+    # Flash attention computes the scores again: five products for two.
+    "attention_backward": lambda s: 2 * s["heads"] * seen(s) * (3 * s["size"] + 2 * s["value_size"]),
+    "decode_attention": lambda s: 2 * s["sequences"] * s["heads"] * s["keys"] * (s["size"] + s["value_size"]),
+    "rmsnorm": lambda s: 4 * s["rows"] * s["width"],
+    "rmsnorm_backward": lambda s: 8 * s["rows"] * s["width"],
+    "layernorm": lambda s: 6 * s["rows"] * s["width"],
+    "layernorm_backward": lambda s: 12 * s["rows"] * s["width"],
+    "rope": lambda s: 6 * s["tokens"] * s["heads"] * s["size"] / 2,
+    "router": lambda s: 2 * s["tokens"] * s["width"] * s["experts"],
+    "embedding": lambda s: 0 * s["tokens"],
+    "embedding_backward": lambda s: s["tokens"] * s["width"],
+    "cross_entropy": lambda s: 4 * s["rows"] * s["width"],
+    "cross_entropy_backward": lambda s: 4 * s["rows"] * s["width"],
+    "gated_activation": lambda s: 5 * s["rows"] * s["width"],
+    "gated_activation_backward": lambda s: 10 * s["rows"] * s["width"],
+    "activation": lambda s: 4 * s["rows"] * s["width"],
+    "activation_backward": lambda s: 6 * s["rows"] * s["width"],
+    "add": lambda s: s["rows"] * s["width"],
+    "permute": lambda s: 0 * s["rows"],
+    "combine": lambda s: 2 * s["rows"] * s["width"],
+    "quantize": lambda s: 3 * s["rows"] * s["width"],
+    "adam": lambda s: 16 * s["elements"],
+    "conv": lambda s: 2 * s["tokens"] * s["channels"] * s["taps"],
+    "conv_backward": lambda s: 4 * s["tokens"] * s["channels"] * s["taps"],
+    # A state of [size, value_size] a head: decayed, corrected (delta rule), written and read for each token.
+    "linear_attention": lambda s: 2 * s["tokens"] * s["heads"] * s["size"] * s["value_size"] * s["passes"],
+    "linear_attention_backward": lambda s: 4 * s["tokens"] * s["heads"] * s["size"] * s["value_size"] * s["passes"],
+}
+
+
+# Operators of the tensor engine, whose FLOPs utilisation counts.
+PRODUCTS = frozenset(
+    [
+        "matmul",
+        "grouped_matmul",
+        "gated_mlp",
+        "mlp",
+        "attention",
+        "attention_backward",
+        "decode_attention",
+        "router",
+        "conv",
+        "conv_backward",
+        "linear_attention",
+        "linear_attention_backward",
+    ]
+)
+
+
+def elements(use: Use) -> tuple[Count, Count]:
+    """(elements of activations, elements of weights) that an operator reads and writes at least."""
+    s, name = use.sizes, use.operator
+    if name == "matmul":
+        if use.phase in (FORWARD, RECOMPUTE):
+            return s["m"] * s["k"] + s["m"] * s["n"], s["k"] * s["n"]
+        return s["m"] * s["k"] + s["k"] * s["n"] + s["m"] * s["n"], 0
+    if name == "grouped_matmul":
+        # An expert that has no token is not loaded: no more experts than tokens are met.
+        met = (s["experts"] + s["m"] - abs(s["experts"] - s["m"])) / 2
+        return s["m"] * (s["k"] + s["n"]), met * s["k"] * s["n"]
+    if name in ("gated_mlp", "mlp"):
+        return s["m"] * 2 * s["k"], (3 if name == "gated_mlp" else 2) * s["k"] * s["n"]
+    if name in ("attention", "attention_backward"):
+        keys = s["kv_heads"] * s["keys"] * (s["size"] + s["value_size"])
+        queries = s["heads"] * s["queries"] * (s["size"] + s["value_size"])
+        return (keys + queries) * (1 if name == "attention" else 2), 0
+    if name == "decode_attention":
+        cache = s["kv_heads"] * s["keys"] * (s["size"] + (0 if s.get("latent", 0) else s["value_size"]))
+        return s["sequences"] * (cache + s["heads"] * (s["size"] + s["value_size"])), 0
+    if name in ("embedding", "embedding_backward"):
+        return 2 * s["tokens"] * s["width"], 0
+    if name == "router":
+        return s["tokens"] * s["width"], s["width"] * s["experts"]
+    if name == "rope":
+        return 2 * s["tokens"] * s["heads"] * s["size"], 0
+    if name == "adam":
+        return 7 * s["elements"], 0  # gradient, weight and moments in, three and the model's weight out
+    if name.startswith("conv"):
+        return 2 * s["tokens"] * s["channels"], 0
+    if name.startswith("linear_attention"):
+        state = 2 * s["sequences"] * s["heads"] * s["size"] * s["value_size"]
+        return s["tokens"] * s["heads"] * 2 * (s["size"] + s["value_size"]) + state, 0
+    streams = {
+        "gated_activation": 3,
+        "gated_activation_backward": 5,
+        "activation_backward": 3,
+        "cross_entropy": 1,
+        "add": 3,
+    }
+    return streams.get(name, 3 if name.endswith("_backward") else 2) * s["rows"] * s["width"], 0
+
+
+def multiplied(step: Iterable[Use | Exchange], count: Count) -> Step:
+    """A step that happens ``count`` times."""
+    return [replace(item, count=item.count * count) for item in step]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a rank has in hand as one layer runs.
+
+    Attributes:
+        sequences: of the batch, that this rank works on.
+        queries: tokens of each that are new, on this rank (a share of the sequence under context parallelism).
+        keys: tokens of each that the last query sees, itself included.
+        tp, cp, ep, expert_tp: ranks of tensor, context and expert parallelism.
+        sequence_parallel: outside of products, ranks of ``tp`` hold a share of the tokens each.
+        dtype: of activations; ``weight_dtype`` of weights in products, ``cache_dtype`` of keys and values.
+        decoding: one new token a sequence, keys and values from the cache.
+        fused: a feed-forward network is one operator, as serving has it; training keeps what is between.
+        replicated: ranks of ``ep`` hold the same tokens (serving without attention data parallelism): no dispatch.
+        dropout: masks are kept for the backward pass.
+        flash: scores stay on chip; otherwise they and their softmax are kept.
+    """
+
+    sequences: Count
+    queries: Count
+    keys: Count
+    tp: Count = 1
+    cp: Count = 1
+    ep: Count = 1
+    expert_tp: Count = 1
+    sequence_parallel: bool = False
+    dtype: str = "bfloat16"
+    weight_dtype: str = ""
+    cache_dtype: str = ""
+    decoding: bool = False
+    fused: bool = False
+    causal: bool = True
+    dropout: bool = False
+    flash: bool = True
+    replicated: bool = False
+
+    @property
+    def tokens(self) -> Count:
+        """Of the products: all that the ranks of ``tp`` share."""
+        return self.sequences * self.queries
+
+    @property
+    def rows(self) -> Count:
+        """Outside of the products."""
+        return ceil_div(self.tokens, self.tp) if self.sequence_parallel else self.tokens
+
+    @property
+    def itemsize(self) -> int:
+        return as_dtype(self.dtype).itemsize
