@@ -8,7 +8,7 @@ predicted by its own peak rates, and a generation that was not by the nearest on
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -38,7 +38,7 @@ GENERATIONS = ("ampere", "hopper", "blackwell", "blackwell ultra")
 _ALIKE = {"float16": "bfloat16", "tfloat32": "bfloat16", "float32": "bfloat16"}
 _SUPPORT = ("calibrated", "interpolated", "extrapolated", "assumed")
 # The model of a class, and of which class its constants are.
-_MODELS = {
+_MODELS: Mapping[str, tuple[Callable[..., Any], str]] = {
     "matmul": (models.matmul, "matmul"),
     "attention": (models.attention, "attention"),
     "attention backward": (models.attention, "attention"),
@@ -206,12 +206,12 @@ class GpuCosts:
         """The constants for a class and format on this chip, and how well they are known for it."""
         key = (kind, dtype)
         if key not in self._fits:
+            if kind != "moving":
+                self._rate(dtype)
             self._fits[key] = self._find(_MODELS[kind][1], "bfloat16" if kind == "moving" else gpu_format(dtype))
         return self._fits[key]
 
     def _find(self, kind: str, key: str) -> tuple[Fit, Known]:
-        if kind not in ("moving", "decode", "latent decode"):
-            self._rate(key)
         fits = [f for f in _fits() if f.kind == kind and f.dtype == key]
         support, why = "calibrated", ""
         if not fits and key in _ALIKE:
@@ -223,7 +223,7 @@ class GpuCosts:
         here = GENERATIONS.index(self._chip.generation)
         fit = min(fits, key=lambda f: (abs(GENERATIONS.index(f.generation) - here), -GENERATIONS.index(f.generation)))
         tables = f"{kind} measured with {fit.library}"
-        if fit.generation == self._chip.generation and self._chip.name in fit.chips:
+        if self._chip.name in fit.chips and load_chip(self._chip.name) == self._chip:
             error = fit.errors[self._chip.name] if support == "calibrated" else None
             return fit, Known(support, f"{why}{tables}", error)
         support = _worse(support, "extrapolated")

@@ -101,7 +101,7 @@ def attention(
 def seen(queries: Array, keys: Array, causal: Array, window: Array) -> tuple[Array, Array]:
     """Keys that a tile of queries is multiplied with, in whole tiles: the mean over tiles, and the most.
 
-    Queries are the last of the keys. ``window`` 0: no window.
+    Queries are the last of the keys; the window is that of causal attention, 0: none.
     """
     blocks = np.ceil(queries / QUERY_TILE)
     whole = np.ceil(keys / QUERY_TILE) * QUERY_TILE
@@ -110,8 +110,8 @@ def seen(queries: Array, keys: Array, causal: Array, window: Array) -> tuple[Arr
     # The tile number j, from 0, sees before + (j + 1) tiles, up to the cap.
     growing = np.clip(np.floor((cap - before) / QUERY_TILE), 0, blocks)
     total = growing * (before + (growing + 1) / 2 * QUERY_TILE) + (blocks - growing) * cap
-    mean = np.where(causal > 0, total / blocks, cap)
-    most = np.where(causal > 0, np.minimum(before + blocks * QUERY_TILE, cap), cap)
+    mean = np.where(causal > 0, total / blocks, whole)
+    most = np.where(causal > 0, np.minimum(before + blocks * QUERY_TILE, cap), whole)
     return mean, most
 
 
