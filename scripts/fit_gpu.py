@@ -5,8 +5,8 @@
 
 The tables are those of the package aiconfigurator-core (Apache-2.0), which are not copied: only what is fitted on them
 is kept. Errors are of rows that a fit did not see: of a fifth of a generation's rows, five times (``error_percent``),
-and of a whole chip, predicted from the other chips of its generation, or from the nearest generation, by rates of the
-catalogue (``left_out``).
+of a whole chip, predicted from the other chips of its generation, or from another one, by rates of the catalogue
+(``left_out``), and of a whole generation, predicted from another one (``carried``).
 """
 
 from __future__ import annotations
@@ -311,20 +311,33 @@ def cross_validated(kind: Kind, dtype: str, data: Data) -> dict[str, np.ndarray]
     return {chip: values - 1 for chip, values in held.items()}
 
 
-def left_out(kind: Kind, dtype: str, everything: dict[str, Rows], generation: str) -> dict[str, tuple[float, str]]:
-    """Mean absolute per cent of each chip of a generation, predicted from others, and from which."""
+Everything = dict[str, Rows]
+
+
+def error_from(kind: Kind, dtype: str, everything: Everything, chips: list[str], others: list[str]) -> float:
+    """Mean absolute per cent on ``chips`` of constants that are fitted on ``others``."""
+    made = fit(kind, dtype, [(c, everything[c].shapes, everything[c].measured) for c in others])
+    errors = [np.abs(predict(kind, made, c, dtype, everything[c].shapes) / everything[c].measured - 1) for c in chips]
+    return round(100 * float(np.concatenate(errors).mean()), 1)
+
+
+def left_out(kind: Kind, dtype: str, everything: Everything, generation: str) -> dict[str, tuple[float, str]]:
+    """The error on each chip of a generation, predicted from others, and from which."""
     found = {}
-    for chip in GENERATIONS[generation]:
-        if chip not in everything:
-            continue
-        others = [c for c in GENERATIONS[generation] if c in everything and c != chip]
-        others = others or [c for c in GENERATIONS[DONORS[generation]] if c in everything]
+    mine = [c for c in GENERATIONS[generation] if c in everything]
+    for chip in mine:
+        others = [c for c in mine if c != chip] or [c for c in GENERATIONS[DONORS[generation]] if c in everything]
         if others:
-            made = fit(kind, dtype, [(c, everything[c].shapes, everything[c].measured) for c in others])
-            rows = everything[chip]
-            error = predict(kind, made, chip, dtype, rows.shapes) / rows.measured - 1
-            found[chip] = (100 * float(np.abs(error).mean()), "+".join(others))
+            found[chip] = (error_from(kind, dtype, everything, [chip], others), "+".join(others))
     return found
+
+
+def carried(kind: Kind, dtype: str, everything: Everything, generation: str) -> dict[str, Any]:
+    """The error on a generation, predicted from its donor."""
+    mine, others = ([c for c in GENERATIONS[g] if c in everything] for g in (generation, DONORS[generation]))
+    if not others:
+        return {}
+    return {"from": DONORS[generation], "error_percent": error_from(kind, dtype, everything, mine, others)}
 
 
 def entries(root: Path, only: str | None) -> Iterator[dict[str, Any]]:
@@ -340,7 +353,7 @@ def entries(root: Path, only: str | None) -> Iterator[dict[str, Any]]:
             made = fit(kind, dtype, data)
             held = cross_validated(kind, dtype, data)
             errors = 100 * np.abs(np.concatenate(list(held.values())))
-            carried = left_out(kind, dtype, everything, generation)
+            without = left_out(kind, dtype, everything, generation)
             sizes = {n: np.concatenate([s[n] for _, s, _ in data]) for n in data[0][1]}
             versions = sorted({everything[c].version for c, _, _ in data})
             yield {
@@ -353,8 +366,9 @@ def entries(root: Path, only: str | None) -> Iterator[dict[str, Any]]:
                 "error_percent": {c: round(100 * float(np.abs(e).mean()), 1) for c, e in held.items()},
                 "median_percent": round(float(np.median(errors)), 1),
                 "p90_percent": round(float(np.quantile(errors, 0.9)), 1),
-                "left_out": {c: round(e, 1) for c, (e, _) in carried.items()},
-                "left_out_from": {c: f for c, (_, f) in carried.items()},
+                "left_out": {c: e for c, (e, _) in without.items()},
+                "left_out_from": {c: f for c, (_, f) in without.items()},
+                "carried": carried(kind, dtype, everything, generation),
                 "low": {n: float(v.min()) for n, v in sizes.items()},
                 "high": {n: float(v.max()) for n, v in sizes.items()},
                 "library": f"{LIBRARIES[library]} {', '.join(versions)}",
@@ -377,7 +391,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tables", type=Path, help="the folder systems/data of the package")
     parser.add_argument("--only", choices=sorted(KINDS))
-    parser.add_argument("--write", type=Path, help="append the fits to this file")
+    parser.add_argument("--write", type=Path, help="put the fits into this file, below what stands before them")
     options = parser.parse_args()
     root = options.tables
     if root is None:
@@ -391,12 +405,12 @@ def main() -> int:
         print(f"{entry['class']} {entry['generation']} {entry['dtype']} ({entry['library']}), {entry['points']} rows")
         print(f"  {shown}")
         print(f"  five-fold {entry['error_percent']}, median {entry['median_percent']}, p90 {entry['p90_percent']}")
-        carried = {c: f"{e} from {entry['left_out_from'][c]}" for c, e in entry["left_out"].items()}
-        print(f"  chip left out {carried}", flush=True)
+        without = {c: f"{e} from {entry['left_out_from'][c]}" for c, e in entry["left_out"].items()}
+        print(f"  chip left out {without}, generation carried {entry['carried']}", flush=True)
         made.append("\n".join(["[[fits]]", *(f"{k} = {_toml(v)}" for k, v in entry.items())]) + "\n")
     if options.write:
-        with options.write.open("a", encoding="utf-8") as file:
-            file.write("\n" + "\n".join(made))
+        before = options.write.read_text(encoding="utf-8").split("[[fits]]")[0]
+        options.write.write_text(before + "\n".join(made), encoding="utf-8")
     return 0
 
 

@@ -61,6 +61,7 @@ class Fit:
     chips: tuple[str, ...]
     constants: Mapping[str, float]
     errors: Mapping[str, float]
+    carried: Mapping[str, Any]
     low: Mapping[str, float]
     high: Mapping[str, float]
     library: str
@@ -227,7 +228,12 @@ class GpuCosts:
             error = fit.errors[self._chip.name] if support == "calibrated" else None
             return fit, Known(support, f"{why}{tables}", error)
         support = _worse(support, "extrapolated")
-        return fit, Known(support, f"{why}{tables} on {' and '.join(fit.chips)}, carried by peak rates")
+        reason = f"{why}{tables} on {' and '.join(fit.chips)}, carried by peak rates"
+        for other in _fits():
+            same = (other.kind, other.dtype, other.carried.get("from")) == (fit.kind, fit.dtype, fit.generation)
+            if same and fit.generation != self._chip.generation:
+                reason += f" (±{other.carried['error_percent']:.0f} % where {other.generation} was predicted so)"
+        return fit, Known(support, reason)
 
     def _how(self, found: Operator, dtype: str, sizes: Mapping[str, Any]) -> Known:
         """How the sum of an operator's parts is known: as its worst."""
@@ -281,6 +287,7 @@ def _fits() -> tuple[Fit, ...]:
             chips=tuple(f["chips"]),
             constants=f["constants"],
             errors=f["error_percent"],
+            carried=f["carried"],
             low=f["low"],
             high=f["high"],
             library=f["library"],
