@@ -1,27 +1,25 @@
-"""``trnsim op``: what an operator costs on a chip, by implementation."""
+"""``trnsim op``: what an operator costs on chips, by implementation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from trnsim.commands.output import console, microseconds, table, write_json
-from trnsim.errors import InputError, UnsupportedError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from trnsim.operators.cost import OperatorCost
-
-_SHORT = {"bf16": "bfloat16", "f16": "float16", "fp16": "float16", "f32": "float32", "fp32": "float32"}
+from trnsim.commands.output import said, write_json
+from trnsim.errors import InputError
 
 
 def op(
     context: typer.Context,
     operator: Annotated[str, typer.Argument(help="An operator, such as matmul; list: all of them with their sizes.")],
-    dtype: Annotated[str, typer.Option("--dtype", help="Number format: bf16, fp16, fp32.")] = "bf16",
-    chip: Annotated[str, typer.Option("--chip", help="trn1, trn2, trn3, inf2, or a chip's TOML file.")] = "trn2",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Number format: bf16, fp16, fp32, fp8, mxfp8, mxfp4 or its full name.")
+    ] = "bf16",
+    chip: Annotated[
+        list[str] | None,
+        typer.Option("--chip", help="trn1, trn2, trn3, inf2, h100, b200, ..., or a chip's TOML file; may be repeated."),
+    ] = None,
     lnc: Annotated[int, typer.Option("--lnc", help="Cores of a logical core.")] = 1,
     cache: Annotated[
         str | None, typer.Option("--cache", help="A file that keeps what was simulated for the next time.")
@@ -29,40 +27,42 @@ def op(
     json: Annotated[
         str | None, typer.Option("--json", help="Write the costs to FILE, or - for standard output.")
     ] = None,
+    plot: Annotated[
+        str | None, typer.Option("--plot", help="Draw a roofline into FILE: .svg, .png or .html. Needs Matplotlib.")
+    ] = None,
 ) -> None:
-    """Predict the time, traffic and bound of one use of an operator by every implementation.
+    """Predict the time, traffic and bound of one use of an operator by every implementation, side by side.
 
-    Sizes are options of the operator's own: trnsim op list names them.
+    Sizes are options of the operator's own: trnsim op list names them. A NeuronCore chip is shown by one logical core,
+    a GPU whole.
 
-    Example: trnsim op matmul --m 4096 --k 4096 --n 4096 --dtype bf16 --chip trn2
+    Example: trnsim op matmul --m 4096 --k 4096 --n 4096 --dtype bf16 --chip trn2 --chip h100
     """
+    from trnsim.commands import operator_costs
+
     if operator == "list":
         _list(json)
         return
     given = _sizes(context.args)
-    costs, refused = _costs(operator, _SHORT.get(dtype, dtype), chip, lnc, cache, given)
+    chips, form = chip or ["trn2"], operator_costs.FORMATS.get(dtype, dtype)
+    found = operator_costs.gather(operator, form, chips, lnc, _store(cache), given)
     if json is not None:
-        rows = [_as_json(cost) for cost in costs]
-        rows += [{"implementation": name, "error": text} for name, text in refused.items()]
-        write_json({"schema": "trnsim-op-1", "chip": chip, "cores": lnc, "sizes": given, "costs": rows}, json)
+        rows = [operator_costs.as_json(f) for f in found]
+        document = {"schema": "trnsim-op-2", "chips": chips, "cores": lnc, "dtype": form, "sizes": given, "costs": rows}
+        write_json(document, json)
     if json != "-":
-        _show(costs, refused)
+        operator_costs.show(found)
+    if plot is not None:
+        from trnsim.commands import roofline
+
+        roofline.draw(found, form, lnc, plot)
+        said(f"wrote {plot}")
 
 
-def _costs(
-    operator: str, dtype: str, chip: str, lnc: int, cache: str | None, given: Mapping[str, int]
-) -> tuple[list[OperatorCost], dict[str, str]]:
-    from trnsim.operators.compiled import CompilerCosts
-    from trnsim.operators.kernel_costs import KernelCosts
+def _store(cache: str | None) -> Any:
     from trnsim.operators.store import Store
 
-    store = Store(cache) if cache is not None else None
-    costs, refused = [KernelCosts(chip, lnc, store).cost(operator, dtype, **given)], {}
-    try:
-        costs.append(CompilerCosts(chip, lnc).cost(operator, dtype, **given))
-    except UnsupportedError as error:
-        refused["compiler"] = str(error)
-    return costs, refused
+    return Store(cache) if cache is not None else None
 
 
 def _sizes(arguments: list[str]) -> dict[str, int]:
@@ -82,70 +82,14 @@ def _sizes(arguments: list[str]) -> dict[str, int]:
 
 
 def _list(json: str | None) -> None:
-    from trnsim.operators.kernel_costs import contracts
+    from trnsim.commands import operator_costs
 
-    rows = [
-        {
-            "operator": c.name,
-            "sizes": list(c.sizes),
-            "options": {k: list(v) for k, v in c.options.items()},
-            "dtypes": list(c.dtypes),
-        }
-        for c in contracts().values()
-    ]
+    rows = operator_costs.listed()
     if json is not None:
-        write_json({"schema": "trnsim-op-list-1", "operators": rows}, json)
+        write_json({"schema": "trnsim-op-list-2", "operators": rows}, json)
     if json == "-":
         return
-    lines = [
-        (
-            c.name,
-            " ".join(f"--{size}" for size in c.sizes),
-            " ".join(f"--{name.replace('_', '-')} {'|'.join(map(str, of))}" for name, of in c.options.items()),
-            " ".join(c.dtypes),
-        )
-        for c in contracts().values()
-    ]
-    console().print(table("Operators", ("operator", "sizes", "options", "number formats"), lines))
-
-
-def _as_json(cost: OperatorCost) -> dict[str, Any]:
-    return {
-        "implementation": cost.implementation,
-        "time_us": cost.microseconds,
-        "hbm_bytes": cost.hbm_bytes,
-        "flops": cost.flops,
-        "sbuf_bytes": cost.sbuf_bytes,
-        "bound": cost.bound,
-        "busy_us": {name: value / 1e6 for name, value in cost.busy_ps.items()},
-        "how": cost.how,
-        "support": cost.support,
-        "reason": cost.reason,
-        "error_percent": cost.error_percent,
-    }
-
-
-def _show(costs: list[OperatorCost], refused: Mapping[str, str]) -> None:
-    columns = ("implementation", "time us", "TFLOPS", "HBM GB/s", "bound", "support")
-    rows = []
-    for cost in costs:
-        busy = cost.busy_ps.get(cost.bound, 0) / cost.time_ps if cost.bound else 0
-        error = f", ±{cost.error_percent:.0f} %" if cost.error_percent is not None else ""
-        rows.append(
-            (
-                cost.implementation,
-                microseconds(cost.time_ps),
-                f"{cost.flops / cost.time_ps:.1f}",
-                f"{cost.hbm_bytes / cost.time_ps * 1e3:.0f}",
-                f"{cost.bound} {busy:.0%} busy" if cost.bound else "",
-                f"{cost.support}{error}",
-            )
-        )
-    console().print(table(costs[0].operator, columns, rows))
-    for cost in costs:
-        console().print(f"{cost.implementation}: {cost.reason}")
-    for name, text in refused.items():
-        console().print(f"{name}: {text}")
+    operator_costs.show_list(rows)
 
 
 def register(app: typer.Typer) -> None:

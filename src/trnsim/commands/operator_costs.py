@@ -1,0 +1,209 @@
+"""Costs of one use of an operator by every implementation on several chips, and how they are shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trnsim.commands.output import console, microseconds, table
+from trnsim.errors import InputError, TrnsimError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from trnsim.operators.cost import OperatorCost
+    from trnsim.operators.store import Store
+
+# What people write for number formats; GPUs have one of each width, NeuronCores several.
+FORMATS = {
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "fp16": "float16",
+    "f32": "float32",
+    "fp32": "float32",
+    "tf32": "tfloat32",
+    "fp8": "float8_e4m3",
+    "mxfp8": "float8_e4m3fn_x4",
+    "mxfp4": "float4_e2m1fn_x4",
+    "fp4": "float4_e2m1fn_x4",
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one implementation says of a use on one chip: a cost, or why there is none."""
+
+    chip: str
+    implementation: str
+    cost: OperatorCost | None = None
+    error: TrnsimError | None = None
+    cores: int | None = None
+    """Of the logical core; None: a GPU, whole."""
+
+    @property
+    def label(self) -> str:
+        """The chip, and how much of it."""
+        from trnsim.hardware import load_chip
+
+        loaded = load_chip(self.chip)
+        return loaded.name if self.cores is None else f"{loaded.name} ({self.cores} of {loaded.core_count} cores)"
+
+
+def gather(
+    operator: str, dtype: str, chips: Sequence[str], cores: int, store: Store | None, given: Mapping[str, int]
+) -> list[Found]:
+    """The costs of all implementations on each chip; where one refuses, why.
+
+    Raises:
+        InputError: no such operator.
+        TrnsimError: no implementation has a cost: what they said.
+    """
+    from trnsim.operators.kernel_costs import contracts
+    from trnsim.operators.work import OPERATORS
+
+    known = {*OPERATORS, *contracts()}
+    if operator not in known:
+        raise InputError(f"no operator {operator!r}", operand="operator", limit=sorted(known))
+    found = []
+    for chip in chips:
+        for name, make in implementations(chip, cores, store).items():
+            used = None if name == "gpu" else cores
+            try:
+                found.append(Found(chip, name, make()(operator, dtype, **given), cores=used))
+            except TrnsimError as error:
+                found.append(Found(chip, name, error=error, cores=used))
+    errors = [(f, f.error) for f in found if f.error is not None]
+    if len(errors) == len(found):
+        if len(errors) == 1:
+            raise errors[0][1]
+        said = "\n".join(f"  {f.chip} {f.implementation}: {error}" for f, error in errors)
+        raise InputError(f"no implementation has a cost of this {operator}:\n{said}")
+    return found
+
+
+def implementations(chip: str, cores: int, store: Store | None) -> dict[str, Callable[[], Callable[..., OperatorCost]]]:
+    """How operators can run on a chip: what makes the function that tells the cost of a use.
+
+    Raises:
+        InputError: nothing is known of operators on it.
+    """
+    from trnsim.hardware import chip_names, load_chip
+    from trnsim.operators.compiled import CompilerCosts
+    from trnsim.operators.gpu import GpuCosts
+    from trnsim.operators.kernel_costs import KernelCosts
+
+    loaded = load_chip(chip)
+    if loaded.family == "nvidia":
+        return {"gpu": lambda: GpuCosts(chip).cost}
+    if loaded.core is None:
+        having = [n for n in chip_names() if load_chip(n).core is not None or load_chip(n).family == "nvidia"]
+        raise InputError(
+            f"no time of operators on {chip}: its {loaded.title} has no timing constants", operand="chip", limit=having
+        )
+    return {
+        "kernel": lambda: KernelCosts(chip, cores, store).cost,
+        "compiler": lambda: CompilerCosts(chip, cores).cost,
+    }
+
+
+def listed() -> list[dict[str, Any]]:
+    """All operators: sizes, options and their values (any number where there are none), implementations, formats."""
+    from trnsim.operators.kernel_costs import contracts
+    from trnsim.operators.work import OPERATORS
+
+    kernels = contracts()
+    rows = []
+    for name in sorted({*OPERATORS, *kernels}):
+        fitted, kernel = OPERATORS.get(name), kernels.get(name)
+        options: dict[str, list[Any]] = {o: [] for o in fitted.defaults} if fitted is not None else {}
+        if kernel is not None:
+            options |= {o: list(values) for o, values in kernel.options.items()}
+        sizes = kernel.sizes if kernel is not None else fitted.sizes if fitted is not None else ()
+        has = ["kernel"] * (kernel is not None) + ["compiler", "gpu"] * (fitted is not None)
+        formats = list(kernel.dtypes) if kernel is not None else []
+        rows.append(
+            {"operator": name, "sizes": list(sizes), "options": options, "implementations": has, "dtypes": formats}
+        )
+    return rows
+
+
+def formats() -> dict[str, list[str]]:
+    """Formats that each chip multiplies."""
+    from trnsim.hardware import chip_names, load_chip
+
+    chips = [load_chip(name) for name in chip_names()]
+    found = {c.name: sorted(c.core.tensor.products) for c in chips if c.core is not None}
+    return found | {c.name: sorted(c.flops) for c in chips if c.family == "nvidia"}
+
+
+def as_json(found: Found) -> dict[str, Any]:
+    """One row of the JSON."""
+    row: dict[str, Any] = {"chip": found.chip, "cores": found.cores, "implementation": found.implementation}
+    cost = found.cost
+    if cost is None:
+        return {**row, "error": str(found.error)}
+    return {
+        **row,
+        "time_us": cost.microseconds,
+        "hbm_bytes": cost.hbm_bytes,
+        "flops": cost.flops,
+        "sbuf_bytes": cost.sbuf_bytes,
+        "bound": cost.bound,
+        "busy_us": {name: value / 1e6 for name, value in cost.busy_ps.items()},
+        "how": cost.how,
+        "support": cost.support,
+        "reason": cost.reason,
+        "error_percent": cost.error_percent,
+    }
+
+
+def show(rows: Sequence[Found]) -> None:
+    """A table of the costs, and below it how each is known and what was refused."""
+    costs = [(f, f.cost) for f in rows if f.cost is not None]
+    columns = ("chip", "implementation", "time us", "TFLOPS", "HBM GB/s", "bound", "support")
+    lines = []
+    for found, cost in costs:
+        busy = cost.busy_ps.get(cost.bound, 0) / cost.time_ps if cost.bound else 0
+        error = f", ±{cost.error_percent:.0f} %" if cost.error_percent is not None else ""
+        lines.append(
+            (
+                found.label,
+                found.implementation,
+                microseconds(cost.time_ps),
+                f"{cost.flops / cost.time_ps:.1f}",
+                f"{cost.hbm_bytes / cost.time_ps * 1e3:.0f}",
+                f"{cost.bound} {busy:.0%} busy" if cost.bound else "",
+                f"{cost.support}{error}",
+            )
+        )
+    out = console()
+    out.print(table(costs[0][1].operator, columns, lines))
+    for found, cost in costs:
+        out.print(f"{found.chip} {found.implementation}: {cost.reason}", highlight=False)
+    for found in rows:
+        if found.cost is None:
+            out.print(f"{found.chip} {found.implementation}: refused, {found.error}", highlight=False)
+
+
+def show_list(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The operators, and the formats of each chip."""
+    from rich import box
+    from rich.table import Table
+
+    def options(given: Mapping[str, Sequence[Any]]) -> str:
+        return " ".join(
+            f"--{name.replace('_', '-')}" + (f" {'|'.join(map(str, values))}" if values else "")
+            for name, values in given.items()
+        )
+
+    shown = Table(title="Operators", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("operator", "sizes", "options", "implementations"):
+        shown.add_column(name)
+    for row in rows:
+        sizes = " ".join(f"--{size.replace('_', '-')}" for size in row["sizes"])
+        shown.add_row(row["operator"], sizes, options(row["options"]), " ".join(row["implementations"]))
+    out = console()
+    out.print(shown)
+    out.print("Formats that matrix engines multiply; operators that multiply nothing take any.")
+    for name, found in formats().items():
+        out.print(f"  {name:10} {' '.join(found)}", highlight=False)

@@ -1,0 +1,311 @@
+"""The operators of a transformer as work: sizes, operations, bytes, and the parts that fitted models know.
+
+One table for all implementations that are fits (``compiler``, ``gpu``). Everything holds for numbers and for arrays of
+many uses alike. Operations count two a multiplication and addition; bytes are what must cross HBM at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from trnsim.errors import InputError
+from trnsim.hardware.model import flops_key
+
+# A size, or an array of as many as there are uses.
+Size = Any
+Sizes = Mapping[str, Size]
+# A class of models ("matmul", "moving", ...) and the shapes that it takes.
+Part = tuple[str, Mapping[str, Size]]
+
+# Bytes an element with its scales: a byte for 32 elements in MX formats, for 16 in the one of GPUs.
+ITEMSIZES = {
+    "float32": 4.0,
+    "tfloat32": 4.0,
+    "bfloat16": 2.0,
+    "float16": 2.0,
+    "float8": 1.0,
+    "mxfp8": 1 + 1 / 32,
+    "mxfp4": 0.5 + 1 / 32,
+    "float4": 0.5 + 1 / 16,
+}
+
+
+def itemsize(dtype: str) -> float:
+    """Bytes an element of ``dtype`` takes.
+
+    Raises:
+        InputError: no format of tensors of a model.
+    """
+    found = ITEMSIZES.get(flops_key(dtype))
+    if found is None:
+        raise InputError(f"no {dtype} among the formats of operators", operand="dtype", limit=sorted(ITEMSIZES))
+    return found
+
+
+def wide(dtype: str) -> float:
+    """Bytes an element of what products of ``dtype`` make: formats of a byte or less make bfloat16."""
+    return max(itemsize(dtype), 2.0)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator.
+
+    Attributes:
+        sizes: that a use gives; ``defaults`` those that it need not, and options.
+        flops: from sizes.
+        bytes: from sizes and the format.
+        parts: what a fitted model adds up, from sizes and the format.
+        products: whether the format must be one that the matrix engine multiplies.
+        assumed: why models of another operator stand for this one; empty where its own class was measured.
+    """
+
+    name: str
+    sizes: tuple[str, ...]
+    flops: Callable[[Sizes], Size]
+    bytes: Callable[[Sizes, str], Size]
+    parts: Callable[[Sizes, str], tuple[Part, ...]]
+    defaults: Mapping[str, int] = field(default_factory=dict)
+    products: bool = True
+    assumed: str = ""
+
+    def use(self, given: Sizes) -> dict[str, Size]:
+        """All sizes of a use, checked.
+
+        Raises:
+            InputError: a size that is missing, unknown or below 1 (options: below 0).
+        """
+        unknown = sorted(set(given) - set(self.sizes) - set(self.defaults))
+        missing = sorted(set(self.sizes) - set(given) - set(self.defaults))
+        if unknown or missing:
+            parts = [f"no {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
+            takes = tuple(dict.fromkeys((*self.sizes, *self.defaults)))
+            raise InputError(f"{self.name}: {'; '.join(parts)}", operand="sizes", limit=takes)
+        for name, value in given.items():
+            least = 1 if name in self.sizes else 0
+            if np.min(value) < least:
+                raise InputError(f"{self.name}: {name} must be at least {least}", operand=name, value=value)
+        return {**self.defaults, **given}
+
+
+def pairs(s: Sizes) -> Size:
+    """Pairs of a query and a key that it sees, of one head. Queries are the last of the keys."""
+    queries, keys = s["queries"], s["keys"]
+    every = queries * keys
+    before = np.maximum(keys - queries, 0)
+    causal = queries * before + queries * (queries + 1) / 2
+    window = np.where(np.asarray(s["window"]) > 0, s["window"], keys)
+    # Queries that see fewer keys than the window holds: each further one sees one more.
+    short = np.clip(window - before, 0, queries)
+    windowed = short * before + short * (short + 1) / 2 + (queries - short) * window
+    return np.where(np.asarray(s["causal"]) > 0, np.minimum(causal, windowed), every)
+
+
+def _attention_shapes(s: Sizes) -> dict[str, Size]:
+    value = np.where(np.asarray(s["value_depth"]) > 0, s["value_depth"], s["depth"])
+    names = ("heads", "key_heads", "queries", "keys", "depth", "causal", "window")
+    return {**{n: s[n] for n in names}, "value_depth": value}
+
+
+def _attention_flops(s: Sizes) -> Size:
+    value = _attention_shapes(s)["value_depth"]
+    return 2 * s["heads"] * pairs(s) * (s["depth"] + value)
+
+
+def _attention_bytes(s: Sizes, dtype: str) -> Size:
+    value = _attention_shapes(s)["value_depth"]
+    read = s["heads"] * s["queries"] * s["depth"] + s["key_heads"] * s["keys"] * (s["depth"] + value)
+    return read * itemsize(dtype) + s["heads"] * s["queries"] * value * wide(dtype)
+
+
+def _decode_value(s: Sizes) -> Size:
+    return np.where(np.asarray(s["value_depth"]) > 0, s["value_depth"], s["depth"])
+
+
+def _decode_part(s: Sizes, _: str) -> tuple[Part, ...]:
+    shapes = {n: s[n] for n in ("sequences", "heads", "key_heads", "depth")}
+    keys = np.where(np.asarray(s["window"]) > 0, np.minimum(s["keys"], np.maximum(s["window"], 1)), s["keys"])
+    latent = np.asarray(s["latent"]) > 0
+    if np.all(latent):
+        return (("latent decode", {**shapes, "keys": keys, "value_depth": 0 * s["depth"]}),)
+    if np.any(latent):
+        raise InputError("decode_attention: latent must be the same for all uses", operand="latent")
+    return (("decode", {**shapes, "keys": keys, "value_depth": _decode_value(s)}),)
+
+
+def _decode_keys(s: Sizes) -> Size:
+    return np.where(np.asarray(s["window"]) > 0, np.minimum(s["keys"], np.maximum(s["window"], 1)), s["keys"])
+
+
+def _decode_bytes(s: Sizes, dtype: str) -> Size:
+    value = _decode_value(s)
+    stored = np.where(np.asarray(s["latent"]) > 0, s["depth"], s["depth"] + value)
+    cache = s["sequences"] * s["key_heads"] * _decode_keys(s) * stored * itemsize(dtype)
+    return cache + s["sequences"] * s["heads"] * (s["depth"] + value) * wide(dtype)
+
+
+def _matmul(m: Size, k: Size, n: Size) -> Part:
+    return "matmul", {"m": m, "k": k, "n": n}
+
+
+def _matmul_bytes(m: Size, k: Size, n: Size, dtype: str) -> Size:
+    return (m * k + k * n) * itemsize(dtype) + m * n * wide(dtype)
+
+
+def _moving(name: str, sizes: tuple[str, ...], tensors: float, flops: float, per_row: float = 0) -> Operator:
+    """An operator that reads and writes ``tensors`` tensors of ``sizes``, and ``per_row`` bytes a row besides."""
+
+    def elements(s: Sizes) -> Size:
+        found: Size = 1
+        for size in sizes:
+            found = found * s[size]
+        return found
+
+    def moved(s: Sizes, dtype: str) -> Size:
+        return tensors * elements(s) * itemsize(dtype) + per_row * s[sizes[0]]
+
+    return Operator(
+        name,
+        sizes,
+        lambda s: flops * elements(s),
+        moved,
+        lambda s, dtype: (("moving", {"moved": moved(s, dtype)}),),
+        products=False,
+        assumed="as any kernel that only moves data",
+    )
+
+
+def _mlp(name: str, first: int) -> Operator:
+    """``first`` products with the width before the activation, one after it."""
+
+    def moved(s: Sizes, dtype: str) -> Size:
+        t, w, h = s["tokens"], s["width"], s["hidden"]
+        return 2 * t * w * wide(dtype) + (first + 1) * w * h * itemsize(dtype)
+
+    def parts(s: Sizes, dtype: str) -> tuple[Part, ...]:
+        t, w, h = s["tokens"], s["width"], s["hidden"]
+        activation = ("moving", {"moved": (first + 1) * t * h * wide(dtype)})
+        return _matmul(t, w, first * h), activation, _matmul(t, h, w)
+
+    return Operator(
+        name,
+        ("tokens", "width", "hidden"),
+        lambda s: 2 * (first + 1) * s["tokens"] * s["width"] * s["hidden"],
+        moved,
+        parts,
+        assumed="products and activation one after the other",
+    )
+
+
+def _grouped(s: Sizes, dtype: str) -> Size:
+    active = np.minimum(s["experts"], s["tokens"])
+    return (s["tokens"] * s["k"] + active * s["k"] * s["n"]) * itemsize(dtype) + s["tokens"] * s["n"] * wide(dtype)
+
+
+def _moe_shapes(s: Sizes) -> dict[str, Size]:
+    routed = np.maximum(s["tokens"] * s["topk"] * s["experts"] / np.maximum(s["all_experts"], s["experts"]), 1)
+    return {"tokens": s["tokens"], "routed": routed, **{n: s[n] for n in ("width", "hidden", "experts")}}
+
+
+def _moe_bytes(s: Sizes, dtype: str) -> Size:
+    active = np.minimum(s["experts"], _moe_shapes(s)["routed"])
+    return 3 * active * s["width"] * s["hidden"] * itemsize(dtype) + 2 * s["tokens"] * s["width"] * wide(dtype)
+
+
+_ATTENTION = ("heads", "key_heads", "queries", "keys", "depth")
+_OPTIONS = {"value_depth": 0, "causal": 1, "window": 0}
+
+OPERATORS: Mapping[str, Operator] = {
+    o.name: o
+    for o in (
+        Operator(
+            "matmul",
+            ("m", "k", "n"),
+            lambda s: 2 * s["m"] * s["k"] * s["n"],
+            lambda s, dtype: _matmul_bytes(s["m"], s["k"], s["n"], dtype),
+            lambda s, _: (_matmul(s["m"], s["k"], s["n"]),),
+            defaults={"contract_lhs": 0, "contract_rhs": 0},
+        ),
+        Operator(
+            "grouped_matmul",
+            ("tokens", "k", "n", "experts"),
+            lambda s: 2 * s["tokens"] * s["k"] * s["n"],
+            _grouped,
+            lambda s, _: (("grouped matmul", {name: s[name] for name in ("tokens", "k", "n", "experts")}),),
+        ),
+        Operator(
+            "moe",
+            ("tokens", "width", "hidden", "experts", "topk"),
+            lambda s: 6 * _moe_shapes(s)["routed"] * s["width"] * s["hidden"],
+            _moe_bytes,
+            lambda s, _: (("moe", _moe_shapes(s)),),
+            defaults={"all_experts": 0},
+        ),
+        Operator(
+            "attention",
+            _ATTENTION,
+            _attention_flops,
+            _attention_bytes,
+            lambda s, _: (("attention", _attention_shapes(s)),),
+            defaults=_OPTIONS,
+        ),
+        Operator(
+            "attention_backward",
+            _ATTENTION,
+            lambda s: 2.5 * _attention_flops(s),
+            lambda s, dtype: 2.5 * _attention_bytes(s, dtype),
+            lambda s, _: (("attention backward", _attention_shapes(s)),),
+            defaults=_OPTIONS,
+            assumed="five products where the forward pass has two, at its rates",
+        ),
+        Operator(
+            "decode_attention",
+            ("sequences", "heads", "key_heads", "keys", "depth"),
+            lambda s: 2 * s["sequences"] * s["heads"] * _decode_keys(s) * (s["depth"] + _decode_value(s)),
+            _decode_bytes,
+            _decode_part,
+            defaults={"value_depth": 0, "window": 0, "latent": 0},
+        ),
+        _mlp("gated_mlp", 2),
+        _mlp("mlp", 1),
+        _moving("rmsnorm", ("rows", "width"), 2, 4),
+        _moving("rmsnorm_backward", ("rows", "width"), 3, 8),
+        _moving("layernorm", ("rows", "width"), 2, 7),
+        _moving("layernorm_backward", ("rows", "width"), 3, 12),
+        _moving("softmax", ("rows", "width"), 2, 5),
+        _moving("softmax_backward", ("rows", "width"), 3, 4),
+        _moving("elementwise", ("rows", "width"), 2, 1),
+        _moving("gated_activation", ("rows", "width"), 3, 4),
+        _moving("rope", ("tokens", "heads", "size"), 2, 3),
+        _moving("embedding", ("tokens", "width"), 2, 0, per_row=4),
+        _moving("cross_entropy", ("rows", "vocabulary"), 1, 4, per_row=12),
+        _moving("cross_entropy_backward", ("rows", "vocabulary"), 2, 4, per_row=12),
+        _moving("quantize_rows", ("rows", "width"), 1.5, 3, per_row=4),
+        _moving("reduce_rows", ("rows", "width"), 1, 1, per_row=4),
+        Operator(
+            "adam_step",
+            ("elements",),
+            lambda s: 12 * s["elements"],
+            lambda s, dtype: s["elements"] * (24 + 2 * itemsize(dtype)),
+            lambda s, dtype: (("moving", {"moved": s["elements"] * (24 + 2 * itemsize(dtype))}),),
+            products=False,
+            assumed="as any kernel that only moves data",
+        ),
+    )
+}
+
+
+def operator(name: str) -> Operator:
+    """The operator of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = OPERATORS.get(name)
+    if found is None:
+        raise InputError(f"no operator {name!r}", operand="operator", value=name, limit=sorted(OPERATORS))
+    return found
