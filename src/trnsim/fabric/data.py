@@ -124,9 +124,9 @@ def _results(schedule: Schedule, work: Array, shape: tuple[int, ...]) -> list[Ar
         half = schedule.nbytes // item
         return [work[r, half:].reshape(shape).copy() if r in targets else None for r in range(schedule.ranks)]
     assert schedule.counts is not None
-    begin = int(schedule.counts.sum(axis=1).max()) // item
+    first = int(schedule.counts.sum(axis=1).max()) // item
     received = schedule.counts.sum(axis=0) // item
-    return [work[r, begin : begin + received[r]].copy() for r in range(schedule.ranks)]
+    return [work[r, first : first + received[r]].copy() for r in range(schedule.ranks)]
 
 
 # -- the steps ---------------------------------------------------------------------------------------------------------
@@ -159,7 +159,8 @@ def _plan(schedule: Schedule) -> _Plan:
     groups = np.flatnonzero(change)
     if not len(s):
         groups = np.zeros(1, np.int64)
-    # A row reads [at, at + bytes) of its source: the first write that ends beyond that start overlaps if it begins before.
+    # A row reads [at, at + bytes) of its source: the first write that ends beyond its start overlaps if it begins
+    # before its end.
     lane = (s.step * s.ranks + s.source) * room + s.source_offset
     first = np.searchsorted(end, lane, side="right")
     after = np.append(begin, np.iinfo(np.int64).max)
@@ -189,7 +190,7 @@ def _run(
         def read(row: int, kept: dict[tuple[int, int, int], Array] = kept) -> Array:
             if copied[row]:
                 return kept[source[row], at[row], size[row]]
-            return work[source[row], at[row] : at[row] + size[row]]  # type: ignore[no-any-return]
+            return work[source[row], at[row] : at[row] + size[row]]
 
         for group in range(begin, end):
             row, stop = groups[group], groups[group + 1]
