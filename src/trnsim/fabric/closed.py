@@ -73,8 +73,8 @@ def fold(group: Group) -> Fold:
     room = topology.rank_count // topology.systems
     if group.size > 1 and not _alike(group, room):
         raise UnsupportedError(
-            f"{group.copies} x {group.size} ranks {group.stride} apart lie differently in the systems of {room} ranks of "
-            f" {topology.name}, so they are not folded: simulate the schedule of one group"
+            f"{group.copies} x {group.size} ranks {group.stride} apart lie differently in the systems of {room} ranks "
+            f"of {topology.name}, so they are not folded: simulate the schedule of one group"
         )
     small = topology if topology.systems <= 2 else _two_systems(topology)
     offsets = group.offsets[group.offsets + group.places.min() < room]  # copies beyond hold nothing here

@@ -22,7 +22,8 @@ PLAIN = {
     name: LinkModel(technology=name, protocols=(Protocol(name="", step_latency_ps=latency, efficiency=efficiency),))
     for name, latency, efficiency in [
         ("NeuronLink-v2", 1_500_000, 1.0), ("NeuronLink-v3", 1_500_000, 0.8), ("NeuronLink-v4", 1_500_000, 1.0),
-        ("DMA v2", 1_500_000, 1.0), ("DMA v3", 1_000_000, 1.0), ("DMA v4", 1_500_000, 0.9), ("NVLink 4", 2_000_000, 0.9),
+        ("DMA v2", 1_500_000, 1.0), ("DMA v3", 1_000_000, 1.0), ("DMA v4", 1_500_000, 0.9),
+        ("NVLink 4", 2_000_000, 0.9),
         ("EFA", 15_000_000, 0.75), ("EFAv3", 15_000_000, 1.0),
     ]
 }  # fmt: skip
