@@ -1,9 +1,9 @@
 """Schedules of collectives by algorithm: ring, KangaRing, mesh, recursive halving and doubling, trees, hierarchical.
 
 Documented for Neuron in the pages on collectives within and between nodes (neuron-runtime/explore): an all-reduce is a
-reduce-scatter and an all-gather; ring in ``n - 1`` steps each; KangaRing a ring of pairs; mesh in one step each, or one in
-all (``single_step_mesh``: everyone sends its whole buffer to all); RDH; hierarchical: reduce-scatter inside, all-reduce
-between, all-gather inside. NCCL's tree is a double binary tree.
+reduce-scatter and an all-gather; ring in ``n - 1`` steps each; KangaRing a ring of pairs; mesh in one step each, or one
+in all (``single_step_mesh``: everyone sends its whole buffer to all); RDH; hierarchical: reduce-scatter inside,
+all-reduce between, all-gather inside. NCCL's tree is a double binary tree.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def schedule(
             list a channel; channels share the data evenly and run at the same time.
         inner: hierarchical: how many consecutive ranks are inside one server (or chip).
         inner_algorithm: hierarchical: the algorithm within, ``outer_algorithm`` the one between.
-        counts: bytes of each rank's share (all_gather, reduce_scatter), or from each to each (all_to_all); default: even.
+        counts: bytes of each rank's share (all_gather, reduce_scatter), or from each to each (all_to_all); default:
+            even.
         root: broadcast: the rank that has the data.
         pairs: permute: (source, target), no rank twice on one side. One pair is a point-to-point transfer.
         pieces: trees and broadcast rings: into how many pieces that follow each other the data is cut.
@@ -198,7 +199,7 @@ def _expand(stages: Sequence[Stage], offsets: Ints, sizes: Ints, *, parallel: bo
             )
         ]
         for column, values in zip(columns, (*wide, part.reshape(-1)), strict=True):
-            column.append(values)
+            column.append(np.asarray(values, np.int64))
         begin += pattern.steps
     step, source, target, reduce, chunk = (np.concatenate(c) if c else np.zeros(0, np.int64) for c in columns)
     return step, source, target, offsets[chunk], offsets[chunk], sizes[chunk], reduce

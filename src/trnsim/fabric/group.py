@@ -42,10 +42,18 @@ class Group:
     topology: Topology
     places: Ints
     copies: int = 1
+    stride: int = 1
+    """Between places: copies fill the ranks between them first, then those after the last."""
 
     @property
     def size(self) -> int:
         return len(self.places)
+
+    @property
+    def offsets(self) -> Ints:
+        """What is added to the places for each copy."""
+        number = np.arange(self.copies)
+        return np.asarray(number % self.stride + number // self.stride * self.stride * self.size, np.int64)
 
     @cached_property
     def level(self) -> int:
@@ -110,4 +118,14 @@ def group(
         )  # fmt: skip
     if len(np.unique(places)) != len(places):
         raise InputError("a group has each place once", operand="ranks", value=list(places))
-    return Group(system, places.astype(np.int64), copies)
+    if copies < 1:
+        raise InputError("there is at least one group", operand="copies", value=copies, limit=1)
+    if copies > 1 and (not isinstance(ranks, int) or first):
+        raise InputError("copies are laid out for groups of evenly spaced ranks from the first on", operand="copies",
+                         value=copies)  # fmt: skip
+    found = Group(system, places.astype(np.int64), copies, stride if isinstance(ranks, int) else 1)
+    last = int(places.max() + found.offsets.max())
+    if last >= system.rank_count:
+        raise InputError(f"{system.name} cannot hold {copies} such groups", operand="copies", value=copies,
+                         limit=f"{system.rank_count} ranks")  # fmt: skip
+    return found

@@ -166,13 +166,13 @@ def _around(topology: Topology, a: Ints, b: Ints) -> Routes:
                              value=int(rank))  # fmt: skip
     dead = _dead_links(topology)
     hit = dead[direct.links].astype(bool) & (direct.links >= 0)
-    rows = [list(links[links >= 0]) for links in direct.links]
+    rows = [[int(link) for link in links[links >= 0]] for links in direct.links]
     for row in np.flatnonzero(hit.any(axis=1)):
         rows[row] = _detour(topology, int(a[row]), int(b[row]))
     width = max((len(row) for row in rows), default=0)
     links = np.full((len(rows), width), -1, np.int64)
-    for i, row in enumerate(rows):
-        links[i, : len(row)] = row
+    for i, found in enumerate(rows):
+        links[i, : len(found)] = found
     crossed = np.where(links >= 0, topology.links.level[links].astype(np.int64), 0)
     level = crossed.max(axis=1, initial=0) if width else direct.level
     return Routes(links=links, level=np.maximum(level, direct.level))

@@ -13,8 +13,9 @@ all_to_all       shares to send | room to receive (| room for what is passed on)
 permute          data to send | room to receive
 ===============  ===============================  ==================================================
 
-Sizes count as the documentation of nccom-test and of NCCL's tests counts them: the buffer of an all_reduce, broadcast or
-permute; all shares together of an all_gather or reduce_scatter; what one rank sends (itself included) of an all_to_all.
+Sizes count as the documentation of nccom-test and of NCCL's tests counts them: the buffer of an all_reduce, broadcast
+or permute; all shares together of an all_gather or reduce_scatter; what one rank sends (itself included) of an
+all_to_all.
 
 Within a step all transfers read what their sources held when the step began. Several contributions to one place are
 added in ascending order of rank, the receiver's own at its place in that order; the sum is rounded to the format of the

@@ -1,0 +1,319 @@
+"""Flow-level simulation: collectives on links that are shared max-min fairly.
+
+A step of a collective begins when its last one has ended: a latency, then all its flows at once, each at its max-min
+fair rate among everything that flows at the time; it ends when the last flow has. Collectives slow each other where
+they share links. One that finds no CC-core free on one of its ranks waits for one, in order of start.
+
+Max-min fair: all rates grow alike until a link is full; its flows keep their rate, the others go on growing. If the
+flows of a step are of one size and alone, the step takes as long as its busiest link (``closed.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trnsim.errors import InputError, InternalError
+
+from .program import Demand, Floats, Program, common_topology
+from .topology import Ints
+
+_DONE = 1e-9
+"""Share of a flow that is no longer waited for: rates are floating point."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A program and when its ranks are ready for it."""
+
+    program: Program
+    ready_ps: int | Ints = 0
+    """For all ranks, or for each (a straggler): it begins when the last one is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """When a run began and ended, and each of its steps."""
+
+    name: str
+    ready_ps: int
+    """When the last rank was ready."""
+    start_ps: int
+    """When it had its CC-cores."""
+    end_ps: int
+    step_end_ps: Ints
+    """End of each run of equal steps."""
+
+    @property
+    def duration_ps(self) -> int:
+        return self.end_ps - self.start_ps
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowResult:
+    """What a simulation found."""
+
+    runs: tuple[Timed, ...]
+    end_ps: int
+    link_bytes: Floats
+    """Wire bytes that crossed each link."""
+    rounds: int = field(default=0, compare=False)
+    """Times that the rates were worked out anew."""
+
+
+def fair_rates(links: Ints, usage: Floats, capacity: Floats) -> Floats:
+    """Max-min fair rates in bytes a second.
+
+    Args:
+        links: links of each flow, padded with -1.
+        usage: bytes each of these links carries for a byte of the flow.
+        capacity: of all links.
+
+    Returns:
+        A rate a flow; infinite for one that crosses no link.
+    """
+    rates = np.full(len(links), np.inf)
+    valid = links >= 0
+    open_: NDArray[np.bool_] = np.asarray(valid.any(axis=1), bool)
+    left = capacity.astype(float)
+    index = np.where(valid, links, 0)
+    while open_.any():
+        live = open_[:, None] & valid
+        load = np.bincount(index[live], weights=usage[live], minlength=len(capacity))
+        used = load > 0
+        share = np.full(len(capacity), np.inf)
+        share[used] = np.maximum(left[used], 0) / load[used]
+        level = share.min()
+        full = share <= level * (1 + 1e-12)
+        hit: NDArray[np.bool_] = open_ & np.asarray((full[index] & valid).any(axis=1), bool)
+        rates[hit] = level
+        fixed = hit[:, None] & valid
+        left = left - np.bincount(index[fixed], weights=usage[fixed], minlength=len(capacity)) * level
+        open_ &= ~hit
+    return rates
+
+
+class _Active:
+    """A run on its way."""
+
+    def __init__(self, number: int, run: Run) -> None:
+        self.number, self.program = number, run.program
+        ready = np.atleast_1d(np.asarray(run.ready_ps, np.int64))
+        if len(ready) not in (1, len(run.program.places)) or (ready < 0).any():
+            raise InputError(f"{run.program.name}: a time of at least 0 for all ranks or for each", operand="ready_ps",
+                             value=len(ready), limit=len(run.program.places))  # fmt: skip
+        self.ready = int(ready.max())
+        self.start = -1
+        self.at = 0  # which run of equal steps
+        self.left = 0  # how many of them are to come, the current one included
+        self.wait_until = 0.0  # end of the latency
+        self.bytes: Floats = np.zeros(0)
+        self.alive: NDArray[np.bool_] = np.zeros(0, bool)
+        self.rates: Floats = np.zeros(0)
+        self.flowing = False
+        self.ends: list[int] = []
+
+    @property
+    def demand(self) -> Demand:
+        return self.program.demands[int(self.program.order[self.at])]
+
+    def begin_step(self, now: float) -> None:
+        self.flowing = False
+        self.wait_until = now + self.demand.latency_ps
+
+    def begin_flow(self) -> None:
+        demand = self.demand
+        self.flowing = True
+        self.bytes = demand.bytes.copy()
+        self.alive = self.bytes > 0
+        self.key: tuple[object, ...] = (self.number, demand.key, b"")
+
+
+def simulate(runs: Sequence[Run], *, background: Mapping[str, float] | None = None) -> FlowResult:
+    """When each of some collectives ends, and each of its steps.
+
+    Args:
+        runs: on one topology; those that begin at the same time in the order given.
+        background: share of the links' rate, by level (``chip``: the DMA engines), that something else takes,
+            such as loads and stores of kernels that run meanwhile.
+
+    Raises:
+        InputError: no runs, a share outside 0 to 1, or a level that the topology has not.
+        UnsupportedError: the runs lie on different topologies.
+    """
+    if not runs:
+        raise InputError("there is no collective to time", operand="runs")
+    topology = common_topology([run.program for run in runs])
+    capacity = topology.links.bytes_per_second.copy()
+    for name, share in (background or {}).items():
+        index = next((i for i, level in enumerate(topology.levels) if level.name == name), None)
+        if index is None or not 0 <= share < 1:
+            raise InputError(
+                f"background names a level of {topology.name} and a share below 1", operand=name, value=share,
+                limit=", ".join(level.name for level in topology.levels),
+            )  # fmt: skip
+        capacity[topology.links.level == index] *= 1 - share
+    return _Simulation(
+        [_Active(i, run) for i, run in enumerate(runs)], capacity, topology.collective_cores_per_rank
+    ).go()
+
+
+class _Simulation:
+    def __init__(self, all_: list[_Active], capacity: Floats, cores: int | None) -> None:
+        self.all, self.capacity, self.cores = all_, capacity, cores
+        self.now = 0.0
+        self.link_bytes = np.zeros(len(capacity))
+        self.cache: dict[tuple[object, ...], list[Floats]] = {}
+        self.rounds = 0
+        places = np.unique(np.concatenate([one.program.places for one in all_]))
+        self.held = np.zeros(int(places.max()) + 1 if len(places) else 1, np.int64)
+
+    def go(self) -> FlowResult:
+        waiting = sorted(self.all, key=lambda one: (one.ready, one.number))
+        active: list[_Active] = []
+        while waiting or active:
+            self._admit(waiting, active)
+            if not active:
+                self.now = float(waiting[0].ready)
+                continue
+            if len(active) == 1 and self._skip(active[0], waiting):
+                continue
+            flowing = [one for one in active if one.flowing]
+            self._rates(flowing)
+            until = min(
+                [one.wait_until for one in active if not one.flowing]
+                + [one.ready for one in waiting if one.ready > self.now]
+                + [self.now + self._soonest(one) for one in flowing]
+            )
+            self._advance(flowing, until)
+            for one in active.copy():
+                if one.flowing and not one.alive.any():
+                    self._end_steps(one, 1, active)
+                elif not one.flowing and one.wait_until <= self.now:
+                    one.begin_flow()
+        return FlowResult(
+            runs=tuple(
+                Timed(name=one.program.name, ready_ps=one.ready, start_ps=one.start,
+                      end_ps=one.ends[-1] if one.ends else one.start, step_end_ps=np.array(one.ends, np.int64))
+                for one in self.all
+            ),
+            end_ps=max(one.ends[-1] if one.ends else one.start for one in self.all),
+            link_bytes=self.link_bytes,
+            rounds=self.rounds,
+        )  # fmt: skip
+
+    def _admit(self, waiting: list[_Active], active: list[_Active]) -> None:
+        """Start those that are ready and find a CC-core on each of their ranks; those before them come first."""
+        queued = np.zeros_like(self.held)
+        for one in list(waiting):
+            if one.ready > self.now:
+                break
+            places = one.program.places
+            if self.cores is not None and (self.held[places] + queued[places] >= self.cores).any():
+                queued[places] += 1
+                continue
+            self.held[places] += 1
+            waiting.remove(one)
+            one.start = round(self.now)
+            if len(one.program.order):
+                one.left = int(one.program.repeats[0])
+                one.begin_step(self.now + one.program.launch_ps)
+                active.append(one)
+            else:
+                self.held[places] -= 1
+
+    def _rates(self, flowing: list[_Active]) -> None:
+        if not flowing:
+            return
+        key = tuple(one.key for one in flowing)
+        if key not in self.cache:
+            self.rounds += 1
+            width = max(one.demand.links.shape[1] for one in flowing)
+            parts = []
+            for one in flowing:
+                links, usage = one.demand.links[one.alive], one.demand.usage[one.alive]
+                pad = ((0, 0), (0, width - links.shape[1]))
+                parts.append((np.pad(links, pad, constant_values=-1), np.pad(usage, pad)))
+            rates = fair_rates(
+                np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), self.capacity
+            )
+            self.cache[key] = np.split(rates, np.cumsum([len(p[0]) for p in parts])[:-1])
+        for one, rates in zip(flowing, self.cache[key], strict=True):
+            one.rates = rates
+
+    def _soonest(self, one: _Active) -> float:
+        """Picoseconds until its next flow ends."""
+        if not one.alive.any():
+            return 0.0
+        with np.errstate(divide="ignore"):
+            return float((one.bytes[one.alive] / one.rates).min()) * 1e12
+
+    def _advance(self, flowing: list[_Active], until: float) -> None:
+        seconds = max(until - self.now, 0.0) * 1e-12
+        for one in flowing:
+            if not one.alive.any():
+                continue
+            moved = np.where(np.isinf(one.rates), one.bytes[one.alive], one.rates * seconds)
+            moved = np.minimum(moved, one.bytes[one.alive])
+            # Flows that end together but for rounding move all they have.
+            rest = one.bytes[one.alive] - moved
+            moved = np.where(rest <= _DONE * one.demand.bytes[one.alive], one.bytes[one.alive], moved)
+            self._count(one, moved)
+            one.bytes[one.alive] -= moved
+            still = one.bytes > 0
+            if still.sum() != one.alive.sum():
+                one.alive = still
+                one.key = (one.number, one.demand.key, np.packbits(still).tobytes())
+        self.now = max(until, self.now)
+
+    def _count(self, one: _Active, moved: Floats) -> None:
+        links, usage = one.demand.links[one.alive], one.demand.usage[one.alive]
+        valid = links >= 0
+        wire = (usage * moved[:, None])[valid]
+        self.link_bytes += np.bincount(links[valid], weights=wire, minlength=len(self.capacity))
+
+    def _skip(self, one: _Active, waiting: list[_Active]) -> bool:
+        """Equal steps of a run that is alone take equal times: all but the last at once."""
+        if one.flowing or one.left < 3 or one.wait_until - one.demand.latency_ps != self.now:
+            return False
+        before, begin = self.link_bytes.copy(), self.now
+        probe = self.now + one.demand.latency_ps
+        one.begin_flow()
+        self.now = probe
+        while one.alive.any():
+            self._rates([one])
+            self._advance([one], self.now + self._soonest(one))
+        each = self.now - begin
+        count = one.left - 1
+        upcoming = min((w.ready for w in waiting if w.ready > begin), default=None)
+        if upcoming is not None and each:
+            count = min(count, int((upcoming - begin) / each))
+        self.link_bytes = before + (self.link_bytes - before) * count
+        self.now = begin + each * count
+        one.left -= count
+        one.begin_step(self.now)
+        return count > 0
+
+    def _end_steps(self, one: _Active, count: int, active: list[_Active]) -> None:
+        one.left -= count
+        if one.left:
+            one.begin_step(self.now)
+            return
+        one.ends.append(round(self.now))
+        one.at += 1
+        if one.at < len(one.program.order):
+            one.left = int(one.program.repeats[one.at])
+            one.begin_step(self.now)
+            return
+        active.remove(one)
+        self.held[one.program.places] -= 1
+        if one.at > len(one.program.order):
+            raise InternalError("a program ended twice")
+
+
+def time_alone(program: Program) -> FlowResult:
+    """One program with nothing beside it."""
+    return simulate([Run(program=program)])
