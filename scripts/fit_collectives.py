@@ -1,4 +1,4 @@
-"""Fits the constants of collectives (``nccl.toml``, ``links.toml``, ``skew.toml`` of ``fabric``), with errors and folds.
+"""Fits the constants of collectives (``nccl.toml``, ``links.toml``, ``skew.toml`` of ``fabric``), with their errors.
 
     python scripts/fit_collectives.py collectives.csv [--check]
 
@@ -40,13 +40,14 @@ NODE_SOURCE = "PyPI aiconfigurator-core 0.12.0 systems/data/*/comm/nccl/*/nccl_p
 NODE_NOTE = f"""\
 # Fitted by generation of links. Efficiencies are shares of the catalogue's one-way rate; the efficiency of copies is of
 # a rank's own part of an all_to_all. Errors are mean absolute relative errors in percent, from 1 MiB on and below:
-# fit: of the points fitted; held_out: four ranks from a fit on two and eight; chip_left_out: each chip from a fit on the
-# others (of other generations, where no other chip has these links). source = "{NODE_SOURCE}"
+# fit: of the points fitted; held_out: four ranks from a fit on two and eight; chip_left_out: each chip from a fit on
+# the others (of other generations, where no other chip has these links).
+# source = "{NODE_SOURCE}"
 """
 NETWORK_NOTE = """\
 # Between two nodes over EFA, all_reduce. latency: up and down; efficiency: of the rate of a node's adapters; fill and
 # window: see nccl.py; ll_share: latency of LL over that of Simple. Errors as above; held_out: every other size.
-# source = aws-samples/awsome-distributed-training micro-benchmarks/nccl-tests (p4de, p5, and p5 on EKS), NVIDIA/nccl#1046
+# source = aws-samples/awsome-distributed-training micro-benchmarks/nccl-tests (p4de, p5); NVIDIA/nccl issue 527
 """
 
 
@@ -60,7 +61,9 @@ def node_text(points: list[fit.Point]) -> list[str]:
         mine = [p for p in points if p.technology == technology]
         lines += [f'[nvlink."{technology}"]']
         lines += [f'{name} = "{values[name] / 1e6:.4g} us"' for name in LATENCIES if name in values]
-        lines += [f"{name.replace('_cost', '_efficiency')} = {1 / values[name]:.4g}" for name in COSTS if name in values]
+        lines += [
+            f"{name.replace('_cost', '_efficiency')} = {1 / values[name]:.4g}" for name in COSTS if name in values
+        ]
         folds = {
             "fit": {p: fitted[p] for p in mine},
             "held_out": _only(held.predicted, mine),
@@ -170,8 +173,8 @@ def links_text(rows: list[Row]) -> str:
 
 SKEW = """\
 # How late ranks come to a collective; see skew.py. Made by scripts/fit_collectives.py.
-# Lognormal, of each rank; fitted on median and 90th percentile of 630 all-reduces of 8 KiB of 64 ranks of trn2 in a
-# decode step, beyond the time without skew. The least and the largest of the 630 were not fitted.
+# Fitted on median and 90th percentile of 630 all-reduces of 8 KiB of 64 ranks of trn2 in a decode step, beyond the time
+# without skew. The least and the largest of the 630 were not fitted.
 """
 
 
@@ -180,7 +183,7 @@ def skew_text(rows: list[Row]) -> str:
     where = group("trn2.48xlarge", 64)
     found = neuron.fit_skew(rows, predict(where, "all_reduce", 8192).time_ps)
     return (
-        f'{SKEW}median = "{found.median_ps / 1e6:.4g} us"\nsigma = {found.sigma:.4g}\nranks = {found.ranks}\n'
+        f'{SKEW}probability = {found.probability:.4g}\nmean = "{found.mean_ps / 1e6:.4g} us"\n'
         'reason = "fitted on two quantiles of one published trace of 64 ranks of trn2"\n'
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ from trnsim.errors import InputError
 from trnsim.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from trnsim.fabric.group import Group
     from trnsim.fabric.predict import Prediction
@@ -38,7 +38,7 @@ def collective(
         str, typer.Option("--sizes", help="FROM:TO (doubling), or sizes with commas between.")
     ] = "8KiB:1GiB",
     systems: Annotated[
-        int | None, typer.Option("--systems", help="How many systems; default: as few as hold the ranks.")
+        int | None, typer.Option("--systems", min=1, help="How many systems; default: as few as hold the ranks.")
     ] = None,
     stride: Annotated[int, typer.Option("--stride", help="Logical cores from one rank to the next.")] = 1,
     lnc: Annotated[int | None, typer.Option("--lnc", help="Cores of a logical core; default: the chip's.")] = None,
@@ -73,7 +73,7 @@ def collective(
     chosen = name.replace("-", "_")
     found = [predict(where, chosen, size) for size in wanted]
     late = _stragglers(where, seed) if skew else None
-    published = _published(data, where, chosen) if data is not None else {}
+    published = _published(data, where, chosen, wanted[-1]) if data is not None else []
     if json is not None:
         write_json(_json(where, found, late, published, seed), json)
     if json != "-":
@@ -122,20 +122,32 @@ def _stragglers(where: Group, seed: int) -> tuple[float, float]:
     return float(np.quantile(waits, 0.5)), float(np.quantile(waits, 0.9))
 
 
-def _published(data: Path, where: Group, collective: str) -> Mapping[int, list[tuple[float, str]]]:
-    """Microseconds and source of published times of the same chips, ranks and nodes, by size."""
+@dataclass(frozen=True)
+class _Point:
+    """A published time. ``traced``: which quantile of a trace, in which ranks waited for each other; else empty."""
+
+    nbytes: int
+    us: float
+    id: str
+    traced: str
+
+
+def _published(data: Path, where: Group, collective: str, largest: int) -> list[_Point]:
+    """Published times of the same chips, ranks and nodes up to a size."""
     from trnsim.hardware import load_system
+    from trnsim.validation.collectives.neuron import TRACE
     from trnsim.validation.collectives.rows import excluded, read_rows, system_of
 
-    chip, found = where.topology.system.chip.name, {}  # type: ignore[var-annotated]
+    chip, found = where.topology.system.chip.name, []
     for row in read_rows(data):
-        if excluded(row) is not None or row.microseconds is None or row.nbytes is None:
+        if excluded(row) is not None or row.microseconds is None or row.nbytes is None or row.nbytes > largest:
             continue
         name = system_of(row)
         nodes = where.spread.systems if where.spread is not None else where.topology.systems
         same = name is not None and load_system(name).chip.name == chip
         if same and (row.collective, row.ranks, row.nodes) == (collective, where.size, nodes):
-            found.setdefault(row.nbytes, []).append((row.microseconds, row.id))
+            traced = row.stat.split()[0] if TRACE.search(row.stat) else ""
+            found.append(_Point(row.nbytes, row.microseconds, row.id, traced))
     return found
 
 
@@ -143,7 +155,7 @@ def _show(
     where: Group,
     found: Sequence[Prediction],
     late: tuple[float, float] | None,
-    published: Mapping[int, list[tuple[float, str]]],
+    published: Sequence[_Point],
     seed: int,
 ) -> None:
     columns = ["size", "time us", "algorithm", "GB/s", "bus GB/s"]
@@ -156,7 +168,7 @@ def _show(
                f"{p.algorithm_bytes_per_second / 1e9:,.2f}", f"{p.bus_bytes_per_second / 1e9:,.2f}"]  # fmt: skip
         row += [f"{(p.time_ps + wait) / 1e6:,.1f}" for wait in late or ()]
         if published:
-            row.append(", ".join(f"{us:,.1f} ({p.time_ps / 1e6 / us - 1:+.0%})" for us, _ in published.get(p.nbytes, ())))
+            row.append(", ".join(_beside(point, p) for point in published if point.nbytes == p.nbytes))
         error = "" if p.error_percent is None else f" ±{p.error_percent:.0f} %"
         rows.append([*row, f"{p.support}{error}"])
     out = console()
@@ -170,11 +182,18 @@ def _show(
         out.print(f"stragglers: seed {seed}, {DRAWS} collectives; {skew_of().reason}", highlight=False)
 
 
+def _beside(point: _Point, p: Prediction) -> str:
+    """A published time with our error; the quantiles of traces, where ranks wait, stand without one."""
+    if point.traced:
+        return f"{point.us:,.1f} ({point.traced} of a trace)"
+    return f"{point.us:,.1f} ({p.time_ps / 1e6 / point.us - 1:+.0%})"
+
+
 def _json(
     where: Group,
     found: Sequence[Prediction],
     late: tuple[float, float] | None,
-    published: Mapping[int, list[tuple[float, str]]],
+    published: Sequence[_Point],
     seed: int,
 ) -> dict[str, Any]:
     times = []
@@ -184,7 +203,9 @@ def _json(
             "time_us": p.time_ps / 1e6,
             "algorithm_gb_per_second": p.algorithm_bytes_per_second / 1e9,
             "bus_gb_per_second": p.bus_bytes_per_second / 1e9,
-            "published": [{"time_us": us, "id": name} for us, name in published.get(p.nbytes, ())],
+            "published": [
+                {"time_us": x.us, "id": x.id, "quantile": x.traced or None} for x in published if x.nbytes == p.nbytes
+            ],
         }
         if late:
             entry |= {"median_us": (p.time_ps + late[0]) / 1e6, "p90_us": (p.time_ps + late[1]) / 1e6}
@@ -198,9 +219,7 @@ def _json(
     }
 
 
-def _plot(
-    file: Path, where: Group, found: Sequence[Prediction], published: Mapping[int, list[tuple[float, str]]]
-) -> None:
+def _plot(file: Path, where: Group, found: Sequence[Prediction], published: Sequence[_Point]) -> None:
     from trnsim.report.charts import html, svg
     from trnsim.report.files import write_text_atomic
 
@@ -211,14 +230,12 @@ def _plot(
     said(f"wrote {file}")
 
 
-def _charts(
-    where: Group, found: Sequence[Prediction], published: Mapping[int, list[tuple[float, str]]]
-) -> tuple[Chart, Chart]:
+def _charts(where: Group, found: Sequence[Prediction], published: Sequence[_Point]) -> tuple[Chart, Chart]:
     from trnsim.fabric.predict import bus_factor
     from trnsim.report.charts import Chart, Series
 
     title = f"{found[0].collective}, {where.size} ranks, {where.topology.name}"
-    points = [(size, us) for size, times in published.items() for us, _ in times]
+    points = [p for p in published if p.nbytes >= found[0].nbytes]
     factor = bus_factor(found[0].collective, where.size) / 1e3
     runs: list[list[Prediction]] = []
     for p in found:
@@ -226,23 +243,36 @@ def _charts(
             runs.append([])
         runs[-1].append(p)
     charts = []
-    for y_title, predicted, measured in (
-        ("time, us", lambda p: p.time_ps / 1e6, lambda n, us: us),
-        ("bus bandwidth, GB/s", lambda p: p.bus_bytes_per_second / 1e9, lambda n, us: n / us * factor),
-    ):
+
+    def height(nbytes: int, us: float, of_time: bool) -> float:
+        return us if of_time else nbytes / us * factor
+
+    for y_title, of_time in (("time, us", True), ("bus bandwidth, GB/s", False)):
         names: dict[str, int] = {}
         series = []
         for run in runs:
             label = f"{run[0].algorithm} {run[0].protocol}".strip()
             color = names.setdefault(label, len(names))
-            series.append(Series(label, [p.nbytes for p in run], [predicted(p) for p in run], color=color))
-            if len(run) == 1:
-                series[-1] = Series(label, [run[0].nbytes] * 2, [predicted(run[0])] * 2, color=color)
-        if points:
             series.append(
-                Series("published", [n for n, _ in points], [measured(n, us) for n, us in points], line=False, color=5)
+                Series(
+                    label,
+                    [p.nbytes for p in run],
+                    [height(p.nbytes, p.time_ps / 1e6, of_time) for p in run],
+                    color=color,
+                )
             )
-        charts.append(Chart(title, "size", y_title, series, lambda x: format_bytes(x).replace(".0 ", " "), "{:g}".format))
+            if len(run) == 1:
+                series[-1] = Series(label, [run[0].nbytes] * 2, list(series[-1].y) * 2, color=color)
+        for label, color, chosen in (
+            ("published", 5, [x for x in points if not x.traced]),
+            ("published, ranks waited", 4, [x for x in points if x.traced]),
+        ):
+            if chosen:
+                ys = [height(x.nbytes, x.us, of_time) for x in chosen]
+                series.append(Series(label, [x.nbytes for x in chosen], ys, line=False, color=color))
+        charts.append(
+            Chart(title, "size", y_title, series, lambda x: format_bytes(x).replace(".0 ", " "), "{:g}".format)
+        )
     return charts[0], charts[1]
 
 

@@ -57,22 +57,31 @@ def _show(found: Validation) -> None:
     rows = []
     for name in dict.fromkeys(c.set for c in found.cases):
         mine = [c for c in found.cases if c.set == name]
-        groups = [("", mine)] + [(chip, [c for c in mine if c.chip == chip]) for chip in dict.fromkeys(c.chip for c in mine)]
+        groups = [("", mine)] + [
+            (chip, [c for c in mine if c.chip == chip]) for chip in dict.fromkeys(c.chip for c in mine)
+        ]
         for chip, cases in groups if len(groups) > 2 else groups[:1]:
             e = mean_errors(cases)
-            rows.append([f"  {chip}" if chip else name, str(e["cases"]), *(_share(e[k]) for k in ("all", "large", "small"))])
+            rows.append(
+                [f"  {chip}" if chip else name, str(e["cases"]), *(_share(e[k]) for k in ("all", "large", "small"))]
+            )
     out.print(table("Mean absolute error", ["", "cases", "all", "1 MiB and above", "below"], rows))
     rows = []
     for fold in found.folds:
         groups2 = [("", list(fold.predicted))]
-        groups2 += [(c, [p for p in fold.predicted if p.chip == c]) for c in dict.fromkeys(p.chip for p in fold.predicted)]
+        groups2 += [
+            (c, [p for p in fold.predicted if p.chip == c]) for c in dict.fromkeys(p.chip for p in fold.predicted)
+        ]
         for chip, points in groups2:
             f = fold.errors(points)
-            rows.append([f"  {chip}" if chip else fold.name, str(f.points), _share(f.all), _share(f.large), _share(f.small)])
+            rows.append(
+                [f"  {chip}" if chip else fold.name, str(f.points), _share(f.all), _share(f.large), _share(f.small)]
+            )
     if rows:
         out.print(table("Refitted for each fold", ["", "points", "all", "1 MiB and above", "below"], rows))
     out.print(table("Targets", ["", "value", "limit", "met"], [
-        [t.name, _value(t.value, t.unit), _limits(t.low, t.high, t.unit), "yes" if t.met else "NO"] for t in found.targets
+        [t.name, _value(t.value, t.unit), _limits(t.low, t.high, t.unit), "yes" if t.met else "NO"]
+        for t in found.targets
     ]))  # fmt: skip
     neuron = [c for c in found.cases if c.set in ("neuron", "other") and (c.set == "neuron" or abs(c.error) > 1)]
     if neuron:

@@ -1,10 +1,10 @@
 """The time of collectives of Neuron devices: the algorithm that the runtime documents, timed on the links.
 
-Within a server the runtime's mesh, and its recursive halving and doubling, have a stage between the chips and one within
-each chip (intra-node collectives of the Neuron documentation); above 56 MB the KangaRing where all ranks of each chip
-take part. Between servers a collective is hierarchical: mesh for small messages of few servers, recursive halving and
-doubling to 56 MB, rings above; the documentation says so without sizes, which are those within a server. Links reach the
-share of their rate that ``links.toml`` says.
+Within a server the runtime's mesh, and its recursive halving and doubling, have a stage between the chips and one
+within each chip (intra-node collectives of the Neuron documentation); above 56 MB the KangaRing where all ranks of each
+chip take part. Between servers a collective is hierarchical: mesh for small messages of few servers, recursive halving
+and doubling to 56 MB, rings above; the documentation says so without sizes, which are those within a server. Links
+reach the share of their rate that ``links.toml`` says.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trnsim.hardware.quantity import SIZE
 from . import closed
 from .algorithms import schedule
 from .group import Group
-from .links import LinkModel
+from .links import LinkModel, link_model
 from .program import Program, from_schedule
 from .rings import ring_orders
 from .schedule import Ints
@@ -176,5 +176,6 @@ def neuron_support(group: Group, collective: str, nbytes: int) -> tuple[str, str
             and nbytes <= one.largest_bytes
         ):
             return "calibrated", f"fitted on {one.collective} of {one.ranks} ranks of {one.system}", one.error_percent
-    known = "; ".join(f"{m.collective} of {m.ranks} ranks of {m.system} to {m.largest_bytes >> 10} KiB" for m in measured())
-    return "extrapolated", f"published and fitted: {known}", None
+    names = dict.fromkeys(level.technology for level in group.topology.levels[: group.level + 1] if level.technology)
+    links = "; ".join(f"{name}: {link_model(name).reason}" for name in names)
+    return "extrapolated", f"no time of such a collective is published; {links}", None

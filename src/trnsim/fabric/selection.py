@@ -77,7 +77,9 @@ def nccl_choice(tuner: Tuner, collective: str, ranks: int, nbytes: int, rate: fl
     ring = tuner.ring_share * rate / 1e9
     bandwidth = {"LL": min(tuner.ll_max, ring * WIRE["LL"]), "LL128": ring * 0.92, "Simple": ring}
     found = [
-        NcclChoice("ring", p, tuner.base_us[p] + steps * tuner.step_us[p] + nbytes / (1e3 * bandwidth[p] * to_algorithm))
+        NcclChoice(
+            "ring", p, tuner.base_us[p] + steps * tuner.step_us[p] + nbytes / (1e3 * bandwidth[p] * to_algorithm)
+        )
         for p in ("LL", "LL128", "Simple")
     ]
     if collective == "all_reduce" and tuner.nvls_head_max and ranks > 2:

@@ -1,17 +1,18 @@
 """Stragglers: how late each rank comes to a collective, as a distribution with a seed.
 
-Each rank's delay is drawn on its own from a lognormal distribution; a collective is over when the last rank has come and
-the data has moved. A rank sees the wait for the last one beside the time of the collective. The two constants
-(``skew.toml``) come from one published trace of 64 ranks; with more ranks the wait grows as the largest of more draws.
+In each collective each rank is late with some probability, on its own, and then by a time that is drawn from an
+exponential distribution. The collective is over when the last rank has come and the data has moved; a rank sees the
+wait for the last one beside the time of the collective. With more ranks one is late more often, and the last one later.
+The two constants (``skew.toml``) come from one published trace.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,18 +28,17 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class Skew:
-    """Delays of ranks: lognormal, with this median and this standard deviation of the logarithm."""
+    """Delays of ranks: none, or with this probability an exponential one with this mean."""
 
-    median_ps: float
-    sigma: float
-    ranks: int = 0
-    """Of the trace that it was fitted on; 0: made by hand."""
+    probability: float
+    mean_ps: float
     reason: str = ""
 
     def __post_init__(self) -> None:
-        if not (self.median_ps >= 0 and self.sigma >= 0):
-            raise InputError("delays have a median and a spread of at least 0", operand="skew",
-                             value=(self.median_ps, self.sigma), limit=0)  # fmt: skip
+        if not 0 <= self.probability <= 1:
+            raise InputError("a probability lies between 0 and 1", operand="skew", value=self.probability)
+        if not self.mean_ps >= 0:
+            raise InputError("a delay has a mean of at least 0", operand="skew", value=self.mean_ps, limit=0)
 
     def delays(self, ranks: int, count: int, seed: int) -> NDArray[np.float64]:
         """Delays in picoseconds, ``(count, ranks)``: ``count`` collectives, the same for the same seed.
@@ -48,8 +48,9 @@ class Skew:
         """
         if ranks < 1 or count < 1:
             raise InputError("delays are those of at least one rank and collective", value=(count, ranks), limit=1)
-        drawn = np.random.default_rng(seed).standard_normal((count, ranks))
-        return np.asarray(self.median_ps * np.exp(self.sigma * drawn))
+        rng = np.random.default_rng(seed)
+        late = rng.random((count, ranks)) < self.probability
+        return np.asarray(np.where(late, self.mean_ps * rng.standard_exponential((count, ranks)), 0.0))
 
     def waits(self, ranks: int, count: int, seed: int) -> NDArray[np.float64]:
         """What the first rank waits for the last, in picoseconds, in each of ``count`` collectives."""
@@ -64,14 +65,21 @@ class Skew:
         """
         if not 0 < share < 1:
             raise InputError("a share of collectives lies between 0 and 1", value=share)
-        return self.median_ps * float(np.exp(self.sigma * NormalDist().inv_cdf(share ** (1 / ranks))))
+        above = -math.expm1(math.log(share) / ranks)  # of a rank, to be later than this
+        return self.mean_ps * max(math.log(self.probability / above), 0.0) if self.probability else 0.0
 
 
 def fitted(median_ps: float, high_ps: float, high: float, ranks: int) -> Skew:
-    """The skew of which the last of ``ranks`` is ``median_ps`` late in half of all collectives, ``high_ps`` in ``high``."""
-    z = [NormalDist().inv_cdf(share ** (1 / ranks)) for share in (0.5, high)]
-    sigma = float(np.log(high_ps / median_ps) / (z[1] - z[0]))
-    return Skew(median_ps=median_ps * float(np.exp(-sigma * z[0])), sigma=sigma, ranks=ranks)
+    """The last of ``ranks`` is ``median_ps`` late in half of all collectives, ``high_ps`` at most in a share ``high``.
+
+    Raises:
+        InputError: no such: these are not ascending, or every rank would be late.
+    """
+    above = [-math.expm1(math.log(share) / ranks) for share in (0.5, high)]
+    if not 0 < median_ps < high_ps:
+        raise InputError("the median of a wait is above 0 and below its higher quantile", value=(median_ps, high_ps))
+    mean = (high_ps - median_ps) / math.log(above[0] / above[1])
+    return Skew(probability=above[0] * math.exp(median_ps / mean), mean_ps=mean)
 
 
 @cache
@@ -79,8 +87,7 @@ def published() -> Skew:
     """The skew of ``skew.toml``."""
     found = tomllib.loads(Path(__file__).with_name("skew.toml").read_text(encoding="utf-8"))
     return Skew(
-        median_ps=float(DURATION.parse(found["median"])),
-        sigma=float(found["sigma"]),
-        ranks=int(found["ranks"]),
+        probability=float(found["probability"]),
+        mean_ps=float(DURATION.parse(found["mean"])),
         reason=found["reason"],
     )

@@ -142,7 +142,7 @@ def fit_node(points: Sequence[Point]) -> dict[str, Values]:
         names = [CONSTANTS[i] for i in used]
         part = matrix[:, used]
         measured = np.array([p.us * 1e6 for p in mine])
-        values = least_squares(lambda x, part=part: part @ x, measured, np.array([START[n] for n in names]))
+        values = least_squares(part.__matmul__, measured, np.array([START[n] for n in names]))
         found[technology] = dict(zip(names, values.tolist(), strict=True))
     return found
 
@@ -207,7 +207,7 @@ class Network:
 
 def kind_of(system: str) -> str:
     """Kind of adapters: the family of the instance (p4, p5)."""
-    return system.split(".")[0].rstrip("de")
+    return system.split(".", maxsplit=1)[0].rstrip("de")
 
 
 def fit_network(points: Sequence[Point]) -> Network:
@@ -226,9 +226,7 @@ def fit_network(points: Sequence[Point]) -> Network:
     start = [1.5e8] * len(kinds) + [0.7] * len(kinds) + list(NETWORK_START.values())
     measured = np.array([p.us for p in points])
     return made(
-        least_squares(
-            lambda x: np.array(list(predict_network(made(x), points).values())), measured, np.array(start)
-        )
+        least_squares(lambda x: np.array(list(predict_network(made(x), points).values())), measured, np.array(start))
     )
 
 
@@ -251,4 +249,3 @@ def held_out_sizes(points: Sequence[Point]) -> Fold:
         rest = [p for i, p in enumerate(ordered) if i % 2 != parity]
         found |= predict_network(fit_network(rest), [p for i, p in enumerate(ordered) if i % 2 == parity])
     return Fold("every other size", found)
-

@@ -1,9 +1,10 @@
 """Constants of Neuron links from the few published collectives and transfers, and the comparison with them.
 
 Launch and efficiency of NeuronLink-v2: all-gathers of all 32 ranks of a trn1.32xlarge, four sizes. Efficiency of
-NeuronLink-v3: the bandwidth in a published fit of traced all-reduces of 64 ranks of trn2. Efficiency of EFA: two published
-bandwidths of writes from HBM to HBM. Skew: median and 90th percentile of a trace of all-reduces. Step latencies are the
-documentation's. The run of the profiler's guide, and the least and largest time of the trace, are seen by no fit.
+NeuronLink-v3: the bandwidth in a published fit of traced all-reduces of 64 ranks of trn2. Efficiency of EFA: two
+published bandwidths of writes from HBM to HBM. Skew: median and 90th percentile of a trace of all-reduces. Step
+latencies are the documentation's. No fit sees the run of the profiler's guide, or the least and largest time of the
+trace.
 """
 
 from __future__ import annotations

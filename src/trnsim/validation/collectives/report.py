@@ -224,11 +224,14 @@ def summary(found: Validation) -> dict[str, Any]:
         mine = [c for c in found.cases if c.set == name]
         sets[name] = {
             **mean_errors(mine),
-            "chips": {chip: mean_errors([c for c in mine if c.chip == chip]) for chip in dict.fromkeys(c.chip for c in mine)},
-            "collectives": {
-                op: mean_errors([c for c in mine if c.collective == op]) for op in dict.fromkeys(c.collective for c in mine)
+            "chips": {
+                chip: mean_errors([c for c in mine if c.chip == chip]) for chip in dict.fromkeys(c.chip for c in mine)
             },
-        }  # fmt: skip
+            "collectives": {
+                name: mean_errors([c for c in mine if c.collective == name])
+                for name in dict.fromkeys(c.collective for c in mine)
+            },
+        }
     return {
         "mape": sets,
         "folds": [

@@ -89,11 +89,12 @@ def _note(*patterns: str) -> Callable[[Row], bool]:
     return lambda row: bool(pattern.search(f"{row.quality} {row.notes}"))
 
 
+STATEMENTS = ("doc statement", "Neuron runtime algorithm selection")
+
 RULES: tuple[Rule, ...] = (
     Rule("not a collective", lambda row: "(not a collective)" in row.op),
     Rule("no single time or bandwidth", lambda row: row.microseconds is None and row.gigabytes_per_second is None),
-    Rule("a statement or a fit, no measurement",
-         lambda row: "fitted model" in row.stat or row.library in ("doc statement", "Neuron runtime algorithm selection")),
+    Rule("a statement or a fit, no measurement", lambda row: "fitted model" in row.stat or row.library in STATEMENTS),
     Rule("a chip that is not in the catalogue", lambda row: row.chip.startswith("TPU")),
     Rule("an early runtime (2023)", lambda row: row.library == "nccom-test" and row.date.startswith("2023")),
     Rule("its source says that the time is not the collective's", _note("not representative", "stream overhead")),
