@@ -65,17 +65,32 @@ def fold(group: Group) -> Fold:
     """The first system of the group's cluster.
 
     Raises:
-        UnsupportedError: links or chips have failed: then systems differ.
+        UnsupportedError: links or chips have failed, or the group lies irregularly: then systems differ.
     """
     topology = group.topology
     if topology.failed_chips or topology.failed_links or topology.slowed:
         raise UnsupportedError(f"{topology.name} has failed links or chips: its systems differ, so they are not folded")
     room = topology.rank_count // topology.systems
+    if group.size > 1 and not _alike(group, room):
+        raise UnsupportedError(
+            f"{group.copies} x {group.size} ranks {group.stride} apart lie differently in the systems of {room} ranks "
+            f"of {topology.name}, so they are not folded: simulate the schedule of one group"
+        )
     small = topology if topology.systems <= 2 else _two_systems(topology)
-    offsets = group.offsets
+    offsets = group.offsets[group.offsets + group.places.min() < room]  # copies beyond hold nothing here
     held = [np.flatnonzero((group.places + o >= 0) & (group.places + o < room)) for o in offsets]
     copy = np.repeat(np.arange(len(offsets)), [len(h) for h in held])
     return Fold(small, group, np.concatenate(held), copy, offsets, room)
+
+
+def _alike(group: Group, room: int) -> bool:
+    """Whether every system holds the same of the group and its copies."""
+    if group.copies == 1:
+        return group.spread is not None
+    reach = group.stride * group.size
+    if room % reach == 0:
+        return True
+    return reach % room == 0 and (room % group.stride == 0 or group.stride % room == 0)
 
 
 def _two_systems(topology: Topology) -> Topology:
@@ -185,7 +200,7 @@ def _steps(
     if collective in ("all_reduce", "reduce_scatter", "all_gather"):
         if algorithm == "single_step_mesh":
             return [(1, Hop(all_others=True), nbytes)]
-        half = _half(algorithm, n, nbytes / n, orders)
+        half = _half(collective, algorithm, n, nbytes / n, orders)
         return half[::-1] + half if collective == "all_reduce" else half
     if collective == "all_to_all" and algorithm == "mesh":
         return [(1, Hop(all_others=True), nbytes / n)]
@@ -200,7 +215,7 @@ def _no_form(collective: str, algorithm: str, n: int) -> UnsupportedError:
     return UnsupportedError(f"{collective} by {algorithm} of {n} ranks has no closed form: simulate its schedule")
 
 
-def _half(algorithm: str, n: int, chunk: float, orders: object = None) -> Steps:
+def _half(collective: str, algorithm: str, n: int, chunk: float, orders: object = None) -> Steps:
     """The steps of an all-gather, in order of growing size; a reduce-scatter has the same in reverse."""
     if algorithm == "ring":
         if orders is None:
@@ -217,15 +232,17 @@ def _half(algorithm: str, n: int, chunk: float, orders: object = None) -> Steps:
             (1, Hop(lambda i, d=1 << e: i ^ d), chunk * (1 << e))  # type: ignore[misc]
             for e in range(n.bit_length() - 1)
         ]
-    raise _no_form("a reduction or gather", algorithm, n)
+    raise _no_form(collective, algorithm, n)
 
 
 def _hierarchical(collective: str, n: int, nbytes: float, inner: int | None, within: str, between: str) -> Steps:
     if inner is None or inner < 1 or n % inner:
         raise _no_form(collective, "hierarchical", n)
     i, o = inner, n // inner
-    inside = [(c, _within(hop, i), size) for c, hop, size in _half(within, i, nbytes / i)] if i > 1 else []
-    outside = [(c, _between(hop, i, o), size) for c, hop, size in _half(between, o, nbytes / n)] if o > 1 else []
+    inside = [(c, _within(hop, i), size) for c, hop, size in _half(collective, within, i, nbytes / i)] if i > 1 else []
+    outside = (
+        [(c, _between(hop, i, o), size) for c, hop, size in _half(collective, between, o, nbytes / n)] if o > 1 else []
+    )
     gather = outside + inside
     if collective == "all_gather":
         return gather

@@ -177,7 +177,7 @@ class _Simulation:
         while waiting or active:
             self._admit(waiting, active)
             if not active:
-                self.now = float(waiting[0].ready)
+                self.now = float(waiting[0].ready) if waiting else self.now
                 continue
             if len(active) == 1 and self._skip(active[0], waiting):
                 continue

@@ -179,7 +179,7 @@ def common_topology(programs: list[Program]) -> Topology:
     """
     first = programs[0].topology
     for program in programs[1:]:
-        if program.topology != first:
+        if program.topology is not first and program.topology != first:
             raise UnsupportedError(
                 f"{program.name} lies on {program.topology.name}, {programs[0].name} on {first.name}: "
                 "collectives that run at the same time need one topology"
