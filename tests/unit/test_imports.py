@@ -26,6 +26,8 @@ ALLOWED = {
     "nki": {"session", "timing", "isa", "machine", "hardware", "numerics", "releases"},
     "kernels": {"nki", "session", "timing", "isa", "machine", "hardware", "numerics"},
     "operators": {"kernels", "session", "timing", "isa", "machine", "hardware", "numerics"},
+    "serving": {"hardware", "numerics"},
+    "planner": {"serving", "hardware", "numerics"},
     "installation": {"nki", "compat", "releases"},
     "compat": {"nki", "session", "isa", "machine", "numerics", "releases"},
     "pytest_plugin": {"compat", "installation", "report"},
