@@ -96,4 +96,4 @@ class AffineCost:
         """Picoseconds of successive decode steps; ``context_max`` has no influence."""
         del context_max
         ps = self.fixed_ps + self.per_token_ps * float(sequences * tokens)
-        return np.rint(ps + self.per_context_ps * context_sum + 0.0).astype(np.int64)
+        return np.asarray(np.rint(ps + self.per_context_ps * context_sum), np.int64)

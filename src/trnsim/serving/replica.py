@@ -145,12 +145,12 @@ class Replica:
         while not self._preempted and self.waiting and budget > 0 and self.n < self.settings.scheduler.max_num_seqs:
             if self.records.kept[self.waiting[0]] and budget < self.settings.decode_tokens:
                 break
-            size = self._admit(budget, whole=False)
-            if size is None:
+            admitted = self._admit(budget, whole=False)
+            if admitted is None:
                 break
-            if size:
-                chunks.append(size)
-                budget -= size
+            if admitted:
+                chunks.append(admitted)
+                budget -= admitted
             else:
                 swapped += 1
                 budget -= self.settings.decode_tokens
@@ -364,7 +364,7 @@ class Replica:
         yields = speculation.yields(live[REQUEST], live[DONE], steps)
         # A sequence that ends takes no more than it is to put out.
         total = np.minimum(np.cumsum(yields, axis=1), live[LEFT][:, None])
-        return np.diff(total, axis=1, prepend=0)
+        return np.asarray(np.diff(total, axis=1, prepend=0), np.int64)
 
     def _take_for_decode(self, count: int, grown: Integers) -> None:
         """Take the units for a decode step of the first ``count`` sequences, which have ``grown`` since the plan."""
@@ -392,8 +392,8 @@ class Replica:
             before = np.cumsum(growth, axis=1) - growth
             context_sum, context_max = total + before.sum(axis=0), (context[:, None] + before).max(axis=0)
         if self._runs is not None:
-            batch, total_context, most = settings.shapes.pad_decode(n, tokens, context_sum, context_max)
-            device = np.asarray(self._runs.decode_steps_ps(batch, tokens, total_context, most), np.int64)
+            batch, padded_sum, padded_max = settings.shapes.pad_decode(n, tokens, context_sum, context_max)
+            device = np.asarray(self._runs.decode_steps_ps(batch, tokens, padded_sum, padded_max), np.int64)
         else:
             step = Step(decode_context=context.copy(), decode_tokens=tokens)
             device = np.array([self.cost.step_ps(settings.shapes.pad(step))], np.int64)

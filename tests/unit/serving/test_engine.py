@@ -19,7 +19,6 @@ from trnsim.serving import (
     StaticShapes,
     Transfer,
     Workload,
-    all_at_once,
     bursty,
     closed_loop,
     lengths,
