@@ -230,7 +230,7 @@ def test_the_source_is_known(tmp_path):
 def test_set_changes_the_chip_that_was_recorded(tmp_path):
     script = tmp_path / "copies.py"
     script.write_text(
-        "import numpy as np\nfrom trnsim import nki\nimport trnsim.nki.isa as nisa\nimport trnsim.nki.language as nl\n\n"
+        "import numpy as np\nfrom trnsim import nki\nfrom trnsim.nki import isa as nisa, language as nl\n\n"
         "@nki.jit\ndef copied(x):\n"
         "    tile = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.sbuf)\n    nisa.dma_copy(dst=tile, src=x)\n"
         "    out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)\n    nisa.dma_copy(dst=out, src=tile)\n"
