@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from trnsim.errors import InputError
 from trnsim.hardware import load_chip
-from trnsim.operators import samples, surface
 from trnsim.operators.cost import ENGINES, OperatorCost
 from trnsim.operators.samples import QUANTITIES
+from trnsim.operators.surfaces import Surfaces
 
 if TYPE_CHECKING:
     from trnsim.kernels.contract import Contract, Problem
     from trnsim.operators.store import Store
+    from trnsim.operators.surface import Surface
 
 _MODULES = ("matmul",)
 # Costs that are remembered as they are.
@@ -28,9 +29,13 @@ def contracts() -> dict[str, Contract]:
 
 
 class KernelCosts:
-    """Costs on one chip, on logical cores of ``cores`` cores."""
+    """Costs on one chip, on logical cores of ``cores`` cores.
 
-    def __init__(self, chip: str, cores: int = 1, store: Store | None = None) -> None:
+    ``chip``: as ``load_chip`` takes it, changes included. ``store`` keeps what is simulated, and is asked before;
+    ``use_shipped``: so are the surfaces that come with the package.
+    """
+
+    def __init__(self, chip: str, cores: int = 1, store: Store | None = None, *, use_shipped: bool = True) -> None:
         core = load_chip(chip).core
         if core is None:
             raise InputError(f"{chip} has no NeuronCore", operand="chip", value=chip)
@@ -40,7 +45,8 @@ class KernelCosts:
         self.chip, self.cores, self.store = chip, cores, store
         self._contracts = contracts()
         self._known: dict[tuple[Any, ...], OperatorCost] = {}
-        self._surfaces: dict[tuple[Any, ...], list[surface.Surface]] = {}
+        self._surfaces: dict[tuple[Any, ...], list[Surface]] = {}
+        self._source = Surfaces(chip, cores, store, use_shipped=use_shipped)
 
     def cost(self, operator: str, dtype: str, **given: int) -> OperatorCost:
         """What one use costs. ``given``: sizes and options of the operator's contract.
@@ -75,16 +81,12 @@ class KernelCosts:
         )
         return self._known[use]
 
-    def _surface(self, contract: Contract, problem: Problem) -> surface.Surface:
+    def _surface(self, contract: Contract, problem: Problem) -> Surface:
         key = (contract.name, problem.dtype, contract.regime(problem), *problem.options.values())
         held = self._surfaces.setdefault(key, [])
         for found in held:
             if found.covers(problem):
                 return found
-        made = self.store.find(self.chip, self.cores, key, problem) if self.store is not None else None
-        if made is None:
-            made = surface.build(contract, problem, lambda p: samples.run(contract, p, self.chip))
-            if self.store is not None:
-                self.store.add(self.chip, self.cores, key, made)
+        made, _ = self._source.of(contract, problem, repr(key), lambda s: s.covers(problem))
         held.append(made)
         return made
