@@ -146,7 +146,7 @@ def _feed(digest: Any, node: Any) -> None:
         for name in sorted(node._fields):
             value = getattr(node, name, None)
             if name == "body" and isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
-                value = [item for item in value if not _is_text(item)]
+                value = [item for item in node.body if not _is_text(item)]
             if value is not None and value != [] and name not in ("ctx", "kind", "type_comment"):
                 digest.update(name.encode() + b"=")
                 _feed(digest, value)

@@ -124,7 +124,7 @@ def _read(path: Path, changed: int) -> Shipped | None:
 def write(
     found: Mapping[tuple[str, str], Sequence[Entry]], contracts: Mapping[str, Contract], path: Path = FILE
 ) -> bool:
-    """Write entries by chip and operator, and the list of sources beside them. Whether the entries are others than before.
+    """Write entries by chip and operator, and the list of sources; whether the entries are others than before.
 
     The same entries give the same bytes.
     """

@@ -105,8 +105,8 @@ class Store:
     def trim(self, limit: int = LIMIT_BYTES) -> int:
         """Remove the traces that were not used for longest until the file would be below ``limit`` bytes; how many."""
         removed = 0
+        oldest = "DELETE FROM traces WHERE key IN (SELECT key FROM traces ORDER BY used LIMIT 100)"
         while not self.read_only and self._bytes() > limit:
-            oldest = "DELETE FROM traces WHERE key IN (SELECT key FROM traces ORDER BY used LIMIT 100)"
             count = self._run(lambda d: d.execute(oldest).rowcount)
             removed += count
             if not count:
@@ -129,7 +129,7 @@ class Store:
             )
             return (pages - free) * size
 
-        return self._run(count)
+        return int(self._run(count))
 
     def _find(self, table: str, names: tuple[str, ...], key: tuple[str, ...]) -> bytes | None:
         where = " AND ".join(f"{name} = ?" for name in names)
