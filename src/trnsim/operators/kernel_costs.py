@@ -9,10 +9,13 @@ from trnsim.errors import InputError
 from trnsim.hardware import load_chip
 from trnsim.operators.cost import ENGINES, OperatorCost
 from trnsim.operators.samples import QUANTITIES
-from trnsim.operators.surfaces import Surfaces
+from trnsim.operators.surfaces import Surfaces, entry_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trnsim.kernels.contract import Contract, Problem
+    from trnsim.operators.shipped import Entry
     from trnsim.operators.store import Store
     from trnsim.operators.surface import Surface
 
@@ -46,7 +49,7 @@ class KernelCosts:
         self._contracts = contracts()
         self._known: dict[tuple[Any, ...], OperatorCost] = {}
         self._surfaces: dict[tuple[Any, ...], list[Surface]] = {}
-        self._source = Surfaces(chip, cores, store, use_shipped=use_shipped)
+        self.source = Surfaces(chip, cores, store, use_shipped=use_shipped)
 
     def cost(self, operator: str, dtype: str, **given: int) -> OperatorCost:
         """What one use costs. ``given``: sizes and options of the operator's contract.
@@ -81,12 +84,28 @@ class KernelCosts:
         )
         return self._known[use]
 
+    def has(self, contract: Contract, dtype: str) -> bool:
+        """Whether an operator has this number format here."""
+        return dtype in contract.dtypes
+
+    def problem(self, contract: Contract, dtype: str, given: Mapping[str, Any]) -> Problem:
+        """A use, checked. Raises InputError: one that the contract forbids."""
+        return contract.problem(dtype, self.cores, given)
+
+    def key(self, contract: Contract, problem: Problem) -> str:
+        """Equal for the uses of an operator that may have the same surface."""
+        return repr((problem.dtype, contract.regime(problem), *problem.options.values()))
+
+    def entry(self, contract: Contract, problem: Problem) -> Entry:
+        """The surface for a use, as it is kept."""
+        return entry_of(self._surface(contract, problem), problem, self.key(contract, problem))
+
     def _surface(self, contract: Contract, problem: Problem) -> Surface:
         key = (contract.name, problem.dtype, contract.regime(problem), *problem.options.values())
         held = self._surfaces.setdefault(key, [])
         for found in held:
             if found.covers(problem):
                 return found
-        made, _ = self._source.of(contract, problem, repr(key), lambda s: s.covers(problem))
+        made, _ = self.source.of(contract, problem, self.key(contract, problem), lambda s: s.covers(problem))
         held.append(made)
         return made
