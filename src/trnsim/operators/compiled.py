@@ -124,8 +124,8 @@ class CompilerCosts:
         flops, moved = float(found.flops(sizes)), float(found.bytes(sizes, dtype))
         rate = self._rate(found, dtype)
         time = float(self._time(found, dtype, sizes))
-        same = load_chip(self.chip) == load_chip(table["chip"])
-        here = same and (self.cores, dtype) == (table["cores"], table["dtype"])
+        chip = load_chip(self.chip)
+        here = (chip.name, self.cores, dtype) == (table["chip"], table["cores"], table["dtype"])
         support, reason, error = "calibrated", table["source"], table["error_percent"]
         if found.name != "matmul":
             support, error = "assumed", None
@@ -135,6 +135,8 @@ class CompilerCosts:
             reason = f"carried from {table['chip']} ({table['dtype']}) by peak rates"
             for check in table["carried"]:
                 reason += f"; {check['points']} {check['dtype']} on {check['chip']}: ±{check['error_percent']:.0f} %"
+        if chip.changes:
+            support, reason, error = "what-if", f"set by the user: {chip.changed}; {reason}", None
         busy = {"dma": moved / rate.bytes_per_second * 1e12}
         if found.products:
             busy["tensor"] = flops / rate.flops * 1e12

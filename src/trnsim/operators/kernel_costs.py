@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from trnsim.errors import InputError
 from trnsim.hardware import load_chip
-from trnsim.operators import samples, surface
 from trnsim.operators.cost import ENGINES, OperatorCost
 from trnsim.operators.samples import QUANTITIES
+from trnsim.operators.surfaces import Surfaces, entry_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trnsim.kernels.contract import Contract, Problem
+    from trnsim.operators.shipped import Entry
     from trnsim.operators.store import Store
+    from trnsim.operators.surface import Surface
 
 _MODULES = ("matmul",)
 # Costs that are remembered as they are.
@@ -28,9 +32,13 @@ def contracts() -> dict[str, Contract]:
 
 
 class KernelCosts:
-    """Costs on one chip, on logical cores of ``cores`` cores."""
+    """Costs on one chip, on logical cores of ``cores`` cores.
 
-    def __init__(self, chip: str, cores: int = 1, store: Store | None = None) -> None:
+    ``chip``: as ``load_chip`` takes it, changes included. ``store`` keeps what is simulated, and is asked before;
+    ``use_shipped``: so are the surfaces that come with the package.
+    """
+
+    def __init__(self, chip: str, cores: int = 1, store: Store | None = None, *, use_shipped: bool = True) -> None:
         core = load_chip(chip).core
         if core is None:
             raise InputError(f"{chip} has no NeuronCore", operand="chip", value=chip)
@@ -40,7 +48,8 @@ class KernelCosts:
         self.chip, self.cores, self.store = chip, cores, store
         self._contracts = contracts()
         self._known: dict[tuple[Any, ...], OperatorCost] = {}
-        self._surfaces: dict[tuple[Any, ...], list[surface.Surface]] = {}
+        self._surfaces: dict[tuple[Any, ...], list[Surface]] = {}
+        self.source = Surfaces(chip, cores, store, use_shipped=use_shipped)
 
     def cost(self, operator: str, dtype: str, **given: int) -> OperatorCost:
         """What one use costs. ``given``: sizes and options of the operator's contract.
@@ -75,16 +84,28 @@ class KernelCosts:
         )
         return self._known[use]
 
-    def _surface(self, contract: Contract, problem: Problem) -> surface.Surface:
+    def has(self, contract: Contract, dtype: str) -> bool:
+        """Whether an operator has this number format here."""
+        return dtype in contract.dtypes
+
+    def problem(self, contract: Contract, dtype: str, given: Mapping[str, Any]) -> Problem:
+        """A use, checked. Raises InputError: one that the contract forbids."""
+        return contract.problem(dtype, self.cores, given)
+
+    def key(self, contract: Contract, problem: Problem) -> str:
+        """Equal for the uses of an operator that may have the same surface."""
+        return repr((problem.dtype, contract.regime(problem), *problem.options.values()))
+
+    def entry(self, contract: Contract, problem: Problem) -> Entry:
+        """The surface for a use, as it is kept."""
+        return entry_of(self._surface(contract, problem), problem, self.key(contract, problem))
+
+    def _surface(self, contract: Contract, problem: Problem) -> Surface:
         key = (contract.name, problem.dtype, contract.regime(problem), *problem.options.values())
         held = self._surfaces.setdefault(key, [])
         for found in held:
             if found.covers(problem):
                 return found
-        made = self.store.find(self.chip, self.cores, key, problem) if self.store is not None else None
-        if made is None:
-            made = surface.build(contract, problem, lambda p: samples.run(contract, p, self.chip))
-            if self.store is not None:
-                self.store.add(self.chip, self.cores, key, made)
+        made, _ = self.source.of(contract, problem, self.key(contract, problem), lambda s: s.covers(problem))
         held.append(made)
         return made
