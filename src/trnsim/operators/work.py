@@ -287,6 +287,15 @@ OPERATORS: Mapping[str, Operator] = {
         _moving("quantize_rows", ("rows", "width"), 1.5, 3, per_row=4),
         _moving("reduce_rows", ("rows", "width"), 1, 1, per_row=4),
         Operator(
+            "move",
+            ("bytes",),
+            lambda s: 0 * s["bytes"],
+            lambda s, _: s["bytes"],
+            lambda s, _: (("moving", {"moved": s["bytes"]}),),
+            products=False,
+            assumed="as any kernel that only moves data",
+        ),
+        Operator(
             "adam_step",
             ("elements",),
             lambda s: 12 * s["elements"],

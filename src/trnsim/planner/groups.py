@@ -1,0 +1,80 @@
+"""Where the ranks of a layout sit, and how long their exchanges take.
+
+Ranks are numbered as Megatron-LM and NeuronX Distributed number them: those of tensor parallelism next to each other,
+then context, data and pipeline parallelism. Experts are spread over ranks in the same order, pipelines apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from trnsim.errors import InputError
+from trnsim.fabric.group import Group, group
+from trnsim.fabric.predict import predict
+from trnsim.fabric.topology import Topology, topology
+from trnsim.hardware.model import System
+from trnsim.workloads.layout import Layout
+from trnsim.workloads.operators import Exchange
+
+_COLLECTIVES = {"send_receive": "permute"}
+
+
+@dataclass(frozen=True)
+class ExchangeCost:
+    """Time of an exchange, all its repetitions, and how it is known."""
+
+    microseconds: float
+    support: str
+    reason: str
+
+
+class ExchangeCosts:
+    """Times of exchanges of one layout on as many systems as its ranks fill."""
+
+    def __init__(self, system: System, layout: Layout, lnc: int | None = None) -> None:
+        one = topology(system.name, lnc=lnc)
+        systems = -(-layout.ranks // one.rank_count)
+        self.topology: Topology = one if systems == 1 else topology(system.name, systems=systems, lnc=lnc)
+        self.layout = layout
+        self._groups: dict[str, Group] = {}
+        self._known: dict[tuple[Any, ...], tuple[float, str, str]] = {}
+
+    def cost(self, exchange: Exchange) -> ExchangeCost:
+        """What an exchange takes when nothing else is on the links but the same exchange of all other groups.
+
+        Raises:
+            UnsupportedError: no model of these links or of a group of this form.
+        """
+        if exchange.ranks < 2 or exchange.bytes <= 0:
+            return ExchangeCost(0.0, "calibrated", "")
+        key = (exchange.operation, exchange.group, int(exchange.ranks), float(exchange.bytes))
+        found = self._known.get(key)
+        if found is None:
+            name = _COLLECTIVES.get(exchange.operation, exchange.operation)
+            told = predict(self._group(exchange.group, int(exchange.ranks)), name, round(exchange.bytes))
+            found = self._known[key] = (told.time_ps / 1e6, told.support, told.reason)
+        return ExchangeCost(found[0] * exchange.count, found[1], found[2])
+
+    def _group(self, kind: str, ranks: int) -> Group:
+        found = self._groups.get(kind)
+        if found is None:
+            found = self._groups[kind] = group(self.topology, ranks, stride=self.stride(kind))
+        return found
+
+    def stride(self, kind: str) -> int:
+        """Ranks between neighbours of a group."""
+        one = self.layout
+        strides = {
+            "tp": 1,
+            "cp": one.tp,
+            "dp": one.tp,
+            "expert_tp": 1,
+            "ep": one.expert_ranks,
+            "expert_dp": one.expert_ranks * one.ep,
+            "pp": one.tp * one.cp * one.dp,
+            "embedding": one.tp * one.cp * one.dp * (one.pp - 1),
+        }
+        if kind not in strides:
+            raise InputError(f"no group of ranks {kind!r}", operand="group", value=kind, limit=sorted(strides))
+        return strides[kind]
