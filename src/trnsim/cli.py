@@ -17,6 +17,7 @@ from trnsim.commands import (
     common,
     diff,
     explain,
+    models,
     operators,
     replay,
     sweep,
@@ -153,6 +154,7 @@ replay.register(app)
 diff.register(app)
 operators.register(app)
 collective.register(app)
+models.register(app)
 validate.register(validate_app)
 validate_instructions.register(validate_app)
 validate_collectives.register(validate_app)

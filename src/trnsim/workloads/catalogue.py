@@ -27,26 +27,9 @@ else:
 
 ROOT = Path(__file__).parent / "models"
 # What follows a model's name in tables of measurements and on hubs, and says nothing of its sizes.
-_SUFFIXES = [
-    "pre-training",
-    "pretraining",
-    "fine-tuning",
-    "fine-tune",
-    "lora",
-    "sft",
-    "instruct",
-    "chat",
-    "thinking",
-    "it",
-    "hf",
-    "base",
-    "pt",
-    "bf16",
-    "fp8",
-    "nvfp4",
-    "mxfp4",
-    "preview",
-]
+_SUFFIX = re.compile(
+    r"-(pre-?training|fine-tun(ing|e)|lora|sft|instruct|chat|thinking|it|hf|base|pt|preview|bf16|fp8|nvfp4|mxfp4|\d{4})$"
+)
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 
 
@@ -159,19 +142,12 @@ def _spellings(name: str) -> list[str]:
     for start in list(found):
         rest = start
         while True:
-            shorter = _without_suffix(rest)
+            shorter = _SUFFIX.sub("", rest)
             if shorter == rest:
                 break
             found.append(shorter)
             rest = shorter
     return found
-
-
-def _without_suffix(text: str) -> str:
-    for suffix in _SUFFIXES:
-        if text.endswith("-" + suffix):
-            return text[: -len(suffix) - 1]
-    return re.sub(r"-\d{4}$", "", text)
 
 
 def _candidates(name: str) -> list[str]:

@@ -161,20 +161,8 @@ FLOPS: dict[str, Any] = {
 
 # Operators of the tensor engine, whose FLOPs utilisation counts.
 PRODUCTS = frozenset(
-    [
-        "matmul",
-        "grouped_matmul",
-        "gated_mlp",
-        "mlp",
-        "attention",
-        "attention_backward",
-        "decode_attention",
-        "router",
-        "conv",
-        "conv_backward",
-        "linear_attention",
-        "linear_attention_backward",
-    ]
+    {"matmul", "grouped_matmul", "gated_mlp", "mlp", "attention", "attention_backward", "decode_attention", "router"}
+    | {"conv", "conv_backward", "linear_attention", "linear_attention_backward"}
 )
 
 

@@ -71,6 +71,7 @@ def builder(architecture: str) -> Callable[[Fields, str], Model]:
     """
     if architecture in BUILDERS:
         return BUILDERS[architecture]
-    near = difflib.get_close_matches(architecture, BUILDERS, 3, 0.4)
-    hint = f"; the nearest known: {', '.join(near)}" if near else ""
-    raise InputError(f"unknown architecture {architecture!r}{hint}", operand="model_type", value=architecture)
+    near = ", ".join(difflib.get_close_matches(architecture, BUILDERS, 3, 0.0))
+    raise InputError(
+        f"unknown architecture {architecture!r}; the nearest known: {near}", operand="model_type", value=architecture
+    )

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def _gated_attention(f: Fields) -> Attention:
-    """Half of the query product's outputs are a gate; a quarter of a head is turned unless the config says
-    otherwise.""" bias =
-    f.flag("attention_bias") rotary = int(f.integer("head_dim") * partial_rotary(f, 0.25))
+    """Half of the query product's outputs are a gate; a quarter of a head is turned unless the config says more."""
+    bias = f.flag("attention_bias")
+    rotary = int(f.integer("head_dim") * partial_rotary(f, 0.25))
     return attention(f, bias=bias, output_bias=bias, norm="head", gate="element", rotary=rotary)
 
 
