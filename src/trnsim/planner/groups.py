@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from trnsim.errors import InputError
 from trnsim.fabric.group import Group, group
 from trnsim.fabric.predict import predict
@@ -16,6 +18,14 @@ from trnsim.fabric.topology import Topology, topology
 from trnsim.hardware.model import System
 from trnsim.workloads.layout import Layout
 from trnsim.workloads.operators import Exchange
+
+def _shared(ranks: int, held: int) -> tuple[int, int]:
+    """(ranks on each system, systems): as few systems as hold ``ranks``, and as many on each."""
+    for systems in range(-(-ranks // held), ranks + 1):
+        if ranks % systems == 0:
+            return ranks // systems, systems
+    return 1, ranks
+
 
 _COLLECTIVES = {"send_receive": "permute"}
 
@@ -34,7 +44,7 @@ class ExchangeCosts:
 
     def __init__(self, system: System, layout: Layout, lnc: int | None = None) -> None:
         one = topology(system.name, lnc=lnc)
-        systems = -(-layout.ranks // one.rank_count)
+        self._used, systems = _shared(layout.ranks, one.rank_count)
         self.topology: Topology = one if systems == 1 else topology(system.name, systems=systems, lnc=lnc)
         self.layout = layout
         self._groups: dict[str, Group] = {}
@@ -59,7 +69,14 @@ class ExchangeCosts:
     def _group(self, kind: str, ranks: int) -> Group:
         found = self._groups.get(kind)
         if found is None:
-            found = self._groups[kind] = group(self.topology, ranks, stride=self.stride(kind))
+            stride = self.stride(kind)
+            held = self.topology.rank_count // self.topology.systems
+            if self._used == held or self.topology.systems == 1:
+                found = group(self.topology, ranks, stride=stride)
+            else:
+                places = stride * np.arange(ranks)
+                found = group(self.topology, (places // self._used * held + places % self._used).tolist())
+            self._groups[kind] = found
         return found
 
     def stride(self, kind: str) -> int:

@@ -9,7 +9,7 @@ how much of an exchange is not hidden behind computation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,8 @@ from trnsim.planner.groups import ExchangeCosts
 from trnsim.planner.stack import TrainingStack, load_training_stack
 from trnsim.planner.uses import UseCosts, worst
 from trnsim.workloads.memory import Memory, training_memory
-from trnsim.workloads.operators import Exchange
+from trnsim.numerics import as_dtype
+from trnsim.workloads.operators import OPTIMIZER, Exchange, Use, weight_bytes
 from trnsim.workloads.training import training
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from trnsim.workloads.operators import Step
 
 # What a step's time is made of, in microseconds each, before a stack says how much of it counts.
-KINDS = ("products", "moves", "tp", "cp", "ep", "pp", "dp", "optimizer")
+KINDS = ("products", "attention", "moves", "casts", "tp", "cp", "ep", "pp", "dp", "optimizer")
 _GROUPS = {"expert_tp": "ep", "expert_dp": "dp", "embedding": "dp"}
 Parts = "NDArray[np.float64]"
 
@@ -132,14 +133,22 @@ def components(plan: TrainingPlan, system: System | None = None) -> Components:
     for number, stage in enumerate(stages):
         for chunk in stage.chunks:
             for step in chunk:
-                _add(inside[number], step, uses, exchanges, supports, reasons)
-        _add(ends[number], stage.update, uses, exchanges, supports, reasons)
+                _add(inside[number], step, plan.layout, uses, exchanges, supports, reasons)
+        _add(ends[number], stage.update, plan.layout, uses, exchanges, supports, reasons)
     return Components(inside, ends, frozenset(supports), tuple(reasons))
+
+
+def _cast(item: Exchange, layout: Layout) -> Exchange:
+    """What tensor parallelism gathers for narrow products is cast first: it crosses the links in their format."""
+    if item.group != "tp" or item.operation != "all_gather" or not layout.weight_dtype:
+        return item
+    return replace(item, bytes=item.bytes * weight_bytes(layout.weight_dtype) / as_dtype(layout.dtype).itemsize)
 
 
 def _add(
     row: NDArray[np.float64],
     step: Step,
+    layout: Layout,
     uses: UseCosts,
     exchanges: ExchangeCosts,
     supports: set[str],
@@ -147,17 +156,26 @@ def _add(
 ) -> None:
     for item in step:
         if isinstance(item, Exchange):
-            told = exchanges.cost(item)
+            told = exchanges.cost(_cast(item, layout))
             row[KINDS.index(_GROUPS.get(item.group, item.group))] += told.microseconds
             support, reason = told.support, told.reason
         else:
             cost = uses.cost(item)
-            kind = "optimizer" if item.phase == "optimizer" else "products" if cost.product else "moves"
+            row[KINDS.index("casts")] += uses.casts(item)
+            kind = _kind(item, cost.product)
             row[KINDS.index(kind)] += cost.microseconds
             support, reason = cost.support, cost.reason
         supports.add(support)
         if reason and support != "calibrated":
             reasons[reason] = None
+
+
+def _kind(use: Use, product: bool) -> str:
+    if use.phase == OPTIMIZER:
+        return "optimizer"
+    if "attention" in use.operator:
+        return "attention"
+    return "products" if product else "moves"
 
 
 def along_pipeline(found: Components, layout: Layout, weights: NDArray[np.float64]) -> NDArray[np.float64]:

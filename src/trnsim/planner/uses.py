@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from trnsim.errors import InputError, InternalError, UnsupportedError
 from trnsim.hardware import load_chip
 from trnsim.operators.cost import OperatorCost
-from trnsim.workloads.operators import PRODUCTS, Use
+from trnsim.workloads.operators import PRODUCTS, Use, weight_bytes
 
 SUPPORT = ("calibrated", "interpolated", "extrapolated", "assumed", "what-if")
 # Formats of weights by the name that the costs of products have for them.
@@ -73,6 +73,16 @@ class UseCosts:
         if found is None:
             found = self._known[key] = self._one(use, dtype if product else use.dtype)
         return UseCost(found[0] * use.count, product, found[1], found[2])
+
+    def casts(self, use: Use) -> float:
+        """Microseconds in which a narrow product's activations are cast."""
+        narrow = use.weight_dtype and use.weight_dtype != use.dtype
+        if not narrow or use.operator not in ("matmul", "grouped_matmul") or use.where.endswith(".weight"):
+            return 0.0
+        elements = use.sizes["m"] * use.sizes["k"]
+        width = 2 + 2 * weight_bytes(use.weight_dtype)
+        moved = Use("add", {"rows": elements * width / 6, "width": 1}, use.dtype, use.where, use.count, use.phase)
+        return self.cost(moved).microseconds
 
     def _one(self, use: Use, dtype: str) -> tuple[float, str, str]:
         turn = _TURNS.get(use.operator)
