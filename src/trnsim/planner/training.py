@@ -123,7 +123,7 @@ def components(plan: TrainingPlan, system: System | None = None) -> Components:
         UnsupportedError: an operator or exchange that nothing is known of.
     """
     system = system or load_system(plan.system)
-    uses = _use_costs(system.chip.name, plan.implementation, _lnc(plan, system))
+    uses = _use_costs(system.chip.name, plan.implementation, logical_cores(system, plan.lnc))
     exchanges = ExchangeCosts(system, plan.layout, plan.lnc)
     stages = training(plan.model, plan.layout, plan.sequence)
     supports: set[str] = set()
@@ -208,7 +208,7 @@ def estimate(plan: TrainingPlan, stack: TrainingStack | None = None) -> Training
     others = (found.stages.sum(axis=0) - found.stages[slowest]) @ weights / plan.layout.vpp
     parts = {kind: float(v) for kind, v in zip(KINDS, line * weights, strict=True) if v}
     peak = peak_flops(system, plan.layout)
-    per_chip = _ranks_per_chip(plan, system)
+    per_chip = ranks_per_chip(system, plan.lnc)
     sequences = plan.layout.micro_batches * plan.layout.micro_batch * plan.layout.dp
     return TrainingEstimate(
         plan=plan,
@@ -242,16 +242,18 @@ def peak_flops(system: System, layout: Layout) -> float:
     return float(peak or 0) * (chip.core_count or 1)
 
 
-def _lnc(plan: TrainingPlan, system: System) -> int:
+def logical_cores(system: System, lnc: int | None = None) -> int:
+    """NeuronCores of a rank: as given, else the default of the generation (1 on NeuronCore-v2, 2 after it)."""
     if system.chip.core is None:
         return 1
-    return plan.lnc or (1 if system.chip.core.version == "v2" else 2)
+    return lnc or (1 if system.chip.core.version == "v2" else 2)
 
 
-def _ranks_per_chip(plan: TrainingPlan, system: System) -> float:
+def ranks_per_chip(system: System, lnc: int | None = None) -> float:
+    """A rank is a GPU, or a logical core."""
     if system.chip.core is None:
         return 1.0
-    return (system.chip.core_count or 1) / _lnc(plan, system)
+    return (system.chip.core_count or 1) / logical_cores(system, lnc)
 
 
 _USES: dict[tuple[str, str, int], UseCosts] = {}

@@ -43,13 +43,13 @@ class UseCosts:
     """Costs of uses on one rank of ``chip``: a GPU, or a logical core of ``lnc`` NeuronCores."""
 
     def __init__(self, chip: str, implementation: str = "", lnc: int = 1) -> None:
-        """Costs by an implementation: ``gpu`` on GPUs; ``kernel`` or ``compiler`` on Neuron devices.
+        """Costs by an implementation: ``gpu`` on GPUs; ``compiler`` or ``kernel`` on Neuron devices.
 
         Raises:
             InputError: an implementation that the chip does not have.
         """
         family = load_chip(chip).family
-        known = ("gpu",) if family == "nvidia" else ("kernel", "compiler")
+        known = ("gpu",) if family == "nvidia" else ("compiler", "kernel")
         self.implementation = implementation or known[0]
         if self.implementation not in known:
             raise InputError(
