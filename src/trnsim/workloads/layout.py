@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trnsim.errors import InputError
 from trnsim.numerics import as_dtype
-from trnsim.workloads.model import Model
+from trnsim.workloads.model import Layer, Model, counted
 from trnsim.workloads.operators import WEIGHT_BYTES
 from trnsim.workloads.parts import Attention, LatentAttention
 
@@ -189,3 +189,8 @@ def stage_chunks(layout: Layout, model: Model, stage: int) -> list[Sequence[int]
     sizes = layout.chunks(len(model.layers))
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return [range(starts[c], starts[c] + sizes[c]) for c in range(stage, len(sizes), layout.pp)]
+
+
+def stage_kinds(layout: Layout, model: Model, stage: int) -> list[tuple[Layer, int]]:
+    """Different layers of a stage, with how often each occurs."""
+    return counted(model.layers[i] for layers in stage_chunks(layout, model, stage) for i in layers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trnsim.errors import InputError
-from trnsim.workloads.layout import Layout, stage_chunks
+from trnsim.workloads.layout import Layout, stage_kinds
 from trnsim.workloads.model import Model
 from trnsim.workloads.operators import Exchange, Pass, Step, multiplied
 from trnsim.workloads.steps import embedding_forward, head_forward, layer_forward
@@ -97,12 +97,8 @@ def _step(model: Model, layout: Layout, p: Pass, outputs: Count, stage: int) -> 
     if not 0 <= stage < layout.pp:
         raise InputError("no such stage", operand="stage", value=stage, limit=layout.pp - 1)
     step: Step = embedding_forward(model, p) if stage == 0 else []
-    counted: dict[int, int] = {}
-    layers = [model.layers[i] for chunk in stage_chunks(layout, model, stage) for i in chunk]
-    for layer in layers:
-        counted[id(layer)] = counted.get(id(layer), 0) + 1
-    for layer in {id(layer): layer for layer in layers}.values():
-        step += multiplied(layer_forward(layer, p), counted[id(layer)])
+    for layer, count in stage_kinds(layout, model, stage):
+        step += multiplied(layer_forward(layer, p), count)
     if stage == layout.pp - 1:
         step += head_forward(model, p, outputs, loss=False)
     else:
