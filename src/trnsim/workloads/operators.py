@@ -24,7 +24,9 @@ class Use:
 
     Attributes:
         operator: ``matmul``, ``attention``, ``rmsnorm`` ...
-        sizes: by the names that ``FLOPS`` lists; causal attention has ``causal`` 1, a window ``window``.
+        sizes: by the names that the contracts in ``trnsim.kernels`` have, with options such as ``causal`` or
+            ``residual``. A grouped matmul's ``hit`` are the experts that have a token, on average. Operators that no
+            kernel stands for yet: ``conv``, ``linear_attention``, ``index_scores``, ``permute``, ``combine``.
         dtype: NKI's name of the format of its inputs; ``weight_dtype`` that of its weights, if another.
         count: how often, one after the other.
         phase: ``forward``, ``recompute``, ``backward`` or ``optimizer``.
@@ -118,50 +120,52 @@ def _least(keys: Count, window: Count) -> Count:
 
 
 def _attention(s: Mapping[str, Count]) -> Count:
-    return 2 * s["heads"] * seen(s) * (s["size"] + s["value_size"])
+    return 2 * s["heads"] * seen(s) * (s["depth"] + s["width"])
 
 
 # FLOPs of each operator from its sizes. Element-wise work counts one an operation on an element; TensorE does none of
 # it.
 FLOPS: dict[str, Any] = {
     "matmul": lambda s: 2 * s["m"] * s["k"] * s["n"],
-    "grouped_matmul": lambda s: 2 * s["m"] * s["k"] * s["n"],
-    "gated_mlp": lambda s: 6 * s["m"] * s["k"] * s["n"],
-    "mlp": lambda s: 4 * s["m"] * s["k"] * s["n"],
+    "grouped_matmul": lambda s: 2 * s["tokens"] * s["k"] * s["n"],
+    "gated_mlp": lambda s: 2 * s["tokens"] * s["hidden"] * (2 * s["width"] + s["outputs"]),
+    "mlp": lambda s: 2 * s["tokens"] * s["hidden"] * (s["width"] + s["outputs"]),
     "attention": _attention,
     # Flash attention computes the scores again: five products for two.
-    "attention_backward": lambda s: 2 * s["heads"] * seen(s) * (3 * s["size"] + 2 * s["value_size"]),
-    "decode_attention": lambda s: 2 * s["sequences"] * s["heads"] * s["keys"] * (s["size"] + s["value_size"]),
+    "attention_backward": lambda s: 2 * s["heads"] * seen(s) * (3 * s["depth"] + 2 * s["width"]),
+    "decode_attention": lambda s: 2 * s["sequences"] * s["heads"] * s["context"] * (s["depth"] + s["width"]),
+    "index_scores": lambda s: 2 * s["heads"] * seen(s) * s["depth"],
+    "index_scores_backward": lambda s: 4 * s["heads"] * seen(s) * s["depth"],
     "rmsnorm": lambda s: 4 * s["rows"] * s["width"],
     "rmsnorm_backward": lambda s: 8 * s["rows"] * s["width"],
     "layernorm": lambda s: 6 * s["rows"] * s["width"],
     "layernorm_backward": lambda s: 12 * s["rows"] * s["width"],
-    "rope": lambda s: 6 * s["tokens"] * s["heads"] * s["size"] / 2,
+    "rope": lambda s: 6 * s["tokens"] * s["heads"] * s["depth"] / 2,
     "router": lambda s: 2 * s["tokens"] * s["width"] * s["experts"],
     "embedding": lambda s: 0 * s["tokens"],
     "embedding_backward": lambda s: s["tokens"] * s["width"],
-    "cross_entropy": lambda s: 4 * s["rows"] * s["width"],
-    "cross_entropy_backward": lambda s: 4 * s["rows"] * s["width"],
+    "cross_entropy": lambda s: 4 * s["rows"] * s["vocabulary"],
+    "cross_entropy_backward": lambda s: 4 * s["rows"] * s["vocabulary"],
     "gated_activation": lambda s: 5 * s["rows"] * s["width"],
     "gated_activation_backward": lambda s: 10 * s["rows"] * s["width"],
-    "activation": lambda s: 4 * s["rows"] * s["width"],
+    "elementwise": lambda s: 3 * s["rows"] * s["width"],
     "activation_backward": lambda s: 6 * s["rows"] * s["width"],
-    "add": lambda s: s["rows"] * s["width"],
     "permute": lambda s: 0 * s["rows"],
     "combine": lambda s: 2 * s["rows"] * s["width"],
     "quantize": lambda s: 3 * s["rows"] * s["width"],
     "adam": lambda s: 16 * s["elements"],
     "conv": lambda s: 2 * s["tokens"] * s["channels"] * s["taps"],
     "conv_backward": lambda s: 4 * s["tokens"] * s["channels"] * s["taps"],
-    # A state of [size, value_size] a head: decayed, corrected (delta rule), written and read for each token.
-    "linear_attention": lambda s: 2 * s["tokens"] * s["heads"] * s["size"] * s["value_size"] * s["passes"],
-    "linear_attention_backward": lambda s: 4 * s["tokens"] * s["heads"] * s["size"] * s["value_size"] * s["passes"],
+    # A state of [depth, width] a head: decayed, corrected (delta rule), written and read for each token.
+    "linear_attention": lambda s: 2 * s["tokens"] * s["heads"] * s["depth"] * s["width"] * s["passes"],
+    "linear_attention_backward": lambda s: 4 * s["tokens"] * s["heads"] * s["depth"] * s["width"] * s["passes"],
 }
 
 
 # Operators of the tensor engine, whose FLOPs utilisation counts.
 PRODUCTS = frozenset(
     {"matmul", "grouped_matmul", "gated_mlp", "mlp", "attention", "attention_backward", "decode_attention", "router"}
+    | {"index_scores", "index_scores_backward"}
     | {"conv", "conv_backward", "linear_attention", "linear_attention_backward"}
 )
 
@@ -174,39 +178,39 @@ def elements(use: Use) -> tuple[Count, Count]:
             return s["m"] * s["k"] + s["m"] * s["n"], s["k"] * s["n"]
         return s["m"] * s["k"] + s["k"] * s["n"] + s["m"] * s["n"], 0
     if name == "grouped_matmul":
-        # An expert that has no token is not loaded: no more experts than tokens are met.
-        met = (s["experts"] + s["m"] - abs(s["experts"] - s["m"])) / 2
-        return s["m"] * (s["k"] + s["n"]), met * s["k"] * s["n"]
+        # An expert that has no token is not loaded.
+        met = s["hit"]
+        return s["tokens"] * (s["k"] + s["n"]), met * s["k"] * s["n"]
     if name in ("gated_mlp", "mlp"):
-        return s["m"] * 2 * s["k"], (3 if name == "gated_mlp" else 2) * s["k"] * s["n"]
+        up = s["width"] * (2 if name == "gated_mlp" else 1)
+        return s["tokens"] * (s["width"] + s["outputs"]), s["hidden"] * (up + s["outputs"])
     if name in ("attention", "attention_backward"):
-        keys = s["kv_heads"] * s["keys"] * (s["size"] + s["value_size"])
-        queries = s["heads"] * s["queries"] * (s["size"] + s["value_size"])
+        keys = s["kv_heads"] * s["keys"] * (s["depth"] + s["width"])
+        queries = s["heads"] * s["queries"] * (s["depth"] + s["width"])
         return (keys + queries) * (1 if name == "attention" else 2), 0
     if name == "decode_attention":
-        cache = s["kv_heads"] * s["keys"] * (s["size"] + (0 if s.get("latent", 0) else s["value_size"]))
-        return s["sequences"] * (cache + s["heads"] * (s["size"] + s["value_size"])), 0
+        cache = s["kv_heads"] * s["context"] * (s["depth"] + (0 if s.get("latent", 0) else s["width"]))
+        return s["sequences"] * (cache + s["heads"] * (s["depth"] + s["width"])), 0
+    if name.startswith("index_scores"):
+        return (s["heads"] * s["queries"] + s["sequences"] * s["keys"]) * s["depth"], 0
     if name in ("embedding", "embedding_backward"):
         return 2 * s["tokens"] * s["width"], 0
     if name == "router":
         return s["tokens"] * s["width"], s["width"] * s["experts"]
     if name == "rope":
-        return 2 * s["tokens"] * s["heads"] * s["size"], 0
+        return 2 * s["tokens"] * s["heads"] * s["depth"], 0
     if name == "adam":
         return 7 * s["elements"], 0  # gradient, weight and moments in, three and the model's weight out
     if name.startswith("conv"):
         return 2 * s["tokens"] * s["channels"], 0
     if name.startswith("linear_attention"):
-        state = 2 * s["sequences"] * s["heads"] * s["size"] * s["value_size"]
-        return s["tokens"] * s["heads"] * 2 * (s["size"] + s["value_size"]) + state, 0
-    streams = {
-        "gated_activation": 3,
-        "gated_activation_backward": 5,
-        "activation_backward": 3,
-        "cross_entropy": 1,
-        "add": 3,
-    }
-    return streams.get(name, 3 if name.endswith("_backward") else 2) * s["rows"] * s["width"], 0
+        state = 2 * s["sequences"] * s["heads"] * s["depth"] * s["width"]
+        return s["tokens"] * s["heads"] * 2 * (s["depth"] + s["width"]) + state, 0
+    if name.startswith("cross_entropy"):
+        return (2 if name.endswith("_backward") else 1) * s["rows"] * s["vocabulary"], 0
+    streams = {"gated_activation": 3, "gated_activation_backward": 5, "activation_backward": 3}
+    usual = 3 if name.endswith("_backward") or s.get("residual", 0) else 2
+    return streams.get(name, usual) * s["rows"] * s["width"], 0
 
 
 def multiplied(step: Iterable[Use | Exchange], count: Count) -> Step:

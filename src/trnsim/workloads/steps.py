@@ -30,8 +30,8 @@ def layer_forward(layer: Layer, p: Pass) -> Step:
         if after > 0:
             step.append(norm(layer.norm_kind, p.rows, layer.hidden, p, f"{part.name}.layer_norm_after"))
             after -= 1
-        rows = {"rows": p.rows * layer.streams, "width": layer.hidden}
-        step.append(Use("add", rows, p.dtype, f"{part.name}.residual"))
+        rows = {"rows": p.rows * layer.streams, "width": layer.hidden, "residual": 1}
+        step.append(Use("elementwise", rows, p.dtype, f"{part.name}.residual"))
     step += [product(w, p, p.rows) for w in layer.extra if w.kind == "matmul"]
     return step
 
@@ -109,7 +109,7 @@ def head_forward(model: Model, p: Pass, tokens: Count, *, loss: bool) -> Step:
         Use("matmul", {"m": tokens, "k": model.head.k, "n": width}, p.dtype, "head", weight_dtype=p.weight_dtype)
     )
     if loss:
-        step.append(Use("cross_entropy", {"rows": tokens, "width": width}, p.dtype, "loss"))
+        step.append(Use("cross_entropy", {"rows": tokens, "vocabulary": width}, p.dtype, "loss"))
         if several:
             # The largest logit, the sum of exponentials and the target's logit, in float32.
             step.append(Exchange("all_reduce", "tp", p.tp, 3 * tokens * 4, "loss"))
@@ -151,16 +151,15 @@ _Backward = Callable[[Mapping[str, Any]], list[tuple[str, Mapping[str, Any], str
 
 def _products_back(name: str) -> _Backward:
     def turn(s: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
-        rest = {k: v for k, v in s.items() if k not in ("m", "k", "n")}
         if name == "grouped_matmul":
             # Gradients of an expert's weights contract its tokens: sizes stay those of the forward product.
             return [
-                (name, rest | {"m": s["m"], "k": s["n"], "n": s["k"]}, ".input"),
-                (name, rest | {"m": s["m"], "k": s["k"], "n": s["n"], "contract": 1}, ".weight"),
+                (name, {**s, "k": s["n"], "n": s["k"]}, ".input"),
+                (name, {**s, "contract": 1}, ".weight"),
             ]
         return [
-            (name, rest | {"m": s["m"], "k": s["n"], "n": s["k"]}, ".input"),
-            (name, rest | {"m": s["k"], "k": s["m"], "n": s["n"]}, ".weight"),
+            (name, {"m": s["m"], "k": s["n"], "n": s["k"]}, ".input"),
+            (name, {"m": s["k"], "k": s["m"], "n": s["n"]}, ".weight"),
         ]
 
     return turn
@@ -184,16 +183,16 @@ _BACKWARD: dict[str, _Backward] = {
     "rope": _same("rope"),
     "permute": _same("combine"),
     "combine": _same("permute"),
-    "add": _same("add"),
+    "elementwise": lambda s: [("elementwise" if s.get("residual", 0) else "activation_backward", s, "")],
     **{
         name: _same(f"{name}_backward")
         for name in (
-            "activation",
             "attention",
             "conv",
             "cross_entropy",
             "embedding",
             "gated_activation",
+            "index_scores",
             "layernorm",
             "linear_attention",
             "rmsnorm",

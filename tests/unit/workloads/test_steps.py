@@ -68,7 +68,7 @@ def test_latent_attention_decodes_on_latents():
     (core,) = {u.where: u for u in decode(model, Layout(tp=8), 4, 1000) if u.where == "attention.core"}.values()
     assert core.operator == "decode_attention"
     assert (core.sizes["heads"], core.sizes["kv_heads"]) == (128 / 8, 1)
-    assert (core.sizes["size"], core.sizes["value_size"]) == (576, 512)
+    assert (core.sizes["depth"], core.sizes["width"]) == (576, 512)
 
 
 @settings(max_examples=30, deadline=None, database=None, derandomize=True)
@@ -157,12 +157,12 @@ def test_experts_exchange_tokens():
     assert [item.where for item in sent] == ["experts.dispatch", "experts.combine"]
     assert all(item.bytes == SEQUENCE * 8 * 2048 * 2 and item.ranks == 8 for item in sent)
     (up,) = [u for u in ahead if u.where == "experts.up"]
-    assert (up.sizes["m"], up.sizes["experts"]) == (SEQUENCE * 8, 128 / 8)
+    assert (up.sizes["tokens"], up.sizes["experts"]) == (SEQUENCE * 8, 128 / 8)
     # Serving on ranks that all have the same tokens needs no dispatch: a sum at the end.
     served = decode(model, Layout(tp=4, ep=4), 16, 100)
     assert "all_to_all" not in {operation for operation, _, _ in exchanged(served)}
     (up,) = [u for u in served if u.where == "experts.up"]
-    assert (up.sizes["m"], up.sizes["experts"]) == (16 * 8 / 4, 32)
+    assert (up.sizes["tokens"], up.sizes["experts"]) == (16 * 8 / 4, 32)
     assert 0 < up.sizes["hit"] < 32
 
 

@@ -90,7 +90,7 @@ class Attention:
                 step.append(norm(self.norm_kind, rows, width, p, f"attention.{name}_norm"))
         if self.rotary:
             for name, count in both:
-                sizes = {"tokens": p.tokens, "heads": count, "size": self.rotary}
+                sizes = {"tokens": p.tokens, "heads": count, "depth": self.rotary}
                 step.append(Use("rope", sizes, p.dtype, f"attention.{name}_rope"))
         step += attend(p, heads, kv, self.size, self.value_size, self.span, self.causal and p.causal)
         if self.gate:
@@ -152,19 +152,7 @@ class IndexedAttention(Attention):
         return self.chosen
 
     def forward(self, p: Pass) -> Step:
-        sizes = {"heads": self.index_heads, "kv_heads": 1, "keys": p.keys, "size": self.index_size, "value_size": 0}
-        if p.decoding:
-            scores = Use(
-                "decode_attention", sizes | {"sequences": p.tokens}, p.cache_dtype or p.dtype, "indexer.scores"
-            )
-        else:
-            sizes |= {
-                "heads": p.sequences * self.index_heads,
-                "kv_heads": p.sequences,
-                "queries": p.queries,
-                "causal": 1,
-            }
-            scores = Use("attention", sizes, p.dtype, "indexer.scores")
+        scores = index_scores(p, self.index_heads, self.index_size, p.keys)
         return [scores, *super().forward(p)]
 
     def cache_elements(self, keys: Count, tp: Count) -> Count:
@@ -192,10 +180,10 @@ def attend(
     """
     if p.decoding:
         keys = (p.keys + window - abs(p.keys - window)) / 2 if window else p.keys
-        sizes = {"sequences": p.sequences * p.queries, "heads": heads, "kv_heads": kv_heads, "keys": keys}
-        sizes |= {"size": size, "value_size": value_size} | ({"latent": 1} if latent else {})
+        sizes = {"sequences": p.sequences * p.queries, "heads": heads, "kv_heads": kv_heads, "context": keys}
+        sizes |= {"depth": size, "width": value_size} | ({"latent": 1} if latent else {})
         return [Use("decode_attention", sizes, p.cache_dtype or p.dtype, "attention.core")]
-    common = {"heads": p.sequences * heads, "kv_heads": p.sequences * kv_heads, "size": size, "value_size": value_size}
+    common = {"heads": p.sequences * heads, "kv_heads": p.sequences * kv_heads, "depth": size, "width": value_size}
     alone = isinstance(p.cp, int) and p.cp == 1
     if alone or window or not causal:
         sizes = common | {"queries": p.queries, "keys": p.keys, "causal": int(causal)}
@@ -212,6 +200,12 @@ def attend(
         whole = p.tokens * p.cp * kv_heads * (size + value_size) * p.itemsize
         step.insert(0, Exchange("all_gather", "cp", p.cp, whole, "attention.core"))
     return step
+
+
+def index_scores(p: Pass, heads: Count, size: int, keys: Count) -> Use:
+    """Scores of an indexer, which has one key a token for all its heads and no values."""
+    sizes = {"sequences": p.sequences, "heads": p.sequences * heads, "queries": p.queries, "keys": keys, "depth": size}
+    return Use("index_scores", sizes | {"causal": 1}, p.dtype, "indexer.scores")
 
 
 def kept_scores(p: Pass, heads: Count, value_size: int) -> list[Kept]:

@@ -119,7 +119,7 @@ class Experts:
         step: Step = [
             Use(
                 "router",
-                {"tokens": p.rows, "width": self.hidden, "experts": self.experts, "active": self.active},
+                {"tokens": p.rows, "width": self.hidden, "experts": self.experts, "k": self.active},
                 p.dtype,
                 "router",
             )
@@ -145,7 +145,7 @@ class Experts:
         everyone = p.tokens if p.replicated else p.rows * p.ep * p.expert_tp
         hit = local * (1 - (1 - self.active / self.experts) ** everyone)
         inner = ceil_div(self.inner, p.expert_tp)
-        common = {"m": m, "experts": local, "hit": hit}
+        common = {"tokens": m, "experts": local, "hit": hit}
         into = common | {"k": self.width, "n": inner * (2 if self.gated else 1)}
         step += [
             Use("grouped_matmul", into, p.dtype, "experts.up", weight_dtype=p.weight_dtype),
@@ -218,7 +218,7 @@ def _network(name: str, hidden: int, inner: int, gated: bool, bias: bool) -> lis
 def network(name: str, p: Pass, tokens: Count, hidden: int, inner: Count, gated: bool) -> Step:
     """The operators of a network of which a rank has ``inner``: one where ``p.fused``, else three."""
     if p.fused:
-        sizes = {"m": tokens, "k": hidden, "n": inner}
+        sizes = {"tokens": tokens, "width": hidden, "hidden": inner, "outputs": hidden}
         return [Use("gated_mlp" if gated else "mlp", sizes, p.dtype, name, weight_dtype=p.weight_dtype)]
     up = {"m": tokens, "k": hidden, "n": inner * (2 if gated else 1)}
     return [
@@ -229,4 +229,4 @@ def network(name: str, p: Pass, tokens: Count, hidden: int, inner: Count, gated:
 
 
 def _activation(rows: Count, width: Count, gated: bool, p: Pass, where: str) -> Use:
-    return Use("gated_activation" if gated else "activation", {"rows": rows, "width": width}, p.dtype, where)
+    return Use("gated_activation" if gated else "elementwise", {"rows": rows, "width": width}, p.dtype, where)
