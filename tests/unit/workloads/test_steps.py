@@ -13,7 +13,16 @@ from trnsim.workloads.operators import BACKWARD, FORWARD, OPTIMIZER, PRODUCTS, R
 from trnsim.workloads.training import hardware_flops, stage_parameters
 
 SEQUENCE = 2048
-DECODERS = ["llama-3.1-8b", "gpt-2", "gpt-oss-20b", "deepseek-v3", "qwen3.5-35b-a3b", "nemotron-3-nano", "gemma-4-e4b"]
+DECODERS = [
+    "llama-3.1-8b",
+    "gpt-2",
+    "gpt-oss-20b",
+    "deepseek-v3",
+    "qwen3.5-35b-a3b",
+    "nemotron-3-nano",
+    "gemma-4-e4b",
+    "llama-4-scout",
+]
 
 
 def flops(step, phase=None):
@@ -37,6 +46,21 @@ def test_pairs_that_see_each_other(queries, keys, window, causal):
     else:
         expected = queries * (min(keys, window) if window else keys)
     assert seen({"queries": queries, "keys": keys, "window": window, "causal": causal}) == expected
+
+
+@pytest.mark.parametrize("sequence", [100, 8192, 3 * 8192])
+def test_chunks_see_themselves_only(sequence):
+    model = load_model("llama-4-scout")
+    chunked, full = model.layers[0].parts[0], model.layers[3].parts[0]
+    assert (chunked.chunk, full.chunk) == (8192, 0)
+    position = np.arange(sequence)
+    assert full.pairs(sequence, sequence) == 2 * 40 * 256 * (position + 1).sum()
+    assert chunked.pairs(sequence, sequence) == 2 * 40 * 256 * (position % 8192 + 1).sum()
+    core = [u for u in prefill(model, Layout(), 2, sequence) if u.where == "attention.core"]
+    assert sum(u.flops for u in core) == 2 * (
+        36 * chunked.pairs(sequence, sequence) + 12 * full.pairs(sequence, sequence)
+    )
+    assert chunked.pairs(1, 50_000) == 2 * 40 * 256 * 4096.5
 
 
 @pytest.mark.parametrize("name", [*DECODERS, "bert-large"])

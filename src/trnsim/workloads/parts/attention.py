@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trnsim.workloads.operators import Exchange, Pass, Step, Use, seen
 from trnsim.workloads.parts.base import Kept, norm, product
@@ -77,8 +77,26 @@ class Attention:
 
     @property
     def span(self) -> int:
-        """Tokens that a query sees at most; 0: all. Those of a chunk are counted as a window of its mean length."""
-        return self.window or (self.chunk + 1) // 2
+        """Tokens that a query sees at most; 0: all."""
+        return self.window
+
+    def _pieces(self, keys: Count) -> Count:
+        """Chunks of a sequence, taken as equal; 1 where it is shorter than one."""
+        whole = keys / self.chunk
+        return (whole + 1 + abs(whole - 1)) / 2
+
+    def _chunked(self, p: Pass) -> Pass:
+        """The pass as attention sees it: chunks are sequences of their own; decoding is in the middle of one."""
+        if not self.chunk:
+            return p
+        if p.decoding:
+            return replace(p, keys=self._in_chunk(p.keys))
+        pieces = self._pieces(p.keys)
+        return replace(p, sequences=p.sequences * pieces, queries=p.queries / pieces, keys=p.keys / pieces)
+
+    def _in_chunk(self, keys: Count) -> Count:
+        """Tokens that the newest one sees on average."""
+        return keys - (keys > self.chunk) * (keys - (self.chunk + 1) / 2)
 
     def forward(self, p: Pass) -> Step:
         step: Step = [product(w, p) for w in self.weights if w.kind == "matmul" and w.name != "attention.output"]
@@ -92,7 +110,8 @@ class Attention:
             for name, count in both:
                 sizes = {"tokens": p.tokens, "heads": count, "depth": self.rotary}
                 step.append(Use("rope", sizes, p.dtype, f"attention.{name}_rope"))
-        step += attend(p, heads, kv, self.size, self.value_size, self.span, self.causal and p.causal)
+        seeing = self._chunked(p)
+        step += attend(seeing, heads, kv, self.size, self.value_size, self.span, self.causal and p.causal)
         if self.gate:
             width = heads * self.value_size
             step.append(Use("gated_activation", {"rows": p.tokens, "width": width}, p.dtype, "attention.gated"))
@@ -126,7 +145,14 @@ class Attention:
 
     def pairs(self, queries: Count, keys: Count) -> Count:
         sizes = {"queries": queries, "keys": keys, "window": self.span, "causal": int(self.causal)}
-        return 2 * self.heads * seen(sizes) * (self.size + self.value_size)
+        pieces: Count = 1
+        if self.chunk:
+            pieces = self._pieces(keys)
+            # A single query is in the middle of a chunk; more are spread over all of them.
+            few = queries < pieces
+            pieces = pieces - few * (pieces - 1)
+            sizes |= {"queries": queries / pieces, "keys": few * self._in_chunk(keys) + (1 - few) * keys / pieces}
+        return 2 * self.heads * pieces * seen(sizes) * (self.size + self.value_size)
 
 
 @dataclass(frozen=True)
