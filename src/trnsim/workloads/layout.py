@@ -142,6 +142,8 @@ def _model_complaints(layout: Layout, model: Model) -> list[str]:
     if mixture.inner % layout.expert_ranks:
         found.append(f"expert_tp {layout.expert_ranks} does not divide {mixture.inner}, the width of an expert")
     shared = layout.ep * layout.expert_ranks
+    if layout.tp > 1 and not layout.sequence_parallel and shared != layout.tp:
+        found.append(f"experts on other ranks than those of tp {layout.tp} need sequence parallelism")
     if (layout.dp * layout.cp * layout.tp) % shared:
         found.append(f"ep x expert_tp, {shared}, does not divide dp x cp x tp, {layout.dp * layout.cp * layout.tp}")
     return list(dict.fromkeys(found))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from trnsim.errors import InputError
 from trnsim.workloads.layout import Layout, stage_kinds
 from trnsim.workloads.model import Model
@@ -73,9 +75,9 @@ def _pass(
         raise InputError(f"{model.name} is an encoder: it has no prefill or decode", operand="model")
     if layout.cp > 1:
         raise InputError("serving over context parallelism is not supported", operand="cp", value=layout.cp)
-    layout.check(model, 2 * layout.tp * layout.cp)
-    # Ranks of tp have the same tokens; with experts spread beyond them, each rank takes a share of its own to them.
-    spread = model.mixture and layout.ep * layout.expert_ranks > layout.tp
+    replace(layout, sequence_parallel=True).check(model, 2 * layout.tp)
+    # Ranks of tp have the same tokens. Where others share the experts, each takes a share of its own to them.
+    spread = model.mixture and layout.ep * layout.expert_ranks != layout.tp
     return Pass(
         sequences=sequences,
         queries=queries,

@@ -132,6 +132,7 @@ def test_layers_of_stages(count, chunks, expected):
         ("llama-3.1-8b", {"pp": 2, "stages": (16, 15)}, "are not 2 chunks of 32 layers"),
         ("qwen3-30b-a3b", {"dp": 3, "ep": 3}, "ep 3 does not divide 128 experts"),
         ("qwen3-30b-a3b", {"dp": 4, "ep": 8}, "does not divide dp x cp x tp, 4"),
+        ("qwen3-30b-a3b", {"tp": 4, "dp": 2, "ep": 8, "sequence_parallel": False}, "need sequence parallelism"),
         ("qwen3-30b-a3b", {"tp": 4, "expert_tp": 5}, "expert_tp 5 does not divide 768"),
     ],
 )

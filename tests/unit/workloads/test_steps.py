@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from trnsim.errors import InputError
 from trnsim.workloads import Exchange, Layout, Use, build, decode, load_model, prefill, training
-from trnsim.workloads.operators import BACKWARD, FORWARD, OPTIMIZER, PRODUCTS, RECOMPUTE, seen
+from trnsim.workloads.operators import BACKWARD, FORWARD, OPTIMIZER, PRODUCTS, RECOMPUTE, Pass, seen
+from trnsim.workloads.steps import layer_forward, layer_kept
 from trnsim.workloads.training import hardware_flops, stage_parameters
 
 SEQUENCE = 2048
@@ -266,6 +267,27 @@ def test_arrays_of_sizes_give_arrays_of_flops():
     together = flops(decode(model, Layout(tp=2, ep=2), sequences, context))
     alone = [flops(decode(model, Layout(tp=2, ep=2), int(b), int(c))) for b, c in zip(sequences, context, strict=True)]
     assert together == pytest.approx(alone, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", [*DECODERS, "deepseek-v4-flash", "minimax-m3", "falcon-h1-0.5b", "bert-large"])
+def test_arrays_of_ranks_give_what_each_number_gives(name):
+    ranks = np.array([1, 2, 4, 8])
+    for layer, _ in load_model(name).kinds():
+        common = {"sequences": 2, "queries": 512, "keys": 512, "sequence_parallel": True}
+        together = layer_forward(layer, Pass(tp=ranks, **common))
+        kept = sum(item.bytes for item in layer_kept(layer, Pass(tp=ranks, **common), "none"))
+        for i, tp in enumerate(ranks.tolist()):
+            p = Pass(tp=tp, **common)
+            alone = layer_forward(layer, p)
+            assert np.broadcast_to(flops(together), 4)[i] == flops(alone)
+            assert kept[i] == sum(item.bytes for item in layer_kept(layer, p, "none"))
+            if tp > 1:
+                mine = [
+                    (item.operation, np.broadcast_to(item.bytes, 4)[i])
+                    for item in together
+                    if isinstance(item, Exchange)
+                ]
+                assert mine == [(item.operation, item.bytes) for item in alone if isinstance(item, Exchange)]
 
 
 def test_an_encoder_does_not_decode():
