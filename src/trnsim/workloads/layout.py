@@ -114,7 +114,7 @@ class Layout:
         chunks = self.chunks(len(model.layers))
         if self.stages is not None and (len(chunks) != self.pp * self.vpp or sum(chunks) != len(model.layers)):
             found.append(f"stages {chunks} are not {self.pp * self.vpp} chunks of {len(model.layers)} layers in all")
-        elif min(chunks) < 0 or (self.pp * self.vpp > len(model.layers)):
+        elif min(chunks) < 0 or 0 in chunks[1:-1] or (0 in chunks and len(chunks) < 3):
             found.append(f"pp {self.pp} x vpp {self.vpp} is more than {len(model.layers)} layers")
         if found:
             raise InputError(f"{model.name} cannot be laid out so: " + "; ".join(found), operand="layout")

@@ -87,8 +87,17 @@ def weight_bytes(dtype: str) -> float:
     return WEIGHT_BYTES[dtype] if dtype in WEIGHT_BYTES else as_dtype(dtype).itemsize
 
 
-# OCP Microscaling Formats 1.0: one E8M0 scale for 32 elements. NVFP4: one E4M3 scale for 16 elements.
-WEIGHT_BYTES = {"mxfp8": 1 + 1 / 32, "mxfp4": 0.5 + 1 / 32, "nvfp4": 0.5 + 1 / 16, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
+# OCP Microscaling Formats 1.0: an E8M0 scale for 32 elements. NVFP4: an E4M3 scale for 16. int4: a bfloat16 scale for
+# 32,
+# as Kimi K2.5 is stored. Scales of fp8 and int8, one a block of 128 x 128 or a channel, are left out.
+WEIGHT_BYTES = {
+    "mxfp8": 1 + 1 / 32,
+    "mxfp4": 1 / 2 + 1 / 32,
+    "nvfp4": 1 / 2 + 1 / 16,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "int4": 1 / 2 + 2 / 32,
+}
 
 
 def seen(sizes: Mapping[str, Count]) -> Count:
