@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from trnsim.errors import InputError
 from trnsim.numerics import as_dtype
 from trnsim.workloads.model import Layer, Model, counted
-from trnsim.workloads.operators import WEIGHT_BYTES
+from trnsim.workloads.operators import SCALED_BYTES
 from trnsim.workloads.parts import Attention, LatentAttention
 
 RECOMPUTATION = ("none", "selective", "full")
@@ -29,7 +29,9 @@ class Layout:
         recompute: what the backward pass computes again: ``none``, ``selective`` (scores and softmax), ``full``
             (layers).
         micro_batch, global_batch: sequences.
-        dtype: of activations and products; ``weight_dtype`` what products take weights in, if another.
+        dtype: of activations; ``product_dtype`` of the products of layers with weights (``float8_e4m3``, ``mxfp8``
+            ...), ``weight_dtype`` of the weights they read, if others. Embedding, head, routers and attention keep
+            ``dtype``.
         gradient_dtype, master_dtype, moment_dtype: of gradients, of the optimiser's weights ("": it has none of its
             own) and of its moments, of which there are ``moments``.
         flash: attention keeps no scores.
@@ -49,6 +51,7 @@ class Layout:
     micro_batch: int = 1
     global_batch: int | None = None
     dtype: str = "bfloat16"
+    product_dtype: str = ""
     weight_dtype: str = ""
     gradient_dtype: str = "float32"
     master_dtype: str = "float32"
@@ -65,9 +68,9 @@ class Layout:
             raise InputError("no such recomputation", operand="recompute", value=self.recompute, limit=RECOMPUTATION)
         if self.zero not in (0, 1, 2, 3):
             raise InputError("zero is 0, 1, 2 or 3", operand="zero", value=self.zero)
-        for name in ("dtype", "weight_dtype", "gradient_dtype", "master_dtype", "moment_dtype"):
+        for name in ("dtype", "product_dtype", "weight_dtype", "gradient_dtype", "master_dtype", "moment_dtype"):
             value = getattr(self, name)
-            if value and value not in WEIGHT_BYTES:
+            if value and value not in SCALED_BYTES:
                 as_dtype(value)
 
     @property

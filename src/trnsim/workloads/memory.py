@@ -13,7 +13,7 @@ from typing import Any
 from trnsim.numerics import as_dtype
 from trnsim.workloads.layout import Layout, stage_kinds
 from trnsim.workloads.model import Model
-from trnsim.workloads.operators import Pass, weight_bytes
+from trnsim.workloads.operators import Pass, format_bytes
 from trnsim.workloads.steps import layer_kept
 from trnsim.workloads.training import local_parameters, stage_parameters, training_pass
 from trnsim.workloads.weights import Count, Weight, ceil_div
@@ -146,7 +146,7 @@ def serving_weights(
 
 
 def _stored(weight: Weight, formats: Mapping[str, str], tp: Count, ep: Count, expert_tp: Count) -> Count:
-    return weight.local(tp, ep, expert_tp) * weight_bytes(part_format(weight, formats))
+    return weight.local(tp, ep, expert_tp) * format_bytes(part_format(weight, formats))
 
 
 def serving_cache(model: Model, tokens: Count, sequences: Count, dtype: str = "bfloat16", tp: Count = 1) -> Count:

@@ -88,6 +88,7 @@ def _pass(
         sequence_parallel=spread,
         replicated=not spread,
         dtype=layout.dtype,
+        product_dtype=layout.product_dtype,
         weight_dtype=layout.weight_dtype,
         cache_dtype=cache_dtype,
         decoding=decoding,

@@ -46,6 +46,7 @@ def training_pass(model: Model, layout: Layout, sequence: Count) -> Pass:
         # Without sequence parallelism ranks of tp have the same tokens: experts are then shared among them.
         replicated=layout.tp > 1 and not layout.sequence_parallel,
         dtype=layout.dtype,
+        product_dtype=layout.product_dtype,
         weight_dtype=layout.weight_dtype,
         causal=model.causal,
         dropout=model.dropout,

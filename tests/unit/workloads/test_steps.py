@@ -160,7 +160,7 @@ def test_exchanges_of_a_layer_stand_where_they_must():
         ("reduce_scatter", "tp", "attention.input"),
     ]
     names = [item.operator if isinstance(item, Use) else item.operation for item in ahead]
-    assert names[2:6] == ["rmsnorm", "all_gather", "matmul", "matmul"]
+    assert names[2:6] == ["rmsnorm", "all_gather", "matmul", "rope"]
     (without,) = training(model, Layout(tp=4, sequence_parallel=False), SEQUENCE)
     assert exchanged(without.chunks[0][0])[1:3] == [
         ("all_reduce", "tp", "attention.output"),
@@ -313,6 +313,25 @@ def test_bytes_of_decoding_are_weights_and_cache():
     read = sum(u.hbm_bytes for u in step)
     weights = 2 * (model.parameters - model.embedding_parameters)
     assert read == pytest.approx(weights + model.cache_elements(8192) * 2, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3", "mxfp8"])
+def test_products_of_eight_bits(dtype):
+    model = load_model("qwen3-30b-a3b", layers=1)
+    (plain,) = training(model, Layout(), SEQUENCE)
+    (narrow,) = training(model, Layout(product_dtype=dtype), SEQUENCE)
+    assert hardware_flops(narrow) == hardware_flops(plain)
+    ((ahead, after),) = narrow.chunks
+    narrow_ones = [u.where for u in ahead if isinstance(u, Use) and u.dtype == dtype]
+    assert narrow_ones == ["attention.query_key_value", "attention.output", "experts.up", "experts.down"]
+    before = [u.where for u in ahead if isinstance(u, Use) and u.operator.startswith("quantize")]
+    assert before == [f"{where}.quantized" for where in narrow_ones]
+    # Each gradient is quantised once for its two products.
+    assert len([u for u in after if isinstance(u, Use) and u.operator.startswith("quantize")]) == 4
+    assert len([u for u in after if isinstance(u, Use) and u.dtype == dtype]) == 8
+    (up,) = [u for u in ahead if u.where == "attention.output"]
+    scale = 33 / 32 if dtype == "mxfp8" else 1
+    assert up.hbm_bytes == (SEQUENCE * 4096 + 4096 * 2048) * scale + SEQUENCE * 2048 * 2
 
 
 def test_weights_of_a_format_are_read_in_it():

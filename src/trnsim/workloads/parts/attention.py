@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from trnsim.workloads.operators import Exchange, Pass, Step, Use, seen
-from trnsim.workloads.parts.base import Kept, norm, product
+from trnsim.workloads.parts.base import Kept, joined, norm, product
 from trnsim.workloads.weights import COLUMN, ROW, Count, Weight, ceil_div, vector
+
+# Products of one input, which run as one.
+_INTO = ("attention.query", "attention.key", "attention.value", "attention.gate")
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class Attention:
         return keys - (keys > self.chunk) * (keys - (self.chunk + 1) / 2)
 
     def forward(self, p: Pass) -> Step:
-        step: Step = [product(w, p) for w in self.weights if w.kind == "matmul" and w.name != "attention.output"]
+        into = [w for w in self.weights if w.kind == "matmul" and w.name in _INTO]
+        step: Step = [joined(into, p, "attention.query_key_value")]
         heads, kv = ceil_div(self.heads, p.tp), ceil_div(self.kv_heads, p.tp)
         both = [("query", heads), *(() if self.shared_cache else (("key", kv),))]
         if self.norm:
@@ -179,7 +183,9 @@ class IndexedAttention(Attention):
 
     def forward(self, p: Pass) -> Step:
         scores = index_scores(p, self.index_heads, self.index_size, p.keys)
-        return [scores, *super().forward(p)]
+        named = {w.name: w for w in self.weights}
+        into = joined((named["indexer.query"], named["indexer.key"]), p, "indexer.query_key")
+        return [into, scores, *super().forward(p)]
 
     def cache_elements(self, keys: Count, tp: Count) -> Count:
         return super().cache_elements(keys, tp) + keys * self.index_size

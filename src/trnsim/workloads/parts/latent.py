@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from trnsim.workloads.operators import Pass, Step, Use, seen
 from trnsim.workloads.parts.attention import attend, index_scores, kept_scores
-from trnsim.workloads.parts.base import Kept, norm, product
+from trnsim.workloads.parts.base import Kept, joined, norm, product
 from trnsim.workloads.weights import COLUMN, ROW, Count, Weight, ceil_div, vector
 
 
@@ -99,15 +99,12 @@ class LatentAttention:
 
     def forward(self, p: Pass) -> Step:
         named, heads = self._by_name(), ceil_div(self.heads, p.tp)
-        step: Step = []
+        into = [named[name] for name in ("attention.query_latent", "attention.latent") if name in named]
+        step: Step = [joined(into, p, "attention.latents")]
         if self.query_rank:
-            step += [
-                product(named["attention.query_latent"], p),
-                norm("rms", p.tokens, self.query_rank, p, "attention.query_norm"),
-            ]
+            step.append(norm("rms", p.tokens, self.query_rank, p, "attention.query_norm"))
         step += [
             product(named["attention.query"], p),
-            product(named["attention.latent"], p),
             norm("rms", p.tokens, self.rank, p, "attention.latent_norm"),
         ]
         for name, count in (("query", heads), ("key", 1)):
