@@ -64,13 +64,14 @@ def _list(json: str | None) -> None:
 
 def _one(name: str, json: str | None, sequence: int) -> None:
     from trnsim.errors import InputError
-    from trnsim.workloads import entry, load_model
+    from trnsim.workloads import entry, load_model, weight_formats
 
     if sequence < 1:
         raise InputError("a sequence has at least one token", operand="--sequence", value=sequence)
     model = load_model(name)
     about = None if name.endswith(".json") or "layers" in model.name or not _shipped(model.name) else entry(name)
-    value = _summary(model, about) | _details(model, sequence)
+    stored = dict(about.formats) if about is not None else weight_formats(model.config)
+    value = _summary(model, about) | _details(model, sequence, stored)
     if json is not None:
         write_json({"schema": "trnsim-model-1"} | value, json)
     if json != "-":
@@ -111,7 +112,7 @@ def _summary(model: Model, about: Entry | None) -> dict[str, Any]:
     return found
 
 
-def _details(model: Model, sequence: int) -> dict[str, Any]:
+def _details(model: Model, sequence: int, stored: dict[str, str]) -> dict[str, Any]:
     from trnsim.workloads.memory import serving_weights
 
     return {
@@ -122,11 +123,13 @@ def _details(model: Model, sequence: int) -> dict[str, Any]:
         "weights_bytes": {
             name: serving_weights(model, formats)
             for name, formats in (
+                ("stored", stored),
                 ("bfloat16", {"default": "bfloat16"}),
                 ("fp8", {"default": "fp8", "embedding": "bfloat16", "head": "bfloat16", "router": "bfloat16"}),
                 ("mxfp4_experts" if model.mixture else "mxfp4", _four_bits(model)),
             )
         },
+        "stored_formats": stored,
         "kv_bytes": {str(tokens): model.cache_elements(tokens) * 2 for tokens in CONTEXTS},
         "state_bytes": model.state_bytes(),
         "flops_per_token": {
@@ -188,7 +191,12 @@ def _show(model: Model, about: Entry | None, value: dict[str, Any], sequence: in
         rows += [("", text) for text in kind["parts"]]
     if model.next_token:
         rows.append(("multi-token prediction", f"{model.next_token} more layers, not counted"))
-    rows += [(f"weights in {name}", f"{size / 2**30:,.1f} GiB") for name, size in value["weights_bytes"].items()]
+    said = ", ".join(f"{part} {form}" for part, form in value["stored_formats"].items())
+    rows += [
+        ("weights as stored" if name == "stored" else f"weights in {name}", f"{size / 2**30:,.1f} GiB")
+        for name, size in value["weights_bytes"].items()
+    ]
+    rows.append(("", f"stored: {said}"))
     rows += [
         (f"KV cache of {int(tokens):,} tokens", f"{size / 2**20:,.1f} MiB in bfloat16")
         for tokens, size in value["kv_bytes"].items()

@@ -1,6 +1,6 @@
 """Transformers from their configs: operators, parameters, FLOPs, bytes, and the steps that train and serve them."""
 
-from trnsim.workloads.catalogue import Entry, build, entry, load_model, model_names
+from trnsim.workloads.catalogue import Entry, build, entry, load_model, model_names, weight_formats
 from trnsim.workloads.layout import Layout
 from trnsim.workloads.memory import Memory, serving_memory, training_memory
 from trnsim.workloads.model import Layer, Model
@@ -27,4 +27,5 @@ __all__ = [
     "serving_memory",
     "training",
     "training_memory",
+    "weight_formats",
 ]

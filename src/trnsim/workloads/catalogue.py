@@ -125,6 +125,46 @@ def build(config: Mapping[str, Any], name: str, source: str = "", layers: int | 
     return builder(architecture)(Fields(values, source or name), name)
 
 
+def weight_formats(config: Mapping[str, Any]) -> dict[str, str]:
+    """Formats of weights as a ``config.json`` says they are stored, by part; bfloat16 where it says nothing.
+
+    Raises:
+        UnsupportedError: a ``quant_method`` that is not known.
+    """
+    inner = config.get("text_config") or {}
+    stored = config.get("quantization_config") or inner.get("quantization_config")
+    plain = str(config.get("dtype") or config.get("torch_dtype") or inner.get("dtype") or "bfloat16")
+    if stored is None:
+        return {"default": plain}
+    method = str(stored.get("quant_method", ""))
+    kept = {"embedding": "bfloat16", "head": "bfloat16", "router": "bfloat16"}
+    if method == "fp8":
+        experts = {"experts": "mxfp4"} if config.get("expert_dtype") == "fp4" else {}
+        return {"default": "fp8", **kept, **experts}
+    if method == "mxfp4":
+        return {"default": "bfloat16", "experts": "mxfp4"}
+    if method in ("modelopt", "modelopt_fp4") and "FP4" in str(stored.get("quant_algo", "")).upper():
+        return {"default": "nvfp4", **kept}
+    if method == "modelopt":
+        return {"default": "fp8", **kept}
+    if method == "compressed-tensors":
+        return _compressed_formats(stored)
+    raise UnsupportedError(f"weights stored by quant_method {method!r}", operand="quantization_config", value=method)
+
+
+def _compressed_formats(stored: Mapping[str, Any]) -> dict[str, str]:
+    """Of ``compressed-tensors``: experts alone where attention is left as it is."""
+    groups = list((stored.get("config_groups") or {}).values())
+    weights = (groups[0].get("weights") or {}) if groups else {}
+    kind = (weights.get("type"), weights.get("num_bits"))
+    known = {("int", 4): "int4", ("int", 8): "int8", ("float", 8): "fp8", ("float", 4): "nvfp4"}
+    if kind not in known or len(groups) > 1:
+        raise UnsupportedError("compressed-tensors with other than one group of 4 or 8 bits", value=kind)
+    if any("self_attn" in name for name in stored.get("ignore") or ()):
+        return {"default": "bfloat16", "experts": known[kind]}
+    return {"default": known[kind], "embedding": "bfloat16", "head": "bfloat16", "router": "bfloat16"}
+
+
 def normalised(name: str) -> str:
     """A name as aliases are compared: small letters, hyphens, without what stands in brackets or after a plus."""
     text = re.sub(r"\([^)]*\)", " ", name.split(" + ", maxsplit=1)[0]).strip().lower()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from trnsim.errors import InputError
 from trnsim.numerics import as_dtype
-from trnsim.workloads.model import Model
-from trnsim.workloads.operators import WEIGHT_BYTES
+from trnsim.workloads.model import Layer, Model, counted
+from trnsim.workloads.operators import SCALED_BYTES
 from trnsim.workloads.parts import Attention, LatentAttention
 
 RECOMPUTATION = ("none", "selective", "full")
@@ -29,7 +29,9 @@ class Layout:
         recompute: what the backward pass computes again: ``none``, ``selective`` (scores and softmax), ``full``
             (layers).
         micro_batch, global_batch: sequences.
-        dtype: of activations and products; ``weight_dtype`` what products take weights in, if another.
+        dtype: of activations; ``product_dtype`` of the products of layers with weights (``float8_e4m3``, ``mxfp8``
+            ...), ``weight_dtype`` of the weights they read, if others. Embedding, head, routers and attention keep
+            ``dtype``.
         gradient_dtype, master_dtype, moment_dtype: of gradients, of the optimiser's weights ("": it has none of its
             own) and of its moments, of which there are ``moments``.
         flash: attention keeps no scores.
@@ -49,6 +51,7 @@ class Layout:
     micro_batch: int = 1
     global_batch: int | None = None
     dtype: str = "bfloat16"
+    product_dtype: str = ""
     weight_dtype: str = ""
     gradient_dtype: str = "float32"
     master_dtype: str = "float32"
@@ -65,9 +68,9 @@ class Layout:
             raise InputError("no such recomputation", operand="recompute", value=self.recompute, limit=RECOMPUTATION)
         if self.zero not in (0, 1, 2, 3):
             raise InputError("zero is 0, 1, 2 or 3", operand="zero", value=self.zero)
-        for name in ("dtype", "weight_dtype", "gradient_dtype", "master_dtype", "moment_dtype"):
+        for name in ("dtype", "product_dtype", "weight_dtype", "gradient_dtype", "master_dtype", "moment_dtype"):
             value = getattr(self, name)
-            if value and value not in WEIGHT_BYTES:
+            if value and value not in SCALED_BYTES:
                 as_dtype(value)
 
     @property
@@ -114,7 +117,7 @@ class Layout:
         chunks = self.chunks(len(model.layers))
         if self.stages is not None and (len(chunks) != self.pp * self.vpp or sum(chunks) != len(model.layers)):
             found.append(f"stages {chunks} are not {self.pp * self.vpp} chunks of {len(model.layers)} layers in all")
-        elif min(chunks) < 0 or (self.pp * self.vpp > len(model.layers)):
+        elif min(chunks) < 0 or 0 in chunks[1:-1] or (0 in chunks and len(chunks) < 3):
             found.append(f"pp {self.pp} x vpp {self.vpp} is more than {len(model.layers)} layers")
         if found:
             raise InputError(f"{model.name} cannot be laid out so: " + "; ".join(found), operand="layout")
@@ -142,6 +145,8 @@ def _model_complaints(layout: Layout, model: Model) -> list[str]:
     if mixture.inner % layout.expert_ranks:
         found.append(f"expert_tp {layout.expert_ranks} does not divide {mixture.inner}, the width of an expert")
     shared = layout.ep * layout.expert_ranks
+    if layout.tp > 1 and not layout.sequence_parallel and shared != layout.tp:
+        found.append(f"experts on other ranks than those of tp {layout.tp} need sequence parallelism")
     if (layout.dp * layout.cp * layout.tp) % shared:
         found.append(f"ep x expert_tp, {shared}, does not divide dp x cp x tp, {layout.dp * layout.cp * layout.tp}")
     return list(dict.fromkeys(found))
@@ -189,3 +194,8 @@ def stage_chunks(layout: Layout, model: Model, stage: int) -> list[Sequence[int]
     sizes = layout.chunks(len(model.layers))
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return [range(starts[c], starts[c] + sizes[c]) for c in range(stage, len(sizes), layout.pp)]
+
+
+def stage_kinds(layout: Layout, model: Model, stage: int) -> list[tuple[Layer, int]]:
+    """Different layers of a stage, with how often each occurs."""
+    return counted(model.layers[i] for layers in stage_chunks(layout, model, stage) for i in layers)

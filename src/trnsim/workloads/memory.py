@@ -11,11 +11,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from trnsim.numerics import as_dtype
-from trnsim.workloads.layout import Layout, stage_chunks
+from trnsim.workloads.layout import Layout, stage_kinds
 from trnsim.workloads.model import Model
-from trnsim.workloads.operators import Pass, weight_bytes
+from trnsim.workloads.operators import Pass, format_bytes
 from trnsim.workloads.steps import layer_kept
-from trnsim.workloads.training import local_parameters, stage_weights, training_pass
+from trnsim.workloads.training import local_parameters, stage_parameters, training_pass
 from trnsim.workloads.weights import Count, Weight, ceil_div
 
 LOGIT_BYTES = 4  # the loss is computed in float32
@@ -45,16 +45,19 @@ class Memory:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def states(weights: tuple[Weight, ...], layout: Layout) -> Memory:
-    """Weights, gradients and optimiser states of these weights on one rank, shared as ZeRO says."""
-    dense, experts = local_parameters(weights, layout)
+def states(dense: Count, experts: Count, layout: Layout) -> Memory:
+    """Weights, gradients and optimiser states of so many parameters on one rank, shared as ZeRO says.
+
+    Args:
+        dense, experts: as ``training.local_parameters`` and ``stage_parameters`` give them.
+    """
     weight = gradient = optimizer = 0.0
-    states_bytes = layout.moments * as_dtype(layout.moment_dtype).itemsize
-    states_bytes += as_dtype(layout.master_dtype).itemsize if layout.master_dtype else 0
+    each = layout.moments * as_dtype(layout.moment_dtype).itemsize
+    each += as_dtype(layout.master_dtype).itemsize if layout.master_dtype else 0
     for count, ranks in ((dense, layout.replicas), (experts, layout.expert_replicas)):
         weight += count * as_dtype(layout.dtype).itemsize / (ranks if layout.zero >= 3 else 1)
         gradient += count * as_dtype(layout.gradient_dtype).itemsize / (ranks if layout.zero >= 2 else 1)
-        optimizer += count * states_bytes / (ranks if layout.zero >= 1 else 1)
+        optimizer += count * each / (ranks if layout.zero >= 1 else 1)
     return Memory(weights=weight, gradients=gradient, optimizer=optimizer)
 
 
@@ -74,9 +77,9 @@ def layer_activations(model: Model, layout: Layout, sequence: Count, stage: int 
     Chunks are taken as equal where a stage has several: the mean of a chunk, times those in flight.
     """
     p = training_pass(model, layout, sequence)
-    chunks = stage_chunks(layout, model, stage)
-    kept = sum(_bytes(layer_kept(model.layers[i], p, layout.recompute)) for layers in chunks for i in layers)
-    return kept / len(chunks) * in_flight(layout, stage)
+    kinds = stage_kinds(layout, model, stage)
+    kept = sum(count * _bytes(layer_kept(layer, p, layout.recompute)) for layer, count in kinds)
+    return kept / layout.vpp * in_flight(layout, stage)
 
 
 def training_memory(model: Model, layout: Layout, sequence: int, reserve: Count = 0) -> tuple[Memory, ...]:
@@ -95,7 +98,7 @@ def training_memory(model: Model, layout: Layout, sequence: int, reserve: Count 
 
 def _stage_memory(model: Model, layout: Layout, sequence: int, number: int, reserve: Count) -> Memory:
     p = training_pass(model, layout, sequence)
-    found = states(stage_weights(model, layout, number), layout)
+    found = states(*stage_parameters(model, layout, number), layout)
     activations = layer_activations(model, layout, sequence, number)
     stream = p.rows * model.hidden * p.itemsize
     if number == 0:
@@ -105,14 +108,12 @@ def _stage_memory(model: Model, layout: Layout, sequence: int, number: int, rese
         width = ceil_div(model.vocabulary, layout.tp)
         activations += 2 * stream + p.tokens * width * LOGIT_BYTES
     working = 0
+    kinds = stage_kinds(layout, model, number)
     if layout.recompute == "full":
-        again = replace(layout, recompute="none")
-        layers = {model.layers[i] for chunk in stage_chunks(layout, model, number) for i in chunk}
-        working = max((_bytes(layer_kept(layer, p, again.recompute)) for layer in layers), default=0)
+        working = max((_bytes(layer_kept(layer, p, "none")) for layer, _ in kinds), default=0)
     if layout.zero == 3:
         # Weights of the layer that runs, whole.
-        layers = {model.layers[i] for chunk in stage_chunks(layout, model, number) for i in chunk}
-        gathered = max((sum(local_parameters(layer.weights, layout)) for layer in layers), default=0)
+        gathered = max((sum(local_parameters(layer.weights, layout)) for layer, _ in kinds), default=0)
         working += gathered * as_dtype(layout.dtype).itemsize
     return replace(found, activations=activations, working=working, reserve=reserve)
 
@@ -145,7 +146,7 @@ def serving_weights(
 
 
 def _stored(weight: Weight, formats: Mapping[str, str], tp: Count, ep: Count, expert_tp: Count) -> Count:
-    return weight.local(tp, ep, expert_tp) * weight_bytes(part_format(weight, formats))
+    return weight.local(tp, ep, expert_tp) * format_bytes(part_format(weight, formats))
 
 
 def serving_cache(model: Model, tokens: Count, sequences: Count, dtype: str = "bfloat16", tp: Count = 1) -> Count:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
 from typing import Any
 
 from trnsim.workloads.parts import Experts, Part
@@ -67,6 +66,15 @@ class Layer:
     @property
     def experts(self) -> Experts | None:
         return next((part for part in self.parts if isinstance(part, Experts)), None)
+
+
+def counted(layers: Iterable[Layer]) -> list[tuple[Layer, int]]:
+    """Different layers of a model, in the order of their first, with how often each occurs."""
+    found: dict[int, tuple[Layer, int]] = {}
+    for layer in layers:
+        # Equal layers of a model are one object.
+        found[id(layer)] = (layer, found.get(id(layer), (layer, 0))[1] + 1)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -140,16 +148,13 @@ class Model:
         layers = sum(w.products for layer in self.layers for w in layer.weights)
         return layers + sum(w.products for w in self.outer) + self.head.products
 
-    def groups(self) -> list[tuple[Layer, int]]:
-        """Runs of equal layers, in order."""
-        return [(layer, len(list(run))) for layer, run in groupby(self.layers)]
-
     def kinds(self) -> list[tuple[Layer, int]]:
         """Different layers and how often each occurs."""
-        found: dict[Layer, int] = {}
-        for layer in self.layers:
-            found[layer] = found.get(layer, 0) + 1
-        return list(found.items())
+        return self._kinds
+
+    @cached_property
+    def _kinds(self) -> list[tuple[Layer, int]]:
+        return counted(self.layers)
 
     @property
     def mixture(self) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from trnsim.errors import InputError
-from trnsim.workloads.layout import Layout, stage_chunks
+from trnsim.workloads.layout import Layout, stage_kinds
 from trnsim.workloads.model import Model
 from trnsim.workloads.operators import Exchange, Pass, Step, multiplied
 from trnsim.workloads.steps import embedding_forward, head_forward, layer_forward
@@ -73,9 +75,9 @@ def _pass(
         raise InputError(f"{model.name} is an encoder: it has no prefill or decode", operand="model")
     if layout.cp > 1:
         raise InputError("serving over context parallelism is not supported", operand="cp", value=layout.cp)
-    layout.check(model, 2 * layout.tp * layout.cp)
-    # Ranks of tp have the same tokens; with experts spread beyond them, each rank takes a share of its own to them.
-    spread = model.mixture and layout.ep * layout.expert_ranks > layout.tp
+    replace(layout, sequence_parallel=True).check(model, 2 * layout.tp)
+    # Ranks of tp have the same tokens. Where others share the experts, each takes a share of its own to them.
+    spread = model.mixture and layout.ep * layout.expert_ranks != layout.tp
     return Pass(
         sequences=sequences,
         queries=queries,
@@ -86,6 +88,7 @@ def _pass(
         sequence_parallel=spread,
         replicated=not spread,
         dtype=layout.dtype,
+        product_dtype=layout.product_dtype,
         weight_dtype=layout.weight_dtype,
         cache_dtype=cache_dtype,
         decoding=decoding,
@@ -97,12 +100,8 @@ def _step(model: Model, layout: Layout, p: Pass, outputs: Count, stage: int) -> 
     if not 0 <= stage < layout.pp:
         raise InputError("no such stage", operand="stage", value=stage, limit=layout.pp - 1)
     step: Step = embedding_forward(model, p) if stage == 0 else []
-    counted: dict[int, int] = {}
-    layers = [model.layers[i] for chunk in stage_chunks(layout, model, stage) for i in chunk]
-    for layer in layers:
-        counted[id(layer)] = counted.get(id(layer), 0) + 1
-    for layer in {id(layer): layer for layer in layers}.values():
-        step += multiplied(layer_forward(layer, p), counted[id(layer)])
+    for layer, count in stage_kinds(layout, model, stage):
+        step += multiplied(layer_forward(layer, p), count)
     if stage == layout.pp - 1:
         step += head_forward(model, p, outputs, loss=False)
     else:

@@ -8,12 +8,12 @@ from typing import Any
 
 from trnsim.errors import InternalError
 from trnsim.workloads.model import Layer, Model
-from trnsim.workloads.operators import BACKWARD, Exchange, Pass, Step, Use
+from trnsim.workloads.operators import BACKWARD, Exchange, Pass, Step, Use, format_bytes, quantization, quantized
 from trnsim.workloads.parts import Experts, Kept, Part
 from trnsim.workloads.parts.base import norm, product
 from trnsim.workloads.weights import Count, ceil_div
 
-Item = Use | Exchange
+RESULT = "bfloat16"  # of products in 8 bits, and of their gradients
 
 
 def layer_forward(layer: Layer, p: Pass) -> Step:
@@ -30,10 +30,10 @@ def layer_forward(layer: Layer, p: Pass) -> Step:
         if after > 0:
             step.append(norm(layer.norm_kind, p.rows, layer.hidden, p, f"{part.name}.layer_norm_after"))
             after -= 1
-        rows = {"rows": p.rows * layer.streams, "width": layer.hidden}
-        step.append(Use("add", rows, p.dtype, f"{part.name}.residual"))
+        rows = {"rows": p.rows * layer.streams, "width": layer.hidden, "residual": 1}
+        step.append(Use("elementwise", rows, p.dtype, f"{part.name}.residual"))
     step += [product(w, p, p.rows) for w in layer.extra if w.kind == "matmul"]
-    return step
+    return quantized(step, p.dtype) if p.product_dtype else step
 
 
 def _mix(layer: Layer, part: Part, p: Pass) -> Use:
@@ -92,15 +92,22 @@ def embedding_forward(model: Model, p: Pass) -> Step:
         if weight.kind == "table":
             step.append(Use("embedding", {"tokens": p.rows, "width": weight.n, "rows": weight.k}, p.dtype, weight.name))
         elif weight.kind == "matmul" and weight.name.startswith("per_layer"):
-            step.append(product(weight, p, p.rows))
+            step.append(_plain(product(weight, p, p.rows), p))
     return step
+
+
+def _plain(use: Use, p: Pass) -> Use:
+    """A product outside of layers, in the format of activations."""
+    return replace(use, dtype=p.dtype)
 
 
 def head_forward(model: Model, p: Pass, tokens: Count, *, loss: bool) -> Step:
     """Final norm, the product with the vocabulary for ``tokens``, and the loss where one is trained."""
     rows = ceil_div(tokens, p.tp) if p.sequence_parallel else tokens
     step: Step = [norm(model.norm_kind, rows, model.hidden, p, "final_norm")]
-    step += [product(w, p, rows) for w in model.outer if w.kind == "matmul" and not w.name.startswith("per_layer")]
+    step += [
+        _plain(product(w, p, rows), p) for w in model.outer if w.kind == "matmul" and not w.name.startswith("per_layer")
+    ]
     several = not (isinstance(p.tp, int) and p.tp == 1)
     if several and p.sequence_parallel:
         step.append(Exchange("all_gather", "tp", p.tp, tokens * model.hidden * p.itemsize, "head.input"))
@@ -109,7 +116,7 @@ def head_forward(model: Model, p: Pass, tokens: Count, *, loss: bool) -> Step:
         Use("matmul", {"m": tokens, "k": model.head.k, "n": width}, p.dtype, "head", weight_dtype=p.weight_dtype)
     )
     if loss:
-        step.append(Use("cross_entropy", {"rows": tokens, "width": width}, p.dtype, "loss"))
+        step.append(Use("cross_entropy", {"rows": tokens, "vocabulary": width}, p.dtype, "loss"))
         if several:
             # The largest logit, the sum of exponentials and the target's logit, in float32.
             step.append(Exchange("all_reduce", "tp", p.tp, 3 * tokens * 4, "loss"))
@@ -138,12 +145,19 @@ def _exchange_back(item: Exchange) -> Step:
 
 
 def _use_back(use: Use) -> Step:
+    if use.operator.startswith("quantize"):
+        return []  # gradients pass as they are
     if use.operator not in _BACKWARD:
         raise InternalError(f"no backward pass known of {use.operator}")
-    return [
+    found: Step = [
         replace(use, operator=operator, sizes=sizes, phase=BACKWARD, where=use.where + suffix)
         for operator, sizes, suffix in _BACKWARD[use.operator](use.sizes)
     ]
+    if use.operator in ("matmul", "grouped_matmul") and format_bytes(use.dtype) < 2:
+        rows = use.sizes["m"] if use.operator == "matmul" else use.sizes["tokens"]
+        before = replace(use, phase=BACKWARD, where=f"{use.where}.gradient")
+        found.insert(0, quantization(before, rows, use.sizes["n"], RESULT))
+    return found
 
 
 _Backward = Callable[[Mapping[str, Any]], list[tuple[str, Mapping[str, Any], str]]]
@@ -151,16 +165,15 @@ _Backward = Callable[[Mapping[str, Any]], list[tuple[str, Mapping[str, Any], str
 
 def _products_back(name: str) -> _Backward:
     def turn(s: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
-        rest = {k: v for k, v in s.items() if k not in ("m", "k", "n")}
         if name == "grouped_matmul":
             # Gradients of an expert's weights contract its tokens: sizes stay those of the forward product.
             return [
-                (name, rest | {"m": s["m"], "k": s["n"], "n": s["k"]}, ".input"),
-                (name, rest | {"m": s["m"], "k": s["k"], "n": s["n"], "contract": 1}, ".weight"),
+                (name, {**s, "k": s["n"], "n": s["k"]}, ".input"),
+                (name, {**s, "contract": 1}, ".weight"),
             ]
         return [
-            (name, rest | {"m": s["m"], "k": s["n"], "n": s["k"]}, ".input"),
-            (name, rest | {"m": s["k"], "k": s["m"], "n": s["n"]}, ".weight"),
+            (name, {"m": s["m"], "k": s["n"], "n": s["k"]}, ".input"),
+            (name, {"m": s["k"], "k": s["m"], "n": s["n"]}, ".weight"),
         ]
 
     return turn
@@ -184,16 +197,16 @@ _BACKWARD: dict[str, _Backward] = {
     "rope": _same("rope"),
     "permute": _same("combine"),
     "combine": _same("permute"),
-    "add": _same("add"),
+    "elementwise": lambda s: [("elementwise" if s.get("residual", 0) else "activation_backward", s, "")],
     **{
         name: _same(f"{name}_backward")
         for name in (
-            "activation",
             "attention",
             "conv",
             "cross_entropy",
             "embedding",
             "gated_activation",
+            "index_scores",
             "layernorm",
             "linear_attention",
             "rmsnorm",

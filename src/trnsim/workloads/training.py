@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from trnsim.numerics import as_dtype
-from trnsim.workloads.layout import Layout, stage_chunks
-from trnsim.workloads.model import Layer, Model
+from trnsim.workloads.layout import Layout, stage_chunks, stage_kinds
+from trnsim.workloads.model import Layer, Model, counted
 from trnsim.workloads.operators import OPTIMIZER, PRODUCTS, RECOMPUTE, Exchange, Pass, Step, Use, multiplied
 from trnsim.workloads.steps import backward, embedding_forward, head_forward, layer_forward
-from trnsim.workloads.weights import Count, Weight
+from trnsim.workloads.weights import Count, Weight, vector
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def training_pass(model: Model, layout: Layout, sequence: Count) -> Pass:
         # Without sequence parallelism ranks of tp have the same tokens: experts are then shared among them.
         replicated=layout.tp > 1 and not layout.sequence_parallel,
         dtype=layout.dtype,
+        product_dtype=layout.product_dtype,
         weight_dtype=layout.weight_dtype,
         causal=model.causal,
         dropout=model.dropout,
@@ -61,7 +62,16 @@ def training(model: Model, layout: Layout, sequence: int) -> tuple[Stage, ...]:
     """
     layout.check(model, sequence)
     p = training_pass(model, layout, sequence)
-    return tuple(_stage(model, layout, p, number) for number in range(layout.pp))
+    found: dict[tuple[object, ...], Stage] = {}
+    stages = []
+    for number in range(layout.pp):
+        # Stages between the ends with the same layers have the same work.
+        layers = tuple(id(model.layers[i]) for chunk in stage_chunks(layout, model, number) for i in chunk)
+        key = (layers, number == 0, number == layout.pp - 1)
+        if key not in found:
+            found[key] = _stage(model, layout, p, number)
+        stages.append(replace(found[key], number=number))
+    return tuple(stages)
 
 
 def _stage(model: Model, layout: Layout, p: Pass, number: int) -> Stage:
@@ -76,7 +86,7 @@ def _stage(model: Model, layout: Layout, p: Pass, number: int) -> Stage:
 def _chunk(model: Model, layout: Layout, p: Pass, layers: list[Layer], first: bool, last: bool) -> tuple[Step, Step]:
     ahead: Step = embedding_forward(model, p) if first else []
     after: Step = []
-    for layer, count in _counted(layers):
+    for layer, count in counted(layers):
         step = layer_forward(layer, p)
         ahead += multiplied(step, count)
         again = _recomputed(step, layout.recompute)
@@ -97,13 +107,6 @@ def _chunk(model: Model, layout: Layout, p: Pass, layers: list[Layer], first: bo
     elif layout.pp > 1:
         after.append(Exchange("send_receive", "pp", 2, boundary, "stage", phase="backward"))
     return ahead, after
-
-
-def _counted(layers: list[Layer]) -> list[tuple[Layer, int]]:
-    found: dict[Layer, int] = {}
-    for layer in layers:
-        found[layer] = found.get(layer, 0) + 1
-    return list(found.items())
 
 
 def _recomputed(step: Step, recompute: str) -> Step:
@@ -133,22 +136,36 @@ def local_parameters(weights: tuple[Weight, ...], layout: Layout) -> tuple[Count
     return dense, experts
 
 
-def stage_weights(model: Model, layout: Layout, number: int) -> tuple[Weight, ...]:
-    """All weights of a stage; where embedding and head are tied and on different stages, both have them."""
-    found = [w for layers in stage_chunks(layout, model, number) for i in layers for w in model.layers[i].weights]
+def stage_parameters(model: Model, layout: Layout, number: int) -> tuple[Count, Count]:
+    """As ``local_parameters``, of all weights of a stage.
+
+    Where embedding and head are tied and on different stages, both have them.
+    """
+    dense, experts = local_parameters(_ends(model, layout, number), layout)
+    for layer, count in stage_kinds(layout, model, number):
+        one = local_parameters(layer.weights, layout)
+        dense, experts = dense + count * one[0], experts + count * one[1]
+    return dense, experts
+
+
+def _ends(model: Model, layout: Layout, number: int) -> tuple[Weight, ...]:
+    """Weights of a stage that are of no layer."""
     after = [w for w in model.outer if w.name.startswith(("final", "transform"))]
+    found: list[Weight] = []
     if number == 0:
         found += [model.embedding, *(w for w in model.outer if w not in after)]
     if number == layout.pp - 1:
         found += after
         if not model.tied or layout.pp > 1:
             found.append(model.head)
+        elif model.head_bias:
+            found.append(vector("head.bias", model.vocabulary))
     return tuple(found)
 
 
 def update(model: Model, layout: Layout, number: int) -> Step:
     """Once a step: gradients summed over ranks with the same weights, the optimiser, weights given back."""
-    dense, experts = local_parameters(stage_weights(model, layout, number), layout)
+    dense, experts = stage_parameters(model, layout, number)
     gradient, weight = as_dtype(layout.gradient_dtype).itemsize, as_dtype(layout.dtype).itemsize
     step: Step = []
     for group, ranks, count in (

@@ -12,6 +12,7 @@ from reference import count
 
 from trnsim.errors import InputError, UnsupportedError
 from trnsim.workloads import build, entry, load_model, model_names
+from trnsim.workloads.catalogue import weight_formats
 
 LLAMA = {
     "model_type": "llama",
@@ -150,3 +151,24 @@ def test_missing_files_and_unknown_names():
 def test_models_that_are_out_of_reach_say_why():
     with pytest.raises(UnsupportedError, match="feed-forward"):
         load_model("Carbon-3B")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, {"default": "bfloat16"}),
+        ({"torch_dtype": "float16"}, {"default": "float16"}),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, {"default": "bfloat16", "experts": "mxfp4"}),
+        (
+            {"quantization_config": {"quant_method": "fp8"}, "expert_dtype": "fp4"},
+            {"default": "fp8", "embedding": "bfloat16", "head": "bfloat16", "router": "bfloat16", "experts": "mxfp4"},
+        ),
+    ],
+)
+def test_formats_of_stored_weights(fields, expected):
+    assert weight_formats(LLAMA | fields) == expected
+
+
+def test_unknown_formats_are_refused():
+    with pytest.raises(UnsupportedError, match="'gptq'"):
+        weight_formats({"quantization_config": {"quant_method": "gptq"}})

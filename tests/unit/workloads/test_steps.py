@@ -9,11 +9,21 @@ from hypothesis import strategies as st
 
 from trnsim.errors import InputError
 from trnsim.workloads import Exchange, Layout, Use, build, decode, load_model, prefill, training
-from trnsim.workloads.operators import BACKWARD, FORWARD, OPTIMIZER, PRODUCTS, RECOMPUTE, seen
-from trnsim.workloads.training import hardware_flops, local_parameters, stage_weights
+from trnsim.workloads.operators import BACKWARD, FORWARD, OPTIMIZER, PRODUCTS, RECOMPUTE, Pass, seen
+from trnsim.workloads.steps import layer_forward, layer_kept
+from trnsim.workloads.training import hardware_flops, stage_parameters
 
 SEQUENCE = 2048
-DECODERS = ["llama-3.1-8b", "gpt-2", "gpt-oss-20b", "deepseek-v3", "qwen3.5-35b-a3b", "nemotron-3-nano", "gemma-4-e4b"]
+DECODERS = [
+    "llama-3.1-8b",
+    "gpt-2",
+    "gpt-oss-20b",
+    "deepseek-v3",
+    "qwen3.5-35b-a3b",
+    "nemotron-3-nano",
+    "gemma-4-e4b",
+    "llama-4-scout",
+]
 
 
 def flops(step, phase=None):
@@ -37,6 +47,21 @@ def test_pairs_that_see_each_other(queries, keys, window, causal):
     else:
         expected = queries * (min(keys, window) if window else keys)
     assert seen({"queries": queries, "keys": keys, "window": window, "causal": causal}) == expected
+
+
+@pytest.mark.parametrize("sequence", [100, 8192, 3 * 8192])
+def test_chunks_see_themselves_only(sequence):
+    model = load_model("llama-4-scout")
+    chunked, full = model.layers[0].parts[0], model.layers[3].parts[0]
+    assert (chunked.chunk, full.chunk) == (8192, 0)
+    position = np.arange(sequence)
+    assert full.pairs(sequence, sequence) == 2 * 40 * 256 * (position + 1).sum()
+    assert chunked.pairs(sequence, sequence) == 2 * 40 * 256 * (position % 8192 + 1).sum()
+    core = [u for u in prefill(model, Layout(), 2, sequence) if u.where == "attention.core"]
+    assert sum(u.flops for u in core) == 2 * (
+        36 * chunked.pairs(sequence, sequence) + 12 * full.pairs(sequence, sequence)
+    )
+    assert chunked.pairs(1, 50_000) == 2 * 40 * 256 * 4096.5
 
 
 @pytest.mark.parametrize("name", [*DECODERS, "bert-large"])
@@ -68,7 +93,7 @@ def test_latent_attention_decodes_on_latents():
     (core,) = {u.where: u for u in decode(model, Layout(tp=8), 4, 1000) if u.where == "attention.core"}.values()
     assert core.operator == "decode_attention"
     assert (core.sizes["heads"], core.sizes["kv_heads"]) == (128 / 8, 1)
-    assert (core.sizes["size"], core.sizes["value_size"]) == (576, 512)
+    assert (core.sizes["depth"], core.sizes["width"]) == (576, 512)
 
 
 @settings(max_examples=30, deadline=None, database=None, derandomize=True)
@@ -87,23 +112,28 @@ def test_shares_of_ranks_make_the_whole(tp, pp, ep, dp, name, recompute):
     alone = Layout(dp=1, recompute=recompute)
     whole = sum(hardware_flops(stage) for stage in training(model, alone, SEQUENCE))
     shares = sum(hardware_flops(stage) for stage in training(model, layout, SEQUENCE)) * tp
-    # What ranks of tp repeat: latents of DeepSeek; nothing else of weight.
-    assert whole * (1 - 1e-3) <= shares <= whole * (1.06 if name == "deepseek-v3" else 1 + 1e-3)
-    held = [local_parameters(stage_weights(model, layout, number), layout) for number in range(pp)]
+    # Every rank of tp makes the latents of DeepSeek, and those beyond the heads of keys copy them; the router's tokens
+    # are shared.
+    repeated = [
+        w.products * ((tp if w.shard == "replicated" else max(tp / (w.units or tp), 1)) - 1)
+        for layer in model.layers
+        for w in layer.weights
+        if w.kind == "matmul" and not w.experts and w.name != "router"
+    ]
+    passes = 8 if recompute == "full" else 6
+    assert shares == pytest.approx(whole + passes * SEQUENCE * sum(repeated), rel=1e-4)
+    held = [stage_parameters(model, layout, number) for number in range(pp)]
     dense, experts = (sum(stage[i] for stage in held) for i in (0, 1))
-    assert experts * ep * layout.expert_ranks == sum(
-        w.parameters for layer in model.layers for w in layer.weights if w.experts
-    )
-    cut = sum(
-        w.parameters for layer in model.layers for w in layer.weights if not w.experts and w.shard != "replicated"
-    )
-    copies = sum(
-        w.parameters for layer in model.layers for w in layer.weights if not w.experts and w.shard == "replicated"
-    )
+    weights = [w for layer in model.layers for w in layer.weights]
+    # A bias after a sum over ranks is on all of them.
+    biases = [w.n * max(w.experts, 1) for w in weights if w.shard == "row" and w.bias]
+    every = sum(w.parameters for w in weights if w.experts)
+    assert every <= experts * ep * layout.expert_ranks <= every + sum(biases) * (layout.expert_ranks - 1)
+    cut = sum(w.parameters / min(tp, w.units or tp) for w in weights if not w.experts and w.shard != "replicated")
+    copies = sum(w.parameters for w in weights if not w.experts and w.shard == "replicated")
     outer = model.parameters - sum(layer.parameters for layer in model.layers)
-    biases = 8 * 2 * model.hidden * (tp - 1)  # biases after the sum over ranks: every rank has them
-    padding = 2 * model.hidden * tp  # of the vocabulary
-    assert cut / tp + copies <= dense <= (cut + outer + biases + padding) / tp + copies + 3 * model.hidden
+    padding = 3 * model.hidden  # of the vocabulary, and the final norm
+    assert cut + copies <= dense <= cut + outer / tp + copies + sum(biases) + padding
 
 
 def test_exchanges_of_a_layer_stand_where_they_must():
@@ -130,7 +160,7 @@ def test_exchanges_of_a_layer_stand_where_they_must():
         ("reduce_scatter", "tp", "attention.input"),
     ]
     names = [item.operator if isinstance(item, Use) else item.operation for item in ahead]
-    assert names[2:6] == ["rmsnorm", "all_gather", "matmul", "matmul"]
+    assert names[2:6] == ["rmsnorm", "all_gather", "matmul", "rope"]
     (without,) = training(model, Layout(tp=4, sequence_parallel=False), SEQUENCE)
     assert exchanged(without.chunks[0][0])[1:3] == [
         ("all_reduce", "tp", "attention.output"),
@@ -152,12 +182,12 @@ def test_experts_exchange_tokens():
     assert [item.where for item in sent] == ["experts.dispatch", "experts.combine"]
     assert all(item.bytes == SEQUENCE * 8 * 2048 * 2 and item.ranks == 8 for item in sent)
     (up,) = [u for u in ahead if u.where == "experts.up"]
-    assert (up.sizes["m"], up.sizes["experts"]) == (SEQUENCE * 8, 128 / 8)
+    assert (up.sizes["tokens"], up.sizes["experts"]) == (SEQUENCE * 8, 128 / 8)
     # Serving on ranks that all have the same tokens needs no dispatch: a sum at the end.
     served = decode(model, Layout(tp=4, ep=4), 16, 100)
     assert "all_to_all" not in {operation for operation, _, _ in exchanged(served)}
     (up,) = [u for u in served if u.where == "experts.up"]
-    assert (up.sizes["m"], up.sizes["experts"]) == (16 * 8 / 4, 32)
+    assert (up.sizes["tokens"], up.sizes["experts"]) == (16 * 8 / 4, 32)
     assert 0 < up.sizes["hit"] < 32
 
 
@@ -239,6 +269,27 @@ def test_arrays_of_sizes_give_arrays_of_flops():
     assert together == pytest.approx(alone, rel=1e-12)
 
 
+@pytest.mark.parametrize("name", [*DECODERS, "deepseek-v4-flash", "minimax-m3", "falcon-h1-0.5b", "bert-large"])
+def test_arrays_of_ranks_give_what_each_number_gives(name):
+    ranks = np.array([1, 2, 4, 8])
+    for layer, _ in load_model(name).kinds():
+        common = {"sequences": 2, "queries": 512, "keys": 512, "sequence_parallel": True}
+        together = layer_forward(layer, Pass(tp=ranks, **common))
+        kept = sum(item.bytes for item in layer_kept(layer, Pass(tp=ranks, **common), "none"))
+        for i, tp in enumerate(ranks.tolist()):
+            p = Pass(tp=tp, **common)
+            alone = layer_forward(layer, p)
+            assert np.broadcast_to(flops(together), 4)[i] == flops(alone)
+            assert kept[i] == sum(item.bytes for item in layer_kept(layer, p, "none"))
+            if tp > 1:
+                mine = [
+                    (item.operation, np.broadcast_to(item.bytes, 4)[i])
+                    for item in together
+                    if isinstance(item, Exchange)
+                ]
+                assert mine == [(item.operation, item.bytes) for item in alone if isinstance(item, Exchange)]
+
+
 def test_an_encoder_does_not_decode():
     with pytest.raises(InputError, match="is an encoder"):
         decode(load_model("bert-base"), Layout(), 1, 10)
@@ -262,6 +313,25 @@ def test_bytes_of_decoding_are_weights_and_cache():
     read = sum(u.hbm_bytes for u in step)
     weights = 2 * (model.parameters - model.embedding_parameters)
     assert read == pytest.approx(weights + model.cache_elements(8192) * 2, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3", "mxfp8"])
+def test_products_of_eight_bits(dtype):
+    model = load_model("qwen3-30b-a3b", layers=1)
+    (plain,) = training(model, Layout(), SEQUENCE)
+    (narrow,) = training(model, Layout(product_dtype=dtype), SEQUENCE)
+    assert hardware_flops(narrow) == hardware_flops(plain)
+    ((ahead, after),) = narrow.chunks
+    narrow_ones = [u.where for u in ahead if isinstance(u, Use) and u.dtype == dtype]
+    assert narrow_ones == ["attention.query_key_value", "attention.output", "experts.up", "experts.down"]
+    before = [u.where for u in ahead if isinstance(u, Use) and u.operator.startswith("quantize")]
+    assert before == [f"{where}.quantized" for where in narrow_ones]
+    # Each gradient is quantised once for its two products.
+    assert len([u for u in after if isinstance(u, Use) and u.operator.startswith("quantize")]) == 4
+    assert len([u for u in after if isinstance(u, Use) and u.dtype == dtype]) == 8
+    (up,) = [u for u in ahead if u.where == "attention.output"]
+    scale = 33 / 32 if dtype == "mxfp8" else 1
+    assert up.hbm_bytes == (SEQUENCE * 4096 + 4096 * 2048) * scale + SEQUENCE * 2048 * 2
 
 
 def test_weights_of_a_format_are_read_in_it():

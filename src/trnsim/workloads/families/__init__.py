@@ -55,7 +55,8 @@ def text_fields(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     kind = values.get("model_type")
     inner = values.get("text_config")
     if isinstance(inner, dict):
-        outer = {name: values[name] for name in ("tie_word_embeddings",) if name in values}
+        kept = ("tie_word_embeddings", "quantization_config", "torch_dtype", "dtype")
+        outer = {name: values[name] for name in kept if name in values}
         kind = inner.get("model_type") or kind
         values = {**outer, **inner}
     if not isinstance(kind, str):

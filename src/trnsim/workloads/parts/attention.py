@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trnsim.workloads.operators import Exchange, Pass, Step, Use, seen
-from trnsim.workloads.parts.base import Kept, norm, product
+from trnsim.workloads.parts.base import Kept, joined, norm, product
 from trnsim.workloads.weights import COLUMN, ROW, Count, Weight, ceil_div, vector
+
+# Products of one input, which run as one.
+_INTO = ("attention.query", "attention.key", "attention.value", "attention.gate")
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,30 @@ class Attention:
 
     @property
     def span(self) -> int:
-        """Tokens that a query sees at most; 0: all. Those of a chunk are counted as a window of its mean length."""
-        return self.window or (self.chunk + 1) // 2
+        """Tokens that a query sees at most; 0: all."""
+        return self.window
+
+    def _pieces(self, keys: Count) -> Count:
+        """Chunks of a sequence, taken as equal; 1 where it is shorter than one."""
+        whole = keys / self.chunk
+        return (whole + 1 + abs(whole - 1)) / 2
+
+    def _chunked(self, p: Pass) -> Pass:
+        """The pass as attention sees it: chunks are sequences of their own; decoding is in the middle of one."""
+        if not self.chunk:
+            return p
+        if p.decoding:
+            return replace(p, keys=self._in_chunk(p.keys))
+        pieces = self._pieces(p.keys)
+        return replace(p, sequences=p.sequences * pieces, queries=p.queries / pieces, keys=p.keys / pieces)
+
+    def _in_chunk(self, keys: Count) -> Count:
+        """Tokens that the newest one sees on average."""
+        return keys - (keys > self.chunk) * (keys - (self.chunk + 1) / 2)
 
     def forward(self, p: Pass) -> Step:
-        step: Step = [product(w, p) for w in self.weights if w.kind == "matmul" and w.name != "attention.output"]
+        into = [w for w in self.weights if w.kind == "matmul" and w.name in _INTO]
+        step: Step = [joined(into, p, "attention.query_key_value")]
         heads, kv = ceil_div(self.heads, p.tp), ceil_div(self.kv_heads, p.tp)
         both = [("query", heads), *(() if self.shared_cache else (("key", kv),))]
         if self.norm:
@@ -90,9 +112,10 @@ class Attention:
                 step.append(norm(self.norm_kind, rows, width, p, f"attention.{name}_norm"))
         if self.rotary:
             for name, count in both:
-                sizes = {"tokens": p.tokens, "heads": count, "size": self.rotary}
+                sizes = {"tokens": p.tokens, "heads": count, "depth": self.rotary}
                 step.append(Use("rope", sizes, p.dtype, f"attention.{name}_rope"))
-        step += attend(p, heads, kv, self.size, self.value_size, self.span, self.causal and p.causal)
+        seeing = self._chunked(p)
+        step += attend(seeing, heads, kv, self.size, self.value_size, self.span, self.causal and p.causal)
         if self.gate:
             width = heads * self.value_size
             step.append(Use("gated_activation", {"rows": p.tokens, "width": width}, p.dtype, "attention.gated"))
@@ -126,7 +149,14 @@ class Attention:
 
     def pairs(self, queries: Count, keys: Count) -> Count:
         sizes = {"queries": queries, "keys": keys, "window": self.span, "causal": int(self.causal)}
-        return 2 * self.heads * seen(sizes) * (self.size + self.value_size)
+        pieces: Count = 1
+        if self.chunk:
+            pieces = self._pieces(keys)
+            # A single query is in the middle of a chunk; more are spread over all of them.
+            few = queries < pieces
+            pieces = pieces - few * (pieces - 1)
+            sizes |= {"queries": queries / pieces, "keys": few * self._in_chunk(keys) + (1 - few) * keys / pieces}
+        return 2 * self.heads * pieces * seen(sizes) * (self.size + self.value_size)
 
 
 @dataclass(frozen=True)
@@ -152,20 +182,10 @@ class IndexedAttention(Attention):
         return self.chosen
 
     def forward(self, p: Pass) -> Step:
-        sizes = {"heads": self.index_heads, "kv_heads": 1, "keys": p.keys, "size": self.index_size, "value_size": 0}
-        if p.decoding:
-            scores = Use(
-                "decode_attention", sizes | {"sequences": p.tokens}, p.cache_dtype or p.dtype, "indexer.scores"
-            )
-        else:
-            sizes |= {
-                "heads": p.sequences * self.index_heads,
-                "kv_heads": p.sequences,
-                "queries": p.queries,
-                "causal": 1,
-            }
-            scores = Use("attention", sizes, p.dtype, "indexer.scores")
-        return [scores, *super().forward(p)]
+        scores = index_scores(p, self.index_heads, self.index_size, p.keys)
+        named = {w.name: w for w in self.weights}
+        into = joined((named["indexer.query"], named["indexer.key"]), p, "indexer.query_key")
+        return [into, scores, *super().forward(p)]
 
     def cache_elements(self, keys: Count, tp: Count) -> Count:
         return super().cache_elements(keys, tp) + keys * self.index_size
@@ -192,10 +212,10 @@ def attend(
     """
     if p.decoding:
         keys = (p.keys + window - abs(p.keys - window)) / 2 if window else p.keys
-        sizes = {"sequences": p.sequences * p.queries, "heads": heads, "kv_heads": kv_heads, "keys": keys}
-        sizes |= {"size": size, "value_size": value_size} | ({"latent": 1} if latent else {})
+        sizes = {"sequences": p.sequences * p.queries, "heads": heads, "kv_heads": kv_heads, "context": keys}
+        sizes |= {"depth": size, "width": value_size} | ({"latent": 1} if latent else {})
         return [Use("decode_attention", sizes, p.cache_dtype or p.dtype, "attention.core")]
-    common = {"heads": p.sequences * heads, "kv_heads": p.sequences * kv_heads, "size": size, "value_size": value_size}
+    common = {"heads": p.sequences * heads, "kv_heads": p.sequences * kv_heads, "depth": size, "width": value_size}
     alone = isinstance(p.cp, int) and p.cp == 1
     if alone or window or not causal:
         sizes = common | {"queries": p.queries, "keys": p.keys, "causal": int(causal)}
@@ -212,6 +232,12 @@ def attend(
         whole = p.tokens * p.cp * kv_heads * (size + value_size) * p.itemsize
         step.insert(0, Exchange("all_gather", "cp", p.cp, whole, "attention.core"))
     return step
+
+
+def index_scores(p: Pass, heads: Count, size: int, keys: Count) -> Use:
+    """Scores of an indexer, which has one key a token for all its heads and no values."""
+    sizes = {"sequences": p.sequences, "heads": p.sequences * heads, "queries": p.queries, "keys": keys, "depth": size}
+    return Use("index_scores", sizes | {"causal": 1}, p.dtype, "indexer.scores")
 
 
 def kept_scores(p: Pass, heads: Count, value_size: int) -> list[Kept]:

@@ -51,20 +51,24 @@ class Part(Protocol):
         ...
 
 
-def product(weight: Weight, p: Pass, tokens: Count | None = None, fused: int = 1) -> Use:
-    """The matmul of a weight on a rank; ``fused``: as many weights of this size side by side."""
-    k, n = weight.k, weight.n * fused
-    if weight.shard == COLUMN:
-        n = share(weight.n, weight.units, p.tp) * fused
-    elif weight.shard == ROW:
-        k = share(weight.k, weight.units, p.tp)
-    sizes = {"m": p.tokens if tokens is None else tokens, "k": k, "n": n}
-    return Use("matmul", sizes, p.dtype, weight.name, weight_dtype=p.weight_dtype)
+def product(weight: Weight, p: Pass, tokens: Count | None = None) -> Use:
+    """The matmul of a weight on a rank."""
+    return joined((weight,), p, weight.name, tokens)
+
+
+def joined(weights: Sequence[Weight], p: Pass, where: str, tokens: Count | None = None) -> Use:
+    """The matmul of weights with one input, side by side."""
+    k = weights[0].k
+    if weights[0].shard == ROW:
+        k = share(k, weights[0].units, p.tp)
+    n = sum(share(w.n, w.units, p.tp) if w.shard == COLUMN else w.n for w in weights)
+    return multiply(p, where, p.tokens if tokens is None else tokens, k, n)
+
+
+def multiply(p: Pass, where: str, m: Count, k: Count, n: Count) -> Use:
+    """A product with weights, in the format of products."""
+    return Use("matmul", {"m": m, "k": k, "n": n}, p.products, where, weight_dtype=p.weight_dtype)
 
 
 def norm(kind: str, rows: Count, width: Count, p: Pass, where: str) -> Use:
     return Use("layernorm" if kind == "layer" else "rmsnorm", {"rows": rows, "width": width}, p.dtype, where)
-
-
-def products(weights: Sequence[Weight], p: Pass) -> Step:
-    return [product(weight, p) for weight in weights if weight.kind == "matmul"]

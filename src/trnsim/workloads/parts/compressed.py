@@ -7,10 +7,10 @@ and modules of ``deepseek_v4`` in transformers 5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trnsim.workloads.operators import Pass, Step, Use, seen
-from trnsim.workloads.parts.attention import attend, kept_scores
+from trnsim.workloads.parts.attention import attend, index_scores, kept_scores
 from trnsim.workloads.parts.base import Kept, norm, product
 from trnsim.workloads.weights import COLUMN, ROW, Count, Weight, ceil_div, vector
 
@@ -73,7 +73,7 @@ class CompressedAttention:
         step += [
             norm("rms", p.tokens, self.query_rank, p, "attention.query_norm"),
             norm("rms", p.tokens, self.size, p, "attention.key_norm"),
-            Use("rope", {"tokens": p.tokens, "heads": heads + 1, "size": self.rotary}, p.dtype, "attention.rope"),
+            Use("rope", {"tokens": p.tokens, "heads": heads + 1, "depth": self.rotary}, p.dtype, "attention.rope"),
         ]
         step += attend(p, heads, 1, self.size, self.size, self.window, True, latent=True)
         if self.ratio:
@@ -85,23 +85,17 @@ class CompressedAttention:
         """Scores of compressed keys; a query of a prefill sees half of them on average."""
         step: Step = []
         if self.index_heads:
-            step.append(self._scores(p, self.index_heads, p.keys // self.ratio, self.index_size, 0, "indexer.scores"))
-        step.append(self._scores(p, heads, self._kept_keys(p.keys), self.size, self.size, "compressor.core"))
-        return step
-
-    def _scores(self, p: Pass, heads: Count, keys: Count, size: int, value_size: int, where: str) -> Use:
-        sizes = {"heads": heads, "kv_heads": 1, "size": size, "value_size": value_size}
+            found = index_scores(
+                p, self.index_heads, self.index_size, p.keys // self.ratio * (1 if p.decoding else 0.5)
+            )
+            step.append(replace(found, sizes={**found.sizes, "causal": 0}))
+        sizes = {"kv_heads": 1, "depth": self.size, "width": self.size}
+        keys = self._kept_keys(p.keys)
         if p.decoding:
-            sizes |= {"sequences": p.sequences * p.queries, "keys": keys, "latent": 1}
-            return Use("decode_attention", sizes, p.cache_dtype or p.dtype, where)
-        sizes |= {
-            "heads": p.sequences * heads,
-            "kv_heads": p.sequences,
-            "queries": p.queries,
-            "keys": keys / 2,
-            "causal": 0,
-        }
-        return Use("attention", sizes, p.dtype, where)
+            sizes |= {"sequences": p.tokens, "heads": heads, "context": keys, "latent": 1}
+            return [*step, Use("decode_attention", sizes, p.cache_dtype or p.dtype, "compressor.core")]
+        sizes |= {"heads": p.sequences * heads, "kv_heads": p.sequences, "queries": p.queries, "keys": keys / 2}
+        return [*step, Use("attention", sizes | {"causal": 0}, p.dtype, "compressor.core")]
 
     def kept(self, p: Pass) -> list[Kept]:
         heads, a = ceil_div(self.heads, p.tp), p.itemsize

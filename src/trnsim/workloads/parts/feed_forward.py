@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trnsim.workloads.operators import Exchange, Pass, Step, Use
-from trnsim.workloads.parts.base import Kept, norm, product
+from trnsim.workloads.parts.base import Kept, multiply, norm, product
 from trnsim.workloads.weights import COLUMN, ROW, Count, Weight, ceil_div, vector
 
 
@@ -119,21 +119,13 @@ class Experts:
         step: Step = [
             Use(
                 "router",
-                {"tokens": p.rows, "width": self.hidden, "experts": self.experts, "active": self.active},
+                {"tokens": p.rows, "width": self.hidden, "experts": self.experts, "k": self.active},
                 p.dtype,
                 "router",
             )
         ]
         if self.latent:
-            step.append(
-                Use(
-                    "matmul",
-                    {"m": p.rows, "k": self.hidden, "n": self.latent},
-                    p.dtype,
-                    "experts.into",
-                    weight_dtype=p.weight_dtype,
-                )
-            )
+            step.append(multiply(p, "experts.into", p.rows, self.hidden, self.latent))
         moved = p.rows * self.active * self.width * a
         step.append(Use("permute", {"rows": p.rows * self.active, "width": self.width}, p.dtype, "experts.dispatch"))
         if not p.replicated:
@@ -145,15 +137,15 @@ class Experts:
         everyone = p.tokens if p.replicated else p.rows * p.ep * p.expert_tp
         hit = local * (1 - (1 - self.active / self.experts) ** everyone)
         inner = ceil_div(self.inner, p.expert_tp)
-        common = {"m": m, "experts": local, "hit": hit}
+        common = {"tokens": m, "experts": local, "hit": hit}
         into = common | {"k": self.width, "n": inner * (2 if self.gated else 1)}
         step += [
-            Use("grouped_matmul", into, p.dtype, "experts.up", weight_dtype=p.weight_dtype),
+            Use("grouped_matmul", into, p.products, "experts.up", weight_dtype=p.weight_dtype),
             _activation(m, inner, self.gated, p, "experts.activation"),
             Use(
                 "grouped_matmul",
                 common | {"k": inner, "n": self.width},
-                p.dtype,
+                p.products,
                 "experts.down",
                 weight_dtype=p.weight_dtype,
             ),
@@ -165,15 +157,7 @@ class Experts:
             ]
         step.append(Use("combine", {"rows": p.rows * self.active, "width": self.width}, p.dtype, "experts.combine"))
         if self.latent:
-            step.append(
-                Use(
-                    "matmul",
-                    {"m": p.rows, "k": self.latent, "n": self.hidden},
-                    p.dtype,
-                    "experts.out",
-                    weight_dtype=p.weight_dtype,
-                )
-            )
+            step.append(multiply(p, "experts.out", p.rows, self.latent, self.hidden))
         if self.shared:
             step += network("shared", p, p.tokens, self.hidden, ceil_div(self.shared, p.tp), self.gated)
         if self.shared_gate:
@@ -223,15 +207,14 @@ def _network(name: str, hidden: int, inner: int, gated: bool, bias: bool) -> lis
 def network(name: str, p: Pass, tokens: Count, hidden: int, inner: Count, gated: bool) -> Step:
     """The operators of a network of which a rank has ``inner``: one where ``p.fused``, else three."""
     if p.fused:
-        sizes = {"m": tokens, "k": hidden, "n": inner}
-        return [Use("gated_mlp" if gated else "mlp", sizes, p.dtype, name, weight_dtype=p.weight_dtype)]
-    up = {"m": tokens, "k": hidden, "n": inner * (2 if gated else 1)}
+        sizes = {"tokens": tokens, "width": hidden, "hidden": inner, "outputs": hidden}
+        return [Use("gated_mlp" if gated else "mlp", sizes, p.products, name, weight_dtype=p.weight_dtype)]
     return [
-        Use("matmul", up, p.dtype, f"{name}.up", weight_dtype=p.weight_dtype),
+        multiply(p, f"{name}.up", tokens, hidden, inner * (2 if gated else 1)),
         _activation(tokens, inner, gated, p, f"{name}.activation"),
-        Use("matmul", {"m": tokens, "k": inner, "n": hidden}, p.dtype, f"{name}.down", weight_dtype=p.weight_dtype),
+        multiply(p, f"{name}.down", tokens, inner, hidden),
     ]
 
 
 def _activation(rows: Count, width: Count, gated: bool, p: Pass, where: str) -> Use:
-    return Use("gated_activation" if gated else "activation", {"rows": rows, "width": width}, p.dtype, where)
+    return Use("gated_activation" if gated else "elementwise", {"rows": rows, "width": width}, p.dtype, where)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trnsim.workloads.operators import Pass, Step, Use, seen
-from trnsim.workloads.parts.attention import attend, kept_scores
-from trnsim.workloads.parts.base import Kept, norm, product
+from trnsim.workloads.parts.attention import attend, index_scores, kept_scores
+from trnsim.workloads.parts.base import Kept, joined, norm, product
 from trnsim.workloads.weights import COLUMN, ROW, Count, Weight, ceil_div, vector
 
 
@@ -41,13 +41,7 @@ class Indexer:
     def forward(self, p: Pass) -> Step:
         step: Step = [product(w, p) for w in self.weights if w.kind == "matmul"]
         step.append(norm("layer", p.tokens, self.size, p, "indexer.key_norm"))
-        common = {"heads": self.heads, "kv_heads": 1, "keys": p.keys, "size": self.size, "value_size": 0}
-        if p.decoding:
-            sizes = common | {"sequences": p.sequences * p.queries}
-            step.append(Use("decode_attention", sizes, p.cache_dtype or p.dtype, "indexer.scores"))
-        else:
-            sizes = common | {"queries": p.queries, "causal": 1, "heads": p.sequences * self.heads}
-            step.append(Use("attention", sizes | {"kv_heads": p.sequences}, p.dtype, "indexer.scores"))
+        step.append(index_scores(p, self.heads, self.size, p.keys))
         return step
 
 
@@ -105,19 +99,16 @@ class LatentAttention:
 
     def forward(self, p: Pass) -> Step:
         named, heads = self._by_name(), ceil_div(self.heads, p.tp)
-        step: Step = []
+        into = [named[name] for name in ("attention.query_latent", "attention.latent") if name in named]
+        step: Step = [joined(into, p, "attention.latents")]
         if self.query_rank:
-            step += [
-                product(named["attention.query_latent"], p),
-                norm("rms", p.tokens, self.query_rank, p, "attention.query_norm"),
-            ]
+            step.append(norm("rms", p.tokens, self.query_rank, p, "attention.query_norm"))
         step += [
             product(named["attention.query"], p),
-            product(named["attention.latent"], p),
             norm("rms", p.tokens, self.rank, p, "attention.latent_norm"),
         ]
         for name, count in (("query", heads), ("key", 1)):
-            sizes = {"tokens": p.tokens, "heads": count, "size": self.rotary}
+            sizes = {"tokens": p.tokens, "heads": count, "depth": self.rotary}
             step.append(Use("rope", sizes, p.dtype, f"attention.{name}_rope"))
         if self.indexer:
             step += self.indexer.forward(p)

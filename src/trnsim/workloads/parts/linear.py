@@ -57,8 +57,8 @@ class _Linear:
             "tokens": p.tokens,
             "sequences": p.sequences,
             "heads": local,
-            "size": size,
-            "value_size": value,
+            "depth": size,
+            "width": value,
             "passes": self.passes,
         }
         step.append(Use("linear_attention", sizes, p.dtype, "attention.core"))
