@@ -11,14 +11,13 @@ is preempted first. A preempted request goes back to the front of the queue.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from trnsim.errors import InternalError
 
-from .cache import KvCache
+from .cache import BlockKeys, KvCache
 from .cost import NONE, Integers, RunCost, Step, StepCost
 from .log import STEP_COLUMNS, Columns, Emissions
 from .records import Records
@@ -57,7 +56,7 @@ class Replica:
         settings: ReplicaSettings,
         records: Records,
         *,
-        keys: Sequence[Sequence[Hashable]] | None = None,
+        keys: BlockKeys | None = None,
         step_limit: int = _LONGEST_RUN,
     ) -> None:
         self.number = number
@@ -204,7 +203,7 @@ class Replica:
                 return None
             self._seat(request, kept, kept, units, 0)
             return 0
-        keys = self.keys[request] if self.keys is not None else ()
+        keys = self.keys[request] if self.keys is not None else []
         # At least one token is computed, so that there is something to sample from.
         usable = keys[: (goal - 1) // cache.unit_tokens]
         hits, unused = cache.matching(usable) if usable else (0, 0)
@@ -452,6 +451,8 @@ class Replica:
                 self._leave_range(row)
                 self._drop(row)
                 finished.append(int(row[REQUEST]))
+                if self.keys is not None:
+                    self.keys.forget(finished[-1])
             keep = live[:, ~over]
             self.n = keep.shape[1]
             self.table[:, : self.n] = keep

@@ -162,6 +162,7 @@ recompute_granularity: full
 
 
 def test_training_layouts(file):
+    pytest.importorskip("yaml")
     nemo = read_training_yaml(file(NEMO))
     assert (nemo.tensor, nemo.pipeline, nemo.chunks, nemo.data, nemo.microbatches) == (4, 2, 5, 4, 32)
     assert (nemo.zero, nemo.recompute, nemo.sequence_parallel, nemo.precision) == (1, "selective", True, "bf16")
@@ -187,6 +188,7 @@ def test_training_layouts(file):
     ],
 )
 def test_bad_training_layouts(file, text, words):
+    pytest.importorskip("yaml")
     with pytest.raises(InputError, match=words):
         read_training_yaml(file(text))
 
