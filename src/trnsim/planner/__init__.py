@@ -1,1 +1,1 @@
-"""Plans: how long a model takes to train or serve on a system, in how much memory, at what cost."""
+"""Plans: how a model is laid out over chips, and what follows for time, memory and cost."""

@@ -14,6 +14,31 @@ from collections.abc import Hashable, Sequence
 from trnsim.errors import InternalError
 
 
+class BlockKeys:
+    """Keys of the cache's blocks of each request, made while the request is in the system.
+
+    Each of the workload's blocks is ``parts`` of the cache's, or every ``stride``-th ends one.
+    """
+
+    def __init__(self, keys: Sequence[Sequence[Hashable]], parts: int, stride: int) -> None:
+        self._theirs = keys
+        self._parts = parts
+        self._stride = stride
+        self._made: dict[int, list[Hashable]] = {}
+
+    def __getitem__(self, request: int) -> list[Hashable]:
+        made = self._made.get(request)
+        if made is None:
+            theirs = self._theirs[request][self._stride - 1 :: self._stride]
+            made = [(key, j) for key in theirs for j in range(self._parts)] if self._parts > 1 else list(theirs)
+            self._made[request] = made
+        return made
+
+    def forget(self, request: int) -> None:
+        """The request has left."""
+        self._made.pop(request, None)
+
+
 class KvCache:
     """``total`` units of ``unit_tokens`` tokens."""
 

@@ -11,14 +11,13 @@ is preempted first. A preempted request goes back to the front of the queue.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from trnsim.errors import InternalError
 
-from .cache import KvCache
+from .cache import BlockKeys, KvCache
 from .cost import NONE, Integers, RunCost, Step, StepCost
 from .log import STEP_COLUMNS, Columns, Emissions
 from .records import Records
@@ -57,7 +56,7 @@ class Replica:
         settings: ReplicaSettings,
         records: Records,
         *,
-        keys: Sequence[Sequence[Hashable]] | None = None,
+        keys: BlockKeys | None = None,
         step_limit: int = _LONGEST_RUN,
     ) -> None:
         self.number = number
@@ -80,6 +79,7 @@ class Replica:
         self._shared: dict[int, int] = {}  # request -> shared blocks it holds
         self._steady = False  # the last step decoded the very sequences that run now
         self._preempted = False  # in this plan
+        self._new: list[int] = []  # requests that are scheduled for the first time in this plan
         self._moved_tokens = 0  # tokens swapped out or in since the last step
 
     @property
@@ -114,6 +114,9 @@ class Replica:
             chunks, decodes = self._chunked()
         else:
             chunks, decodes = self._prefill_first()
+        for request in self._new:
+            self.records.scheduled[request], self.records.replica[request] = now, self.number
+        self._new.clear()
         moved = self._move_ps()
         decoding = self.n - chunks.size
         if not chunks.size and not moved and decodes:
@@ -200,7 +203,7 @@ class Replica:
                 return None
             self._seat(request, kept, kept, units, 0)
             return 0
-        keys = self.keys[request] if self.keys is not None else ()
+        keys = self.keys[request] if self.keys is not None else []
         # At least one token is computed, so that there is something to sample from.
         usable = keys[: (goal - 1) // cache.unit_tokens]
         hits, unused = cache.matching(usable) if usable else (0, 0)
@@ -234,7 +237,7 @@ class Replica:
         records.kept[request] = 0
         self._steady = False
         if records.scheduled[request] < 0:
-            records.scheduled[request] = -2  # now; the plan writes the time
+            self._new.append(request)
 
     def _order(self) -> None:
         """Sequences that decode first, each kind in order of admission."""
@@ -251,9 +254,11 @@ class Replica:
 
     def _needs(self, count: int) -> Integers:
         """Units that each of the first ``count`` sequences needs for a decode step beyond what it holds."""
-        unit = self.cache.unit_tokens
-        needed = np.minimum(self.table[CONTEXT, :count] + self.settings.decode_tokens, self._longest)
-        return np.maximum(-(-needed // unit) - self.table[UNITS, :count], 0)
+        unit, context, units = self.cache.unit_tokens, self.table[CONTEXT, :count], self.table[UNITS, :count]
+        if self.settings.speculation is None:
+            return (units * unit <= context).astype(np.int64)
+        needed = np.minimum(context + self.settings.decode_tokens, self._longest)
+        return np.maximum(-(-needed // unit) - units, 0)
 
     @property
     def _longest(self) -> int:
@@ -300,10 +305,10 @@ class Replica:
             self.emissions.ranges.append(int(row[REQUEST]), int(row[SINCE]), rows)
 
     def _drop(self, row: Integers) -> None:
-        """Give back what a sequence holds."""
-        shared = 0
+        """Give back what a sequence holds, and note what it has put out."""
+        shared, request = 0, int(row[REQUEST])
+        self.records.emitted[request] = self.records.target[request] - row[LEFT]
         if self.keys is not None:
-            request = int(row[REQUEST])
             shared = self._shared.pop(request)
             self.cache.release(self.keys[request][:shared])
         self.cache.give(int(row[UNITS]) - shared)
@@ -347,14 +352,7 @@ class Replica:
             *(now, end, int(chunks.sum()), chunks.size),
             *(sequences, int(step.decode_context.sum()), used, yielded),
         )
-        self._mark_scheduled(now)
         return _Plan(now, np.array([end], np.int64), decoding, chunks, NONE, growth, decodes and decoding > 0)
-
-    def _mark_scheduled(self, now: int) -> None:
-        requests = self.table[REQUEST, : self.n]
-        new = requests[self.records.scheduled[requests] == -2]
-        self.records.scheduled[new] = now
-        self.records.replica[new] = self.number
 
     def _growth(self, count: int, steps: int) -> Integers | None:
         speculation = self.settings.speculation
@@ -366,10 +364,10 @@ class Replica:
         total = np.minimum(np.cumsum(yields, axis=1), live[LEFT][:, None])
         return np.asarray(np.diff(total, axis=1, prepend=0), np.int64)
 
-    def _take_for_decode(self, count: int, grown: Integers) -> None:
+    def _take_for_decode(self, count: int, grown: Integers | int) -> None:
         """Take the units for a decode step of the first ``count`` sequences, which have ``grown`` since the plan."""
         unit = self.cache.unit_tokens
-        context = self.table[CONTEXT, :count] + (grown if grown.size else 0)
+        context = self.table[CONTEXT, :count] + grown
         needed = -(-np.minimum(context + self.settings.decode_tokens, self._longest) // unit)
         needed = np.maximum(needed, self.table[UNITS, :count])
         self.cache.take(int(needed.sum() - self.table[UNITS, :count].sum()))
@@ -414,6 +412,9 @@ class Replica:
         live, unit = self.table[:, : self.n], self.cache.unit_tokens
         tokens, available = self.settings.decode_tokens, self.cache.available
 
+        if self.n * (steps * tokens // unit + 1) <= available:
+            return max(1, steps)
+
         def fits(count: int) -> bool:
             needed = -(-np.minimum(live[CONTEXT] + count * tokens, self._longest) // unit)
             return int(np.maximum(needed - live[UNITS], 0).sum()) <= available
@@ -450,6 +451,8 @@ class Replica:
                 self._leave_range(row)
                 self._drop(row)
                 finished.append(int(row[REQUEST]))
+                if self.keys is not None:
+                    self.keys.forget(finished[-1])
             keep = live[:, ~over]
             self.n = keep.shape[1]
             self.table[:, : self.n] = keep
@@ -466,7 +469,6 @@ class Replica:
         live[CONTEXT] += grown
         live[LEFT] -= grown
         live[DONE] += steps
-        self.records.emitted[live[REQUEST]] += grown
 
     def _prefill(self, plan: _Plan, now: int) -> None:
         records = self.records
@@ -485,7 +487,6 @@ class Replica:
                 continue
             row[LEFT] -= 1
             row[SINCE] = rows
-            records.emitted[request] += 1
             self.emissions.single.append(request, now)
             if records.first_token[request] < 0:
                 records.first_token[request] = now
@@ -494,14 +495,17 @@ class Replica:
         steps, n, unit = plan.ends.size, self.n, self.cache.unit_tokens
         context, units = self.table[CONTEXT, :n], self.table[UNITS, :n]
         used = self.cache.used
-        if plan.growth is None:
+        if plan.growth is None and steps == 1:
+            occupied: Integers = np.full(1, used, np.int64)  # what one step takes was taken when it was planned
+            last: Integers | int = 0
+        elif plan.growth is None:
             # A sequence takes a unit in the step whose token does not fit those it holds, and every ``unit`` later.
             first = np.bincount(np.minimum(units * unit - context, steps), minlength=steps + 1)[:steps]
             if unit < steps:
                 rows = np.append(first, np.zeros(-steps % unit, np.int64)).reshape(-1, unit)
                 first = rows.cumsum(axis=0).ravel()[:steps]
             occupied = used + np.cumsum(first)
-            last: Integers = np.full(n, steps - 1, np.int64)
+            last = steps - 1
         else:
             before = np.cumsum(plan.growth[:, :steps], axis=1) - plan.growth[:, :steps]
             ends = np.minimum(context[:, None] + before + self.settings.decode_tokens, self._longest)
@@ -514,6 +518,7 @@ class Replica:
         view[2:4] = 0
         view[4], view[5], view[6] = n, plan.context_sum[:steps], occupied
         view[7] = n if plan.growth is None else plan.growth[:, :steps].sum(axis=0)
-        self._take_for_decode(n, last)
+        if occupied[-1] > used:
+            self._take_for_decode(n, last)
         if self.cache.used != occupied[-1]:
             raise InternalError("the log of the cache went wrong", value=int(occupied[-1]), limit=self.cache.used)

@@ -7,7 +7,7 @@ time, ends come before arrivals and both before planning, and ties go by number:
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from trnsim.errors import InputError, InternalError
 
+from .cache import BlockKeys
 from .cost import StepCost
 from .records import Records
 from .replica import Replica
@@ -122,18 +123,14 @@ def _servable(
     return fits
 
 
-def _block_keys(workload: Workload, settings: ReplicaSettings) -> list[Sequence[Hashable]] | None:
+def _block_keys(workload: Workload, settings: ReplicaSettings) -> BlockKeys | None:
     """Keys of the cache's blocks, from those of the workload's blocks."""
     cache = settings.cache
     if not cache.prefix_reuse or workload.prefix_keys is None:
         return None
     theirs, ours = workload.prefix_block_tokens, cache.block_tokens
-    if theirs % ours == 0:
-        parts = theirs // ours
-        return [[(key, j) for key in keys for j in range(parts)] for keys in workload.prefix_keys]
-    if ours % theirs == 0:
-        parts = ours // theirs
-        return [list(keys[parts - 1 :: parts]) for keys in workload.prefix_keys]
+    if theirs % ours == 0 or ours % theirs == 0:
+        return BlockKeys(workload.prefix_keys, max(1, theirs // ours), max(1, ours // theirs))
     raise InputError(
         "the blocks of the cache and of the workload's prefixes do not divide each other", value=ours, limit=theirs
     )

@@ -404,7 +404,7 @@ def same(a, b):
     np.testing.assert_array_equal(a.emissions, b.emissions)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(systems())
 def test_any_system(system):
     requests, pool, options = system
