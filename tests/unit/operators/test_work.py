@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trnsim.errors import InputError
+from trnsim.kernels.contract import Problem
+from trnsim.operators.kernel_costs import contracts
 from trnsim.operators.work import OPERATORS, itemsize, operator, pairs
 
 SIZE = st.integers(1, 40)
@@ -45,9 +47,9 @@ def test_many_uses_at_once(name):
             2 * (16 + 16 + 16),
         ),
         ("decode_attention", {"sequences": 3, "heads": 2, "key_heads": 1, "keys": 5, "depth": 4}, 480, 240 + 96),
-        ("rmsnorm", {"rows": 3, "width": 4}, 48, 48),
-        ("adam_step", {"elements": 10}, 120, 280),
-        ("gated_mlp", {"tokens": 2, "width": 3, "hidden": 5}, 180, 24 + 90),
+        ("rmsnorm", {"rows": 3, "width": 4}, 48, 48 + 8),
+        ("adam", {"elements": 10}, 140, 280),
+        ("gated_mlp", {"tokens": 2, "width": 3, "hidden": 5, "outputs": 3}, 180, 24 + 90),
         ("grouped_matmul", {"tokens": 4, "k": 3, "n": 5, "experts": 2}, 120, 2 * (12 + 30 + 20)),
     ],
 )
@@ -55,6 +57,23 @@ def test_by_hand(name, sizes, flops, moved):
     found = operator(name)
     used = found.use(sizes)
     assert (found.flops(used), found.bytes(used, "bfloat16")) == (flops, moved)
+
+
+@pytest.mark.parametrize("name", sorted(contracts()))
+@given(st.data())
+@settings(deadline=None, max_examples=10)
+def test_as_the_contract_of_our_kernel_has_it(name, data):
+    """The same operator: sizes, options, operations and bytes."""
+    contract = contracts()[name]
+    if name not in OPERATORS:
+        pytest.skip("only as a kernel")
+    found = operator(name)
+    sizes = {n: data.draw(st.integers(1, 64), n) * 128 for n in contract.sizes}
+    chosen = {n: data.draw(st.sampled_from(values), n) for n, values in contract.options.items()}
+    problem = Problem(sizes, "bfloat16", chosen)
+    used = found.use({**sizes, **chosen})
+    assert found.flops(used) == contract.flops(problem)
+    assert found.bytes(used, "bfloat16") == contract.bytes(problem)
 
 
 def test_latent_attention_reads_its_keys_once():
