@@ -50,7 +50,7 @@ class Found:
 
 
 def gather(
-    operator: str, dtype: str, chips: Sequence[str], cores: int, store: Store | None, given: Mapping[str, int]
+    operator: str, dtype: str, chips: Sequence[str], cores: int, store: Store | None, given: Mapping[str, int | str]
 ) -> list[Found]:
     """The costs of all implementations on each chip; where one refuses, why.
 
@@ -115,7 +115,9 @@ def listed() -> list[dict[str, Any]]:
     rows = []
     for name in sorted({*OPERATORS, *kernels}):
         fitted, kernel = OPERATORS.get(name), kernels.get(name)
-        options: dict[str, list[Any]] = {o: [] for o in fitted.defaults} if fitted is not None else {}
+        options: dict[str, list[Any]] = (
+            {o: [] for o in (*fitted.defaults, *fitted.ignored)} if fitted is not None else {}
+        )
         if kernel is not None:
             options |= {o: list(values) for o, values in kernel.options.items()}
         sizes = kernel.sizes if kernel is not None else fitted.sizes if fitted is not None else ()
@@ -125,6 +127,17 @@ def listed() -> list[dict[str, Any]]:
             {"operator": name, "sizes": list(sizes), "options": options, "implementations": has, "dtypes": formats}
         )
     return rows
+
+
+def word_options() -> set[str]:
+    """Options of operators whose values are words."""
+    from trnsim.operators.kernel_costs import contracts
+    from trnsim.operators.work import OPERATORS
+
+    words = {
+        n for c in contracts().values() for n, values in c.options.items() if any(isinstance(v, str) for v in values)
+    }
+    return words | {name for found in OPERATORS.values() for name in found.ignored}
 
 
 def formats() -> dict[str, list[str]]:

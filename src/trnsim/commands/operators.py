@@ -65,19 +65,24 @@ def _store(cache: str | None) -> Any:
     return Store(cache) if cache is not None else None
 
 
-def _sizes(arguments: list[str]) -> dict[str, int]:
-    """``--m 4096 --k=4096`` as sizes."""
+def _sizes(arguments: list[str]) -> dict[str, int | str]:
+    """``--m 4096 --k=4096 --activation silu`` as sizes and options."""
+    from trnsim.commands import operator_costs
+
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if len(words) % 2:
         raise InputError("sizes are written as --NAME NUMBER", value=" ".join(arguments))
-    found: dict[str, int] = {}
-    for name, text in zip(words[::2], words[1::2], strict=True):
-        if not name.startswith("--"):
-            raise InputError(f"sizes are written as --NAME NUMBER, not {name!r}", value=name)
+    found: dict[str, int | str] = {}
+    for option, text in zip(words[::2], words[1::2], strict=True):
+        if not option.startswith("--"):
+            raise InputError(f"sizes are written as --NAME NUMBER, not {option!r}", value=option)
+        name = option[2:].replace("-", "_")
         try:
-            found[name[2:].replace("-", "_")] = int(text)
+            found[name] = int(text)
         except ValueError:
-            raise InputError(f"{name} needs an integer", operand=name, value=text) from None
+            if name not in operator_costs.word_options():
+                raise InputError(f"{option} needs an integer", operand=option, value=text) from None
+            found[name] = text
     return found
 
 

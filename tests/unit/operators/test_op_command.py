@@ -42,6 +42,15 @@ def test_a_refusal_stands_beside_what_works():
     assert "h100 gpu: matmul measured" in done.stdout
 
 
+def test_options_that_are_words():
+    sizes = ["--tokens=128", "--width=512", "--hidden=1024", "--outputs=512"]
+    plain, chosen = (
+        json.loads(invoke("gated_mlp", *sizes, *more, "--chip", "h100", "--json", "-").stdout)["costs"]
+        for more in ([], ["--activation", "silu"])
+    )
+    assert plain == chosen
+
+
 def test_list():
     found = {o["operator"]: o for o in json.loads(invoke("list", "--json", "-").stdout)["operators"]}
     assert {"matmul", "attention", "decode_attention", "moe", "rmsnorm", "adam"} <= set(found)
