@@ -98,58 +98,55 @@ class Operator:
 
 
 def pairs(s: Sizes) -> Size:
-    """Pairs of a query and a key that it sees, of one head. Queries are the last of the keys."""
+    """Pairs of a query and a key that it sees, of one head. Causal queries are the last of the keys."""
     queries, keys = s["queries"], s["keys"]
-    every = queries * keys
     before = np.maximum(keys - queries, 0)
-    causal = queries * before + queries * (queries + 1) / 2
-    window = np.where(np.asarray(s["window"]) > 0, s["window"], keys)
-    # Queries that see fewer keys than the window holds: each further one sees one more.
+    # Causal queries that see fewer keys than the window holds: each further one sees one more.
+    window = _or(s["window"], keys)
     short = np.clip(window - before, 0, queries)
-    windowed = short * before + short * (short + 1) / 2 + (queries - short) * window
-    return np.where(np.asarray(s["causal"]) > 0, np.minimum(causal, windowed), every)
+    causal = short * before + short * (short + 1) / 2 + (queries - short) * window
+    return np.where(np.asarray(s["causal"]) > 0, causal, queries * keys)
+
+
+def _or(value: Size, other: Size) -> Size:
+    """``value``, or ``other`` where that is 0."""
+    return np.where(np.asarray(value) > 0, value, other)
 
 
 def _attention_shapes(s: Sizes) -> dict[str, Size]:
-    value = np.where(np.asarray(s["value_depth"]) > 0, s["value_depth"], s["depth"])
-    names = ("heads", "key_heads", "queries", "keys", "depth", "causal", "window")
-    return {**{n: s[n] for n in names}, "value_depth": value}
+    names = ("heads", "queries", "keys", "depth", "causal", "window")
+    return {**{n: s[n] for n in names}, "key_heads": s["kv_heads"], "value_depth": _or(s["width"], s["depth"])}
 
 
-def _attention_flops(s: Sizes) -> Size:
-    value = _attention_shapes(s)["value_depth"]
-    return 2 * s["heads"] * pairs(s) * (s["depth"] + value)
+def _attention_bytes(s: Sizes, dtype: str, times: int = 1) -> Size:
+    value = _or(s["width"], s["depth"])
+    read = s["heads"] * s["queries"] * s["depth"] + s["kv_heads"] * s["keys"] * (s["depth"] + value)
+    return times * (read * itemsize(dtype) + s["heads"] * s["queries"] * value * wide(dtype))
 
 
-def _attention_bytes(s: Sizes, dtype: str) -> Size:
-    value = _attention_shapes(s)["value_depth"]
-    read = s["heads"] * s["queries"] * s["depth"] + s["key_heads"] * s["keys"] * (s["depth"] + value)
-    return read * itemsize(dtype) + s["heads"] * s["queries"] * value * wide(dtype)
-
-
-def _decode_value(s: Sizes) -> Size:
-    return np.where(np.asarray(s["value_depth"]) > 0, s["value_depth"], s["depth"])
-
-
-def _decode_part(s: Sizes, _: str) -> tuple[Part, ...]:
-    shapes = {n: s[n] for n in ("sequences", "heads", "key_heads", "depth")}
-    keys = np.where(np.asarray(s["window"]) > 0, np.minimum(s["keys"], np.maximum(s["window"], 1)), s["keys"])
-    latent = np.asarray(s["latent"]) > 0
-    if np.all(latent):
-        return (("latent decode", {**shapes, "keys": keys, "value_depth": 0 * s["depth"]}),)
-    if np.any(latent):
-        raise InputError("decode_attention: latent must be the same for all uses", operand="latent")
-    return (("decode", {**shapes, "keys": keys, "value_depth": _decode_value(s)}),)
+def _attention_flops(s: Sizes, keys: int = 1, values: int = 1) -> Size:
+    """``keys`` and ``values``: how many products have the size of a key, of a value, as one side."""
+    return 2 * s["heads"] * pairs(s) * (keys * s["depth"] + values * _or(s["width"], s["depth"]))
 
 
 def _decode_keys(s: Sizes) -> Size:
-    return np.where(np.asarray(s["window"]) > 0, np.minimum(s["keys"], np.maximum(s["window"], 1)), s["keys"])
+    return np.minimum(s["context"], _or(s["window"], s["context"]))
+
+
+def _decode_parts(s: Sizes, _: str) -> tuple[Part, ...]:
+    latent = np.asarray(s["latent"]) > 0
+    if np.any(latent) and not np.all(latent):
+        raise InputError("decode_attention: latent must be the same for all uses", operand="latent")
+    shapes = {n: s[n] for n in ("sequences", "heads", "depth")} | {"key_heads": s["kv_heads"], "keys": _decode_keys(s)}
+    if np.all(latent):
+        return (("latent decode", {**shapes, "value_depth": 0 * s["depth"]}),)
+    return (("decode", {**shapes, "value_depth": _or(s["width"], s["depth"])}),)
 
 
 def _decode_bytes(s: Sizes, dtype: str) -> Size:
-    value = _decode_value(s)
+    value = _or(s["width"], s["depth"])
     stored = np.where(np.asarray(s["latent"]) > 0, s["depth"], s["depth"] + value)
-    cache = s["sequences"] * s["key_heads"] * _decode_keys(s) * stored * itemsize(dtype)
+    cache = s["sequences"] * s["kv_heads"] * _decode_keys(s) * stored * itemsize(dtype)
     return cache + s["sequences"] * s["heads"] * (s["depth"] + value) * wide(dtype)
 
 
@@ -159,6 +156,19 @@ def _matmul(m: Size, k: Size, n: Size) -> Part:
 
 def _matmul_bytes(m: Size, k: Size, n: Size, dtype: str) -> Size:
     return (m * k + k * n) * itemsize(dtype) + m * n * wide(dtype)
+
+
+def _product_of(name: str, ignored: tuple[str, ...], defaults: Mapping[str, int] | None = None) -> Operator:
+    """A product of matrices; ``scaled`` adds a float32 scale for each row and column."""
+    return Operator(
+        name,
+        ("m", "k", "n"),
+        lambda s: 2 * s["m"] * s["k"] * s["n"],
+        lambda s, dtype: _matmul_bytes(s["m"], s["k"], s["n"], dtype) + 4 * s.get("scaled", 0) * (s["m"] + s["n"]),
+        lambda s, _: (_matmul(s["m"], s["k"], s["n"]),),
+        defaults=defaults or {},
+        ignored=ignored,
+    )
 
 
 def _product(s: Sizes, names: tuple[str, ...]) -> Size:
@@ -243,20 +253,15 @@ def _moe_bytes(s: Sizes, dtype: str) -> Size:
 
 
 _ROWS = ("rows", "width")
-_ATTENTION = ("heads", "key_heads", "queries", "keys", "depth")
-_OPTIONS = {"value_depth": 0, "causal": 1, "window": 0}
+_ATTENTION = ("heads", "kv_heads", "queries", "keys", "depth")
+_OPTIONS = {"width": 0, "causal": 1, "window": 0}
 
 OPERATORS: Mapping[str, Operator] = {
     o.name: o
     for o in (
-        Operator(
-            "matmul",
-            ("m", "k", "n"),
-            lambda s: 2 * s["m"] * s["k"] * s["n"],
-            lambda s, dtype: _matmul_bytes(s["m"], s["k"], s["n"], dtype),
-            lambda s, _: (_matmul(s["m"], s["k"], s["n"]),),
-            ignored=("contract_lhs", "contract_rhs"),
-        ),
+        _product_of("matmul", ("contract_lhs", "contract_rhs")),
+        _product_of("matmul_fp8", (), {"scaled": 1}),
+        _product_of("matmul_mx", ()),
         Operator(
             "grouped_matmul",
             ("tokens", "k", "n", "experts"),
@@ -280,23 +285,25 @@ OPERATORS: Mapping[str, Operator] = {
             _attention_bytes,
             lambda s, _: (("attention", _attention_shapes(s)),),
             defaults=_OPTIONS,
+            ignored=("with_lse",),
         ),
         Operator(
             "attention_backward",
             _ATTENTION,
-            lambda s: 2.5 * _attention_flops(s),
-            lambda s, dtype: 2.5 * _attention_bytes(s, dtype),
+            lambda s: _attention_flops(s, keys=3, values=2),
+            lambda s, dtype: _attention_bytes(s, dtype, times=2),
             lambda s, _: (("attention backward", _attention_shapes(s)),),
             defaults=_OPTIONS,
             assumed="five products where the forward pass has two, at its rates",
         ),
         Operator(
             "decode_attention",
-            ("sequences", "heads", "key_heads", "keys", "depth"),
-            lambda s: 2 * s["sequences"] * s["heads"] * _decode_keys(s) * (s["depth"] + _decode_value(s)),
+            ("sequences", "heads", "kv_heads", "context", "depth"),
+            lambda s: 2 * s["sequences"] * s["heads"] * _decode_keys(s) * (s["depth"] + _or(s["width"], s["depth"])),
             _decode_bytes,
-            _decode_part,
-            defaults={"value_depth": 0, "window": 0, "latent": 0},
+            _decode_parts,
+            defaults={"width": 0, "window": 0, "latent": 0},
+            ignored=("block",),
         ),
         _mlp("gated_mlp", 2, ("activation",)),
         _mlp("mlp", 1, ("activation", "bias")),

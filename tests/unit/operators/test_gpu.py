@@ -29,8 +29,8 @@ RATES = gpu_models.GpuRates(flops=2e9, flops16=1e9, bandwidth=3e6, sms=100, item
 SIZE = st.integers(1, 20_000)
 SIZES = {
     "matmul": {"m": 4096, "k": 4096, "n": 1024},
-    "attention": {"heads": 32, "key_heads": 8, "queries": 4096, "keys": 4096, "depth": 128},
-    "decode_attention": {"sequences": 64, "heads": 32, "key_heads": 8, "keys": 4096, "depth": 128},
+    "attention": {"heads": 32, "kv_heads": 8, "queries": 4096, "keys": 4096, "depth": 128},
+    "decode_attention": {"sequences": 64, "heads": 32, "kv_heads": 8, "context": 4096, "depth": 128},
     "rmsnorm": {"rows": 4096, "width": 4096},
     "moe": {"tokens": 1024, "width": 2048, "hidden": 768, "experts": 128, "topk": 8},
 }
@@ -165,7 +165,7 @@ def edited(tmp_path, *changes):
 
 def test_an_edited_chip_is_carried_by_its_rates(tmp_path):
     faster = GpuCosts(edited(tmp_path, ("3350 GB/s", "6700 GB/s")))
-    use = {"sequences": 64, "heads": 32, "key_heads": 8, "keys": 8192, "depth": 128}
+    use = {"sequences": 64, "heads": 32, "kv_heads": 8, "context": 8192, "depth": 128}
     before, after = (
         COSTS["h100"].cost("decode_attention", "bfloat16", **use),
         faster.cost("decode_attention", "bfloat16", **use),
