@@ -140,9 +140,14 @@ def listed() -> list[dict[str, Any]]:
             options |= {o: list(values) for o, values in kernel.options.items()}
         sizes = kernel.sizes if kernel is not None else fitted.sizes if fitted is not None else ()
         has = ["kernel"] * (kernel is not None) + ["compiler", "gpu"] * (fitted is not None)
-        formats = list(kernel.dtypes) if kernel is not None else []
         rows.append(
-            {"operator": name, "sizes": list(sizes), "options": options, "implementations": has, "dtypes": formats}
+            {
+                "operator": name,
+                "sizes": [size for size in sizes if size not in options],
+                "options": options,
+                "implementations": has,
+                "kernel_dtypes": kernel.dtypes if kernel is not None else None,
+            }
         )
     return rows
 
@@ -188,7 +193,7 @@ def as_json(found: Found) -> dict[str, Any]:
     }
 
 
-def show(rows: Sequence[Found]) -> None:
+def show(title: str, rows: Sequence[Found]) -> None:
     """A table of the costs, and below it how each is known and what was refused."""
     costs = [(f, f.cost) for f in rows if f.cost is not None]
     columns = ("chip", "implementation", "time us", "TFLOPS", "HBM GB/s", "bound", "support")
@@ -208,7 +213,7 @@ def show(rows: Sequence[Found]) -> None:
             )
         )
     out = console()
-    out.print(table(costs[0][1].operator, columns, lines))
+    out.print(table(title, columns, lines))
     for found, cost in costs:
         out.print(f"{found.chip} {found.implementation}: {cost.reason}", highlight=False)
     for found in rows:
@@ -229,7 +234,7 @@ def show_list(rows: Sequence[Mapping[str, Any]]) -> None:
 
     shown = Table(title="Operators", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("operator", "sizes", "options", "implementations"):
-        shown.add_column(name)
+        shown.add_column(name, overflow="fold")
     for row in rows:
         sizes = " ".join(f"--{size.replace('_', '-')}" for size in row["sizes"])
         shown.add_row(row["operator"], sizes, options(row["options"]), " ".join(row["implementations"]))

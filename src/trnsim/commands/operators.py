@@ -51,7 +51,7 @@ def op(
         document = {"schema": "trnsim-op-2", "chips": chips, "cores": lnc, "dtype": form, "sizes": given, "costs": rows}
         write_json(document, json)
     if json != "-":
-        operator_costs.show(found)
+        operator_costs.show(f"{operator}, {form}", found)
     if plot is not None:
         from trnsim.commands import roofline
 

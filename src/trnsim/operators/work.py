@@ -355,6 +355,7 @@ OPERATORS: Mapping[str, Operator] = {
         _moving("cross_entropy_backward", ("rows", "vocabulary"), 2, 3, lambda s, _: 16 * s["rows"]),
         _moving("quantize_rows", _ROWS, 1, 3, lambda s, _: s["rows"] * (s["width"] + 4), ignored=("kind",)),
         _moving("quantize_tensor", _ROWS, 1, 3, lambda s, _: s["rows"] * s["width"], ignored=("kind",)),
+        _moving("quantize_mxfp8", ("k", "n"), 1, 3, lambda s, _: s["k"] * s["n"] * 33 / 32, ignored=("kind",)),
         _moving("reduce_rows", _ROWS, 1, 1, ignored=("operation",)),
         _moving("reduce_columns", _ROWS, 1, 1, ignored=("operation",)),
         _moving("reduce_all", _ROWS, 1, 1, ignored=("operation",)),
