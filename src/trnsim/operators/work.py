@@ -59,6 +59,7 @@ class Operator:
 
     Attributes:
         sizes: that a use gives; ``defaults`` those that it need not give, and options, as numbers.
+        check: refuses sizes that do not fit each other.
         ignored: options that decide what is computed, and hardly how long it takes.
         flops: from sizes.
         bytes: from sizes and the format.
@@ -74,6 +75,7 @@ class Operator:
     parts: Callable[[Sizes, str], tuple[Part, ...]]
     defaults: Mapping[str, int] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    check: Callable[[Sizes], None] | None = None
     products: bool = True
     assumed: str = ""
 
@@ -94,7 +96,31 @@ class Operator:
             least = 1 if name in self.sizes else 0
             if isinstance(value, str) or np.min(value) < least:
                 raise InputError(f"{self.name}: {name} must be at least {least}", operand=name, value=value)
+        if self.check is not None:
+            self.check({**self.defaults, **found})
         return {**self.defaults, **found}
+
+
+def _heads_fit(s: Sizes) -> None:
+    heads, kv_heads = np.broadcast_arrays(s["heads"], s["kv_heads"])
+    wrong = np.flatnonzero(heads % kv_heads)
+    if wrong.size:
+        have, each = int(heads.flat[wrong[0]]), int(kv_heads.flat[wrong[0]])
+        nearest = max(1, round(have / each)) * each
+        raise InputError(f"heads must be a multiple of kv_heads; nearest: {nearest}", operand="heads", value=have)
+
+
+def _queries_fit(s: Sizes) -> None:
+    _heads_fit(s)
+    causal, queries, keys = np.broadcast_arrays(s["causal"], s["queries"], s["keys"])
+    wrong = np.flatnonzero((causal > 0) & (keys < queries))
+    if wrong.size:
+        least = int(queries.flat[wrong[0]])
+        raise InputError(
+            f"causal queries are the last of the keys; nearest: {least} keys",
+            operand="keys",
+            value=int(keys.flat[wrong[0]]),
+        )
 
 
 def pairs(s: Sizes) -> Size:
@@ -285,6 +311,7 @@ OPERATORS: Mapping[str, Operator] = {
             _attention_bytes,
             lambda s, _: (("attention", _attention_shapes(s)),),
             defaults=_OPTIONS,
+            check=_queries_fit,
             ignored=("with_lse",),
         ),
         Operator(
@@ -294,6 +321,7 @@ OPERATORS: Mapping[str, Operator] = {
             lambda s, dtype: _attention_bytes(s, dtype, times=2),
             lambda s, _: (("attention backward", _attention_shapes(s)),),
             defaults=_OPTIONS,
+            check=_queries_fit,
             assumed="five products where the forward pass has two, at its rates",
         ),
         Operator(
@@ -303,6 +331,7 @@ OPERATORS: Mapping[str, Operator] = {
             _decode_bytes,
             _decode_parts,
             defaults={"width": 0, "window": 0, "latent": 0},
+            check=_heads_fit,
             ignored=("block",),
         ),
         _mlp("gated_mlp", 2, ("activation",)),

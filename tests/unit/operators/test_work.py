@@ -70,6 +70,8 @@ def test_as_the_contract_of_our_kernel_has_it(name, data):
     sizes = {n: data.draw(st.integers(1, 64), n) * 128 for n in contract.sizes if n not in unset}
     if "keys" in sizes:
         sizes["keys"] += sizes["queries"]
+    if "kv_heads" in sizes:
+        sizes["heads"] *= sizes["kv_heads"]
     chosen = {n: data.draw(st.sampled_from(values), n) for n, values in contract.options.items()}
     formats = contract.dtypes["v4"] if hasattr(contract.dtypes, "items") else contract.dtypes
     problem = Problem({**unset, **sizes}, formats[0], chosen)
@@ -97,10 +99,25 @@ def test_formats():
         itemsize("int4")
 
 
+_ATTENTION = {"heads": 8, "kv_heads": 2, "queries": 64, "keys": 64, "depth": 64}
+
+
 @pytest.mark.parametrize(
-    ("given_sizes", "text"),
-    [({"m": 1}, "no k, n"), ({"m": 1, "k": 1, "n": 1, "x": 2}, "unknown x"), ({"m": -1, "k": 1, "n": 1}, "m must be")],
+    ("name", "sizes", "text"),
+    [
+        ("matmul", {"m": 1}, "no k, n"),
+        ("matmul", {"m": 1, "k": 1, "n": 1, "x": 2}, "unknown x"),
+        ("matmul", {"m": -1, "k": 1, "n": 1}, "m must be"),
+        ("attention", {**_ATTENTION, "kv_heads": 3}, "multiple of kv_heads; nearest: 9"),
+        ("attention", {**_ATTENTION, "keys": 32}, "nearest: 64 keys"),
+        ("attention", {**_ATTENTION, "keys": np.array([64, 128, 32])}, "nearest: 64 keys"),
+        ("attention", {**_ATTENTION, "causal": "no"}, "causal must be"),
+    ],
 )
-def test_bad_sizes(given_sizes, text):
+def test_bad_sizes(name, sizes, text):
     with pytest.raises(InputError, match=text):
-        operator("matmul").use(given_sizes)
+        operator(name).use(sizes)
+
+
+def test_without_a_mask_keys_may_be_fewer():
+    operator("attention").use({**_ATTENTION, "keys": 32, "causal": 0})
