@@ -46,6 +46,7 @@ class Axis:
         grain: what its values are multiples of.
         degree: of time as a polynomial in the number of blocks.
         first: blocks after which they are taken to repeat.
+        far: blocks between the two samples that say by how much time grows with a block (degree one).
     """
 
     name: str
@@ -56,6 +57,7 @@ class Axis:
     grain: int = 1
     degree: int = 1
     first: int = 1
+    far: int = 2
 
 
 @dataclass(frozen=True)

@@ -192,3 +192,4 @@ CONTRACT = Contract(
     ),
     summary="lhs.T @ rhs; either transposed",
 )
+CONTRACTS = (CONTRACT,)

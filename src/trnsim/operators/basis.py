@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from trnsim.kernels.contract import Axis
 
 Weights = dict[int, float]
-# Blocks between the two samples that say by how much time grows with a block.
-FAR = 2
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Knots:
             base = cls._base_of(axis)
             begins = [base + 1]
             second = [base + at for at in (1, *_doublings(1, period), period)]
-            beyond = [base + (1 + FAR) * period] if axis.degree == 1 else [base + 2 * period, base + 3 * period]
+            beyond = [base + (1 + axis.far) * period] if axis.degree == 1 else [base + 2 * period, base + 3 * period]
             whole = {low, *_doublings(low, base), base, *second, *beyond}
             parts = {low, 2 * low, base, base + 1, base + period}
             top = max(whole)
@@ -55,9 +53,10 @@ class Knots:
     def _base_of(axis: Axis) -> int:
         """Tiles before the block that stands for those that follow."""
         period = axis.block // axis.tile
-        return max(axis.first, -(-(-(-axis.low // axis.tile)) // period)) * period
+        low = -(-axis.low // axis.tile)
+        return max(axis.first, -(-low // period)) * period
 
-    def coordinate(self, tiles: int, part: bool = False) -> int:
+    def coordinate(self, tiles: int, *, part: bool = False) -> int:
         """That of a knot."""
         return (tiles - 1) * self.axis.tile + self.axis.grain if part else tiles * self.axis.tile
 
@@ -104,8 +103,8 @@ class Knots:
         """What ``blocks`` blocks more take, from a coordinate ``before`` blocks before the second's end."""
         if self.axis.degree == 1:
             first, second = (self.coordinate(at) for at in self.whole[-2:])
-            _add(whole, first, -blocks / FAR)
-            _add(whole, second, blocks / FAR)
+            _add(whole, first, -blocks / self.axis.far)
+            _add(whole, second, blocks / self.axis.far)
             return
         # The first of them takes so much more than the last sampled one as its place is before or after it.
         linear, bend = blocks, blocks * (blocks - 1) / 2 - blocks * before

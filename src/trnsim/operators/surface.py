@@ -129,7 +129,9 @@ class Surface:
         tables = [self._dense(number, unique) for number, (unique, _) in enumerate(sizes)]
         for start in range(0, len(points), _TOGETHER):
             some = slice(start, start + _TOGETHER)
-            found[some] = self._together([(table, places[some]) for table, (_, places) in zip(tables, sizes, strict=True)])
+            found[some] = self._together(
+                [(table, places[some]) for table, (_, places) in zip(tables, sizes, strict=True)]
+            )
         return found
 
     def _together(self, axes: list[Any]) -> NDArray[np.float64]:
@@ -153,7 +155,7 @@ class Surface:
         every = [self._along(number, int(size)) for size in sizes]
         found = []
         for kind in (0, 1):
-            longest = max(1, max(len(one[kind][1]) for one in every))
+            longest = max(1, *(len(one[kind][1]) for one in every))
             rows, weights = np.zeros((len(sizes), longest), np.int64), np.zeros((len(sizes), longest))
             for place, one in enumerate(every):
                 rows[place, : len(one[kind][1])], weights[place, : len(one[kind][2])] = one[kind][1], one[kind][2]
