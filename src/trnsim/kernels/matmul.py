@@ -8,11 +8,10 @@ than the DMAs. Two cores share the longer side of the result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from trnsim import nki
-from trnsim.kernels.contract import Contract, Problem
+from trnsim.kernels.contract import Axis, Contract, Problem
 from trnsim.kernels.tiles import load_to_all, pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
@@ -137,10 +136,6 @@ def _load_transposed(
         nisa.tensor_copy(dst=tiles[number][:, at : at + group], src=turned)
 
 
-def _shares_columns(problem: Problem) -> bool:
-    return problem.sizes["n"] >= problem.sizes["m"]
-
-
 def _arguments(problem: Problem) -> tuple[Any, ...]:
     m, k, n = (problem.sizes[name] for name in "mkn")
     contract_lhs, contract_rhs = problem.options["contract_lhs"], problem.options["contract_rhs"]
@@ -149,31 +144,52 @@ def _arguments(problem: Problem) -> tuple[Any, ...]:
     return ShapeOnly(lhs, dtype), ShapeOnly(rhs, dtype), contract_lhs, contract_rhs
 
 
-def _blocks(problem: Problem) -> Mapping[str, int]:
-    columns = _shares_columns(problem)
-    blocks = {
-        "m": BLOCK_M * (1 if columns else problem.cores),
-        "n": BLOCK_N * (problem.cores if columns else 1),
-    }
-    return blocks if _keeps(problem) else {**blocks, "k": BLOCK_K}
+def _regime(problem: Problem) -> tuple[Any, ...]:
+    """Whether cores share the columns, and whether columns of rhs stay."""
+    shares = problem.sizes["n"] >= problem.sizes["m"] if problem.cores > 1 else True
+    return shares, keeps(problem)
 
 
-def _keeps(problem: Problem) -> bool:
-    return problem.sizes["k"] // TILE_K * BLOCK_N * (4 if problem.dtype == "float32" else 2) <= KEPT_BYTES
+def keeps(problem: Problem, name: str = "k") -> Any:
+    """Whether columns of rhs stay while all rows of lhs pass."""
+    return problem.sizes[name] < _kept_depth(problem) + TILE_K
+
+
+def _kept_depth(problem: Problem) -> int:
+    return KEPT_BYTES // (BLOCK_N * as_dtype(problem.dtype).itemsize) * TILE_K
+
+
+def depth_axis(problem: Problem, name: str = "k") -> Axis:
+    """The contraction, where columns of rhs stay and where they do not."""
+    limit = _kept_depth(problem) + TILE_K
+    if keeps(problem, name):
+        return Axis(name, TILE_K, BLOCK_K, low=TILE_K, high=limit - 1, grain=64)
+    return Axis(name, TILE_K, BLOCK_K, low=limit, grain=64)
+
+
+def _axes(problem: Problem) -> tuple[Axis, ...]:
+    shares, _ = _regime(problem)
+    by_column, by_row = (problem.cores, 1) if shares else (1, problem.cores)
+    return (
+        Axis("m", TILE_M * by_row, BLOCK_M * by_row),
+        depth_axis(problem),
+        Axis("n", TILE_M * by_column, BLOCK_N * by_column, low=128, grain=64),
+    )
 
 
 CONTRACT = Contract(
     name="matmul",
     kernel=matmul,
     sizes=("m", "k", "n"),
-    dtypes=("bfloat16", "float16", "float32"),
     options={"contract_lhs": (0, 1), "contract_rhs": (0, 1)},
     arguments=_arguments,
-    blocks=_blocks,
-    regime=lambda problem: (_shares_columns(problem), _keeps(problem)),
+    axes=_axes,
+    regime=_regime,
     flops=lambda p: 2 * p.sizes["m"] * p.sizes["k"] * p.sizes["n"],
     bytes=lambda p: (
         (p.sizes["m"] * p.sizes["k"] + p.sizes["k"] * p.sizes["n"] + p.sizes["m"] * p.sizes["n"])
         * as_dtype(p.dtype).itemsize
     ),
+    summary="lhs.T @ rhs; either transposed",
 )
+CONTRACTS = (CONTRACT,)
