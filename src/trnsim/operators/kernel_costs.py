@@ -15,7 +15,7 @@ from trnsim.operators.samples import QUANTITIES
 from trnsim.operators.surfaces import Surfaces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -142,6 +142,16 @@ class KernelCosts:
         if contract is None:
             raise InputError(f"no kernel for {operator!r}", operand="operator", limit=sorted(self._contracts))
         return contract
+
+    def prepare(self, contract: Contract, problems: Sequence[Problem]) -> Surface:
+        """The surface that uses of one regime have in common, with the samples that they need."""
+        found, _ = self.surface(contract, problems[0])
+        if found.knots and found.trusted:
+            points = [self.surface(contract, problem)[1] for problem in problems]
+            lacking = [point for point in points if found.covers(point) and found.missing(point)]
+            if lacking:
+                self._fill(found, contract, problems[0], lacking)
+        return found
 
     def key(self, contract: Contract, problem: Problem) -> tuple[Any, ...]:
         """Equal for the uses that have a surface in common."""

@@ -172,10 +172,9 @@ def _do(task: Task) -> bytes:
     error, entries = "", []
     try:
         contract = contracts()[task.operator]
-        for given in task.given:
-            costs.cost(task.operator, task.dtype, **given)
-        problem = contract.problem(task.dtype, task.cores, task.given[0], costs.generation)
-        entries = [entry_of(costs.surface(contract, problem)[0], problem, repr(costs.key(contract, problem)))]
+        problems = [contract.problem(task.dtype, task.cores, given, costs.generation) for given in task.given]
+        found = costs.prepare(contract, problems)
+        entries = [entry_of(found, problems[0], repr(costs.key(contract, problems[0])))]
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
     sampler = costs.source.sampler
