@@ -73,7 +73,7 @@ class Limit:
         value = max(value, self.low) if self.high is None else min(max(value, self.low), self.high)
         down = value // self.multiple * self.multiple
         up = down + self.multiple
-        best = down if down == value or down >= self.low and value - down <= up - value else up
+        best = down if down == value or (down >= self.low and value - down <= up - value) else up
         return best if self.high is None or best <= self.high else down
 
 
