@@ -13,7 +13,7 @@ import numpy as np
 from trnsim.errors import InputError
 from trnsim.kernels import attention_backward as backward
 from trnsim.kernels import decode_attention as decode
-from trnsim.kernels.attention import KEPT_BYTES, LOAD, ROWS, attention
+from trnsim.kernels.attention import KEPT_BYTES, LOAD, ROWS, STEP, attention
 from trnsim.kernels.contract import Axis, Contract, Limit, Problem, Sizes, most, up
 from trnsim.kernels.shapes import array, item, moved
 
@@ -92,24 +92,25 @@ def _head_axes(problem: Problem) -> tuple[Axis, ...]:
 
 def _axes(problem: Problem) -> tuple[Axis, ...]:
     window = problem.sizes["window"]
-    shared = _by_head(problem) == 0
-    tile = ROWS * (problem.cores if shared else 1)
+    tile = ROWS * (problem.cores if _by_head(problem) == 0 else 1)
+    # Keys of a step of a pass: of the first one on NeuronCore-v4, whose products are half as wide.
+    step = 2 * STEP if problem.generation == "v4" else STEP
+    most_kept = _most_kept(problem)
     if not _causal(problem):
-        keys = Axis("before", ROWS, LOAD, high=_most_kept(problem))
-        if not _kept(problem):
-            keys = Axis("before", ROWS, LOAD, low=_most_kept(problem) + 1)
-        return (*_head_axes(problem), Axis("queries", tile, LOAD), keys)
+        kept = _kept(problem)
+        keys = Axis("before", ROWS, step, low=1 if kept else most_kept + 1, high=most_kept if kept else None)
+        return (*_head_axes(problem), Axis("queries", tile, LOAD, far=1), keys)
     if window:
-        ramp = up(window, LOAD)
-        queries = Axis("queries", tile, LOAD, first=ramp + 1)
+        ramp = up(window, step)
+        queries = Axis("queries", tile, step, first=ramp + 1)
         if _alone(problem):
             return (*_head_axes(problem), queries)
-        return (*_head_axes(problem), queries, Axis("before", ROWS, LOAD, low=ROWS, first=ramp))
-    queries = Axis("queries", tile, LOAD, degree=2)
+        return (*_head_axes(problem), queries, Axis("before", ROWS, step, low=ROWS, first=ramp))
+    queries = Axis("queries", tile, step, degree=2)
     if _alone(problem):
         return (*_head_axes(problem), queries)
-    low = ROWS + 1 if _kept(problem) else _most_kept(problem) + ROWS
-    return (*_head_axes(problem), queries, Axis("before", ROWS, LOAD, low=low))
+    low = ROWS + 1 if _kept(problem) else most_kept + ROWS
+    return (*_head_axes(problem), queries, Axis("before", ROWS, step, low=low))
 
 
 def _regime(problem: Problem) -> tuple[Any, ...]:

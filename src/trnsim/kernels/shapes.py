@@ -30,7 +30,7 @@ def rows_axis(problem: Problem, width: int, name: str = "rows") -> tuple[Axis, .
 def elements_axis(problem: Problem, high: int | None = None, low: int = 4096) -> tuple[Axis, ...]:
     """Elements in tiles (``elementwise.flat_tiles``), which cores share."""
     tile = PARTITIONS * FLAT * problem.cores
-    return (Axis("elements", tile, 4 * tile, low=low, high=high, grain=4096, first=2),)
+    return (Axis("elements", tile // 8, 4 * tile, low=low, high=high, grain=4096),)
 
 
 def elements_of(problem: Problem) -> dict[str, Size]:
