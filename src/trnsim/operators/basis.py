@@ -29,32 +29,36 @@ class Knots:
     parts: tuple[int, ...]
 
     @classmethod
-    def of(cls, axis: Axis, more: Iterable[int] = ()) -> Knots:
+    def of(cls, axis: Axis, more: Iterable[int] = (), more_parts: Iterable[int] = ()) -> Knots:
         """The usual knots: powers of two, ends of blocks, and where a block begins."""
         period, low = axis.block // axis.tile, -(-axis.low // axis.tile)
-        if axis.high is not None:
-            top = max(low, axis.high // axis.tile)
-            begins = [block * period + 1 for block in range(low // period, top // period + 1)]
-            whole = {low, top, *_doublings(low, top), *begins, *(at - 1 for at in begins)}
-            parts = {low, *begins, top}
-        else:
-            base = cls._base_of(axis)
-            begins = [base + 1]
+        if _repeats(axis):
+            base = _base_of(axis)
             second = [base + at for at in (1, *_doublings(1, period), period)]
             beyond = [base + (1 + axis.far) * period] if axis.degree == 1 else [base + 2 * period, base + 3 * period]
             whole = {low, *_doublings(low, base), base, *second, *beyond}
             parts = {low, 2 * low, base, base + 1, base + period}
             top = max(whole)
+        else:
+            top = max(low, (axis.high or 0) // axis.tile)
+            begins = [block * period + 1 for block in range(low // period, top // period + 1)]
+            whole = {low, top, *_doublings(low, top), *begins, *(at - 1 for at in begins)}
+            parts = {low, *begins, top}
         whole = {at for at in whole | set(more) if low <= at <= top}
-        parts = {at for at in parts & whole if at * axis.tile - axis.tile + axis.grain >= axis.low}
+        parts = {at for at in (parts | set(more_parts)) & whole if (at - 1) * axis.tile + axis.grain >= axis.low}
         return cls(axis, tuple(sorted(whole)), tuple(sorted(parts)) if axis.tile > axis.grain else ())
 
-    @staticmethod
-    def _base_of(axis: Axis) -> int:
-        """Tiles before the block that stands for those that follow."""
-        period = axis.block // axis.tile
-        low = -(-axis.low // axis.tile)
-        return max(axis.first, -(-low // period)) * period
+    def and_at(self, tiles: int, *, part: bool = False) -> Knots:
+        """With a knot more, if it is among those of loops that have not settled."""
+        return Knots.of(self.axis, (*self.whole, tiles), (*self.parts, tiles) if part else self.parts)
+
+    def tiles_of(self, coordinate: int) -> int:
+        """Up to the end of a coordinate, of which blocks that repeat are left out."""
+        tiles = -(-coordinate // self.axis.tile)
+        if not _repeats(self.axis):
+            return tiles
+        base, period = _base_of(self.axis), self.axis.block // self.axis.tile
+        return tiles if tiles <= base + period else base + 1 + (tiles - base - 1) % period
 
     def coordinate(self, tiles: int, *, part: bool = False) -> int:
         """That of a knot."""
@@ -63,7 +67,7 @@ class Knots:
     def between(self) -> list[tuple[int, int, int]]:
         """(knot, tiles half way, knot), where there is something between knots that is not beyond all blocks."""
         axis = self.axis
-        end = self.whole[-1] if axis.high is not None else self._base_of(axis) + axis.block // axis.tile
+        end = _base_of(axis) + axis.block // axis.tile if _repeats(axis) else self.whole[-1]
         pairs = zip(self.whole, self.whole[1:], strict=False)
         return [(a, (a + b) // 2, b) for a, b in pairs if b - a > 1 and b <= end]
 
@@ -72,13 +76,10 @@ class Knots:
         axis = self.axis
         tiles = -(-coordinate // axis.tile)
         whole: Weights = {}
-        within = tiles
-        if axis.high is None:
-            base, period = self._base_of(axis), axis.block // axis.tile
-            if tiles > base + period:
-                blocks = (tiles - base - 1) // period
-                within = tiles - blocks * period
-                self._grow(whole, blocks, (base + period - within) / period)
+        within = self.tiles_of(coordinate)
+        if within < tiles:
+            period = axis.block // axis.tile
+            self._grow(whole, (tiles - within) // period, (_base_of(axis) + period - within) / period)
         left, right, share = _place(self.whole, within)
         _add(whole, self.coordinate(left), 1 - share)
         _add(whole, self.coordinate(right), share)
@@ -114,11 +115,25 @@ class Knots:
 
     def _bend(self, whole: Weights, product: int) -> None:
         """A parabola lies below the straight line between two of its points."""
-        period = self.axis.block / self.axis.tile if self.axis.high is None else 0
+        period = self.axis.block / self.axis.tile if _repeats(self.axis) else 0
         if period:
             bend = product / (2 * period**2)
             for at, weight in zip(self.whole[-3:], (-bend, 2 * bend, -bend), strict=True):
                 _add(whole, self.coordinate(at), weight)
+
+
+def _base_of(axis: Axis) -> int:
+    """Tiles before the block that stands for those that follow."""
+    period, low = axis.block // axis.tile, -(-axis.low // axis.tile)
+    return max(axis.first, -(-low // period)) * period
+
+
+def _repeats(axis: Axis) -> bool:
+    """Whether there are blocks enough to tell how much each takes."""
+    if axis.high is None:
+        return True
+    sampled = 1 + axis.far if axis.degree == 1 else 3
+    return _base_of(axis) * axis.tile + sampled * axis.block <= axis.high
 
 
 def _doublings(low: int, high: int) -> list[int]:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from trnsim.operators.store import Store
     from trnsim.operators.surface import Surface
 
-_MODULES = ("matmul",)
+_MODULES = (
+    "matmul", "matmul_fp8", "matmul_mx", "attention_contracts", "rmsnorm", "layernorm", "rope", "mlp", "router",
+    "grouped_matmul", "embedding", "softmax", "cross_entropy", "adam", "reductions", "elementwise", "quantization",
+)  # fmt: skip
 # Costs that are remembered as they are.
 _KNOWN = 100_000
 _BUSY = QUANTITIES.index(f"busy {ENGINES[0]}")

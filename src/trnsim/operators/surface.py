@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 # By how much of the time a sample between knots may differ from what was expected before it becomes one.
 TOLERANCE = 0.005
-# Knots that an axis gets in this way, and samples that only check, at most.
-MOST_KNOTS, CHECKS = 16, 3
+# Knots that an axis gets in this way, at most.
+MOST_KNOTS = 16
+# Samples that only check: the last so many tell the error, after at most so many of which some led to more knots.
+CHECKS, MOST_CHECKS = 3, 10
+GOOD = 0.02
 # The largest error of a check with which a surface is used.
 LARGEST_ERROR = 0.04
 # Instructions of the largest sample that is simulated, and of a use that is not extrapolated.
@@ -291,12 +294,7 @@ class _Builder:
     def build(self) -> Surface:
         for number in range(len(self.axes)):
             self.refine(number)
-        surface = Surface(tuple(self.knots), self.taken, (), *self.support)
-        surface.checks = self.checks(surface)
-        return surface
-
-    def beside(self, number: int, at: int) -> Point:
-        return (*self.middle[:number], at, *self.middle[number + 1 :])
+        return self.checked()
 
     def refine(self, number: int) -> None:
         """Knots of one axis where lines between those there are do not tell the time."""
@@ -304,26 +302,48 @@ class _Builder:
         waiting, added = self.knots[number].between(), 0
         while waiting and added < MOST_KNOTS:
             left, between, right = waiting.pop(0)
-            knots = self.knots[number]
-            whole, _ = knots.weights(between * axis.tile)
-            expected = sum(self.at(self.beside(number, at))[0] * weight for at, weight in whole.items())
-            found = self.at(self.beside(number, between * axis.tile))[0]
-            if abs(expected - found) > TOLERANCE * found:
-                self.knots[number] = Knots.of(axis, (*knots.whole, between))
+            if self.wrong_along(number, self.middle, between * axis.tile) > TOLERANCE:
+                self.knots[number] = self.knots[number].and_at(between)
                 halves = [(left, (left + between) // 2, between), (between, (between + right) // 2, right)]
                 waiting += [half for half in halves if half[0] < half[1] < half[2]]
                 added += 1
 
-    def checks(self, surface: Surface) -> tuple[Check, ...]:
-        """Samples between knots and a little beyond them, the same ones each time."""
+    def wrong_along(self, number: int, point: Point, at: int) -> float:
+        """By how much the time at a coordinate is not what the knots of that axis alone say, in proportion."""
+        expected = 0.0
+        for weights in self.knots[number].weights(at):
+            for place, weight in weights.items():
+                expected += self.at((*point[:number], place, *point[number + 1 :]))[0] * weight
+        found = self.at((*point[:number], at, *point[number + 1 :]))[0]
+        return float(abs(expected - found) / found)
+
+    def checked(self) -> Surface:
+        """The surface, after samples that only check it: where one is wrong, the axis that is gets another knot."""
         draw = np.random.default_rng(len(self.axes))
         found: list[Check] = []
-        for _ in range(CHECKS):
+        for _ in range(MOST_CHECKS):
+            surface = Surface(tuple(self.knots), self.taken, (), *self.support)
             point = tuple(_drawn(draw, knots) for knots in self.knots)
-            fill(surface, self.contract, self.problem, surface.missing(point), self.sample)
-            simulated_ps = float(simulated(self.contract, self.problem, self.axes, point, self.sample)[0][0])
-            found.append(Check(point, float(surface.evaluate(point)[0]), simulated_ps))
-        return tuple(found)
+            found.append(self.check(surface, point))
+            if len(found) >= CHECKS and max(check.error for check in found[-CHECKS:]) <= GOOD:
+                break
+            if found[-1].error > GOOD:
+                self.repair(point)
+        surface = Surface(tuple(self.knots), self.taken, tuple(found[-CHECKS:]), *self.support)
+        for other in surface.missing(found[-1].point):
+            self.at(other)
+        return surface
+
+    def check(self, surface: Surface, point: Point) -> Check:
+        for other in surface.missing(point):
+            surface.add(other, self.at(other))
+        return Check(point, float(surface.evaluate(point)[0]), float(self.at(point)[0]))
+
+    def repair(self, point: Point) -> None:
+        wrong = [self.wrong_along(number, point, at) for number, at in enumerate(point)]
+        worst = int(np.argmax(wrong))
+        knots = self.knots[worst]
+        self.knots[worst] = knots.and_at(knots.tiles_of(point[worst]), part=True)
 
 
 def _end_of_first_block(knots: Knots) -> int:
@@ -334,8 +354,9 @@ def _end_of_first_block(knots: Knots) -> int:
 
 def _drawn(draw: Any, knots: Knots) -> int:
     axis = knots.axis
-    high = axis.high or max(3 * axis.block, axis.low + axis.block)
-    size = round(float(np.exp(draw.uniform(np.log(max(axis.low, high / 16)), np.log(high)))))
+    low = max(axis.low, axis.tile)
+    high = max(low, min(axis.high or 4 * axis.block, axis.first * axis.block + low + 3 * axis.block))
+    size = round(float(np.exp(draw.uniform(np.log(low), np.log(high)))))
     return min(max(axis.low, size // axis.grain * axis.grain), high)
 
 
