@@ -25,7 +25,7 @@ ALLOWED = {
     "session": {"report", "timing", "isa", "machine", "hardware", "numerics", "releases"},
     "nki": {"session", "timing", "isa", "machine", "hardware", "numerics", "releases"},
     "kernels": {"nki", "session", "timing", "isa", "machine", "hardware", "numerics"},
-    "operators": {"kernels", "session", "timing", "isa", "machine", "hardware", "numerics"},
+    "operators": {"report", "kernels", "session", "timing", "isa", "machine", "hardware", "numerics"},
     "installation": {"nki", "compat", "releases"},
     "compat": {"nki", "session", "isa", "machine", "numerics", "releases"},
     "pytest_plugin": {"compat", "installation", "report"},

@@ -67,7 +67,7 @@ def draw(found: Sequence[Found], dtype: str, cores: int, target: str) -> None:
             markeredgecolor="white",
             markersize=11 - chips.index(one.chip) % 5,
             linestyle="none",
-            label=f"{one.chip} {one.implementation}: {cost.microseconds:,.1f} us, {reached:,.{places}f} TFLOPS",
+            label=f"{one.who}: {cost.microseconds:,.1f} us, {reached:,.{places}f} TFLOPS",
         )
     axes.set(
         xscale="log",

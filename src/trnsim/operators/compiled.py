@@ -128,7 +128,8 @@ class CompilerCosts:
         table = _table()
         sizes = found.use(given)
         time = float(self._time(found, dtype, sizes))
-        same = load_chip(self.chip) == load_chip(table["chip"])
+        chip = load_chip(self.chip)
+        same = chip == load_chip(table["chip"])
         here = same and (self.cores, dtype) == (table["cores"], table["dtype"])
         support, reason, error = "calibrated", table["source"], table["error_percent"]
         if found.name != "matmul":
@@ -139,6 +140,8 @@ class CompilerCosts:
             reason = f"carried from {table['chip']} ({table['dtype']}) by peak rates"
             for check in table["carried"]:
                 reason += f"; {check['points']} {check['dtype']} on {check['chip']}: ±{check['error_percent']:.0f} %"
+        if chip.changes:
+            support, reason, error = "what-if", f"set by the user: {chip.changed}; {reason}", None
         return OperatorCost(
             operator=found.name,
             implementation="compiler",

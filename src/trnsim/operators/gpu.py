@@ -258,6 +258,8 @@ class GpuCosts:
         if found.assumed:
             support = _worse(support, "extrapolated")
             reasons.append(found.assumed)
+        if self._chip.changes:
+            return Known("what-if", "; ".join(dict.fromkeys([f"set by the user: {self._chip.changed}", *reasons])))
         error = errors[0] if len(errors) == 1 and support == "calibrated" else None
         return Known(support, "; ".join(dict.fromkeys(reasons)), error)
 

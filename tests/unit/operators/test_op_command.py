@@ -42,6 +42,21 @@ def test_a_refusal_stands_beside_what_works():
     assert "h100 gpu: matmul measured" in done.stdout
 
 
+def test_what_if_of_one_of_several_chips():
+    chips = ["--chip", "h100", "--chip", "b200", "--set", "h100.hbm.bandwidth=6.7TB/s"]
+    sizes = ["--m=16", "--k=8192", "--n=8192"]
+    changed, same = json.loads(invoke("matmul", *sizes, *chips, "--json", "-").stdout)["costs"]
+    assert changed["support"] == "what-if"
+    assert "3350 GB/s" in changed["reason"]
+    assert changed["time_us"] < 0.7 * changed["unchanged_time_us"]
+    assert same["support"] == "calibrated"
+    assert "unchanged_time_us" not in same
+    shown = invoke("matmul", *sizes, *chips).stdout
+    assert "unchanged us" in shown
+    alone = json.loads(invoke("matmul", *sizes, "--set", "h100.hbm.bandwidth=6.7TB/s", "--json", "-").stdout)["costs"]
+    assert [c["time_us"] for c in alone] == [changed["time_us"]]
+
+
 def test_options_that_are_words():
     sizes = ["--tokens=128", "--width=512", "--hidden=1024", "--outputs=512"]
     plain, chosen = (
@@ -88,6 +103,7 @@ def test_roofline_lines_and_points():
         (["matmul", "--m", "x"], "--m needs an integer"),
         (["matmul", "12"], "sizes"),
         (["dance", "--m", "1"], "no operator 'dance'"),
+        (["matmul", *ARGUMENTS, "--chip", "h100", "--set", "b200.hbm.bandwidth=9TB/s"], "the chip is h100"),
         (["matmul", *ARGUMENTS, "--chip", "inf1"], "no timing constants"),
         (["matmul", *ARGUMENTS, "--chip", "h100", "--dtype", "mxfp4"], "the nearest that it has is float8"),
         (["matmul", *ARGUMENTS, "--chip", "h100", "--plot", "x.pdf"], "no such kind of picture"),

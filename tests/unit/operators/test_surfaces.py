@@ -1,12 +1,5 @@
 """Surfaces against whole simulations, and the store they are kept in."""
 
-import multiprocessing
-import os
-import signal
-import sqlite3
-import sys
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -133,51 +126,9 @@ def test_what_is_too_large():
 def test_a_store_gives_back_what_it_got(tmp_path, monkeypatch):
     path = tmp_path / "deep" / "surfaces.db"
     sizes = {"m": 300, "k": 700, "n": 4000}
-    first = KernelCosts("trn2", 1, Store(path)).cost("matmul", "bfloat16", **sizes)
-    monkeypatch.setattr(samples, "run", lambda *_: pytest.fail("simulated again"))
-    assert KernelCosts("trn2", 1, Store(path)).cost("matmul", "bfloat16", **sizes) == first
-    monkeypatch.setattr("trnsim.operators.store.content_hash", lambda: "another")
+    first = KernelCosts("trn2", 1, Store(path), use_shipped=False).cost("matmul", "bfloat16", **sizes)
+    monkeypatch.setattr(surface, "build", lambda *_: pytest.fail("made again"))
+    assert KernelCosts("trn2", 1, Store(path), use_shipped=False).cost("matmul", "bfloat16", **sizes) == first
+    monkeypatch.setattr("trnsim.operators.decides.code_of", lambda files: "another")
     with pytest.raises(pytest.fail.Exception):
-        KernelCosts("trn2", 1, Store(path)).cost("matmul", "bfloat16", **sizes)
-
-
-def test_what_is_no_store(tmp_path):
-    file = tmp_path / "notes.txt"
-    file.write_text("not a database, but long enough that nobody takes it for an empty one" * 20)
-    with pytest.raises(InputError, match=r"notes.txt is no store"):
-        Store(file)
-
-
-def _fill(path, first):
-    contract = synthetic()
-    store = Store(path)
-    for number in range(first, 10_000):
-        problem = contract.problem("float32", 1, {"a": number, "b": 7})
-        made = surface.build(contract, problem, sample_of(0)[0])
-        store.add("trn2", 1, ("synthetic", "float32", ()), made)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_writers_beside_each_other_and_a_kill(tmp_path):
-    path = tmp_path / "surfaces.db"
-    Store(path).close()
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_fill, args=(path, 10 + 5000 * n)) for n in range(2)]
-    for writer in writers:
-        writer.start()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if sqlite3.connect(path).execute("SELECT count(*) FROM surfaces").fetchone()[0] > 20:
-            break
-        time.sleep(0.05)
-    for writer in writers:
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.join()
-    database = sqlite3.connect(path)
-    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    assert database.execute("SELECT count(*) FROM surfaces").fetchone()[0] > 20
-    contract = synthetic()
-    store = Store(path)
-    problem = contract.problem("float32", 1, {"a": 10_001, "b": 7})
-    store.add("trn2", 1, ("synthetic", "float32", ()), surface.build(contract, problem, sample_of(0)[0]))
-    assert store.find("trn2", 1, ("synthetic", "float32", ()), problem) is not None
+        KernelCosts("trn2", 1, Store(path), use_shipped=False).cost("matmul", "bfloat16", **sizes)
