@@ -15,13 +15,13 @@ def invoke(*arguments):
     return CliRunner().invoke(app, ["op", *arguments])
 
 
-SMALL = ["--m=128", "--k=128", "--n=512"]  # what is simulated
+SMALL = ["--rows=128", "--width=128"]  # what is simulated
 
 
 def test_side_by_side(tmp_path):
     cache = tmp_path / "costs.db"
     chips = ["--chip", "trn2", "--chip", "h100", "--chip", "b200"]
-    done = invoke("matmul", *SMALL, *chips, "--cache", str(cache), "--json", "-")
+    done = invoke("softmax", *SMALL, *chips, "--cache", str(cache), "--json", "-")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert [(c["chip"], c["implementation"]) for c in found["costs"]] == [
@@ -32,10 +32,10 @@ def test_side_by_side(tmp_path):
     ]
     assert all(c["bound"] for c in found["costs"])
     assert [c["cores"] for c in found["costs"]] == [1, 1, None, None]
-    shown = invoke("matmul", "--m", "128", "--k", "128", "--n", "512", "--cache", str(cache), "--chip", "trn2")
+    shown = invoke("softmax", "--rows", "128", "--width", "128", "--cache", str(cache), "--chip", "trn2")
     assert shown.exit_code == 0
     assert "trn2 (1 of 8 cores)" in shown.stdout
-    assert "extrapolated" in shown.stdout
+    assert "assumed" in shown.stdout
 
 
 def test_a_refusal_stands_beside_what_works():
