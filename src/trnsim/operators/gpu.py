@@ -49,6 +49,8 @@ _MODELS: Mapping[str, tuple[Callable[..., Any], str]] = {
     "moving": (models.moving, "moving"),
 }
 BACKWARD = 2.5
+# Heads a key head that measured kernels of decoding keep together (``scripts/fit_gpu.py`` leaves larger groups out).
+GROUP = 32
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,8 @@ class GpuCosts:
             beyond = [
                 n for n, v in shapes.items() if n in fit.low and not fit.low[n] <= float(np.ravel(v)[0]) <= fit.high[n]
             ]
+            if kind == "decode" and float(np.ravel(shapes["heads"] / shapes["key_heads"])[0]) > GROUP:
+                beyond.append("heads a key head")
             if beyond:
                 support = _worse(support, "extrapolated")
                 reasons.append(f"{', '.join(beyond)} beyond what was measured")

@@ -151,6 +151,10 @@ def test_beyond_what_was_measured():
     cost = COSTS["h100"].cost("matmul", "bfloat16", m=200_000, k=4096, n=4096)
     assert cost.support == "extrapolated"
     assert "m beyond what was measured" in cost.reason
+    many = {**SIZES["decode_attention"], "heads": 64, "kv_heads": 1}
+    cost = COSTS["h100"].cost("decode_attention", "bfloat16", **many)
+    assert cost.support == "extrapolated"
+    assert "heads a key head beyond what was measured" in cost.reason
 
 
 def edited(tmp_path, *changes):
