@@ -1,7 +1,7 @@
 """Rebuild the surfaces that come with the package: ``make surfaces``.
 
-Samples whose traces the user's cache holds are timed again at most; a run that was stopped goes on where it was. Prints what
-was done, the size of the file and the time.
+Samples whose traces the user's cache holds are timed again at most; a run that was stopped goes on where it was.
+Prints what was done, the size of the file and the time.
 """
 
 from __future__ import annotations

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trnsim.commands.common import error_console
 from trnsim.commands.output import console, microseconds, table
 from trnsim.errors import InputError, TrnsimError
+from trnsim.hardware.model import flops_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from trnsim.operators.cost import OperatorCost
+    from trnsim.operators.kernel_costs import KernelCosts
     from trnsim.operators.store import Store
 
 # What people write for number formats; GPUs have one of each width, NeuronCores several.
@@ -39,6 +42,13 @@ class Found:
     error: TrnsimError | None = None
     cores: int | None = None
     """Of the logical core; None: a GPU, whole."""
+    unchanged: OperatorCost | None = None
+    """On the chip as it is, where the user set something."""
+
+    @property
+    def who(self) -> str:
+        """The chip and the implementation."""
+        return f"{self.chip.partition('[')[0]} {self.implementation}"
 
     @property
     def label(self) -> str:
@@ -49,8 +59,33 @@ class Found:
         return loaded.name if self.cores is None else f"{loaded.name} ({self.cores} of {loaded.core_count} cores)"
 
 
+def chosen(chips: Sequence[str] | None, settings: Sequence[str] | None, default: str) -> list[str]:
+    """The chips that ``--chip`` and ``--set`` ask for. A setting that names no chip is of all of them.
+
+    Raises:
+        InputError: a setting that does not hold, or of a chip that is not asked for.
+    """
+    from trnsim.hardware import load_chip
+    from trnsim.hardware.whatif import chip_named_in, choose, without_effect
+
+    named = {setting: chip_named_in(setting) for setting in settings or ()}
+    wanted = list(chips or dict.fromkeys(n for n in named.values() if n)) or [default]
+    known = {load_chip(chip).name for chip in wanted}
+    found = []
+    for chip in wanted:
+        name = load_chip(chip).name
+        mine = [s for s, n in named.items() if n is None or load_chip(n).name == name or load_chip(n).name not in known]
+        made = choose(chip, mine)
+        assert made is not None
+        loaded = load_chip(made)
+        for path in without_effect(loaded) if loaded.core is not None else ():
+            error_console().print(f"no kernel's time depends on {path}", highlight=False)
+        found.append(made)
+    return found
+
+
 def gather(
-    operator: str, dtype: str, chips: Sequence[str], cores: int, store: Store | None, given: Mapping[str, int]
+    operator: str, dtype: str, chips: Sequence[str], cores: int, store: Store | None, given: Mapping[str, int | str]
 ) -> list[Found]:
     """The costs of all implementations on each chip; where one refuses, why.
 
@@ -58,6 +93,7 @@ def gather(
         InputError: no such operator.
         TrnsimError: no implementation has a cost: what they said.
     """
+    from trnsim.hardware import load_chip
     from trnsim.operators.kernel_costs import contracts
     from trnsim.operators.work import OPERATORS
 
@@ -69,14 +105,17 @@ def gather(
         for name, make in implementations(chip, cores, store).items():
             used = None if name == "gpu" else cores
             try:
-                found.append(Found(chip, name, make()(operator, dtype, **given), cores=used))
+                cost, unchanged = make()(operator, dtype, **given), None
+                if load_chip(chip).changes:
+                    unchanged = implementations(chip.partition("[")[0], cores, store)[name]()(operator, dtype, **given)
+                found.append(Found(chip, name, cost, cores=used, unchanged=unchanged))
             except TrnsimError as error:
                 found.append(Found(chip, name, error=error, cores=used))
     errors = [(f, f.error) for f in found if f.error is not None]
     if len(errors) == len(found):
         if len(errors) == 1:
             raise errors[0][1]
-        said = "\n".join(f"  {f.chip} {f.implementation}: {error}" for f, error in errors)
+        said = "\n".join(f"  {f.who}: {error}" for f, error in errors)
         raise InputError(f"no implementation has a cost of this {operator}:\n{said}")
     return found
 
@@ -101,9 +140,25 @@ def implementations(chip: str, cores: int, store: Store | None) -> dict[str, Cal
             f"no time of operators on {chip}: its {loaded.title} has no timing constants", operand="chip", limit=having
         )
     return {
-        "kernel": lambda: KernelCosts(chip, cores, store).cost,
+        "kernel": lambda: _kernel(KernelCosts(chip, cores, store)),
         "compiler": lambda: CompilerCosts(chip, cores).cost,
     }
+
+
+def _kernel(costs: KernelCosts) -> Callable[..., OperatorCost]:
+    """Costs of kernels; products of narrow formats have kernels of their own."""
+    from trnsim.operators.kernel_costs import contracts
+
+    known = contracts()
+
+    def cost(operator: str, dtype: str, **given: Any) -> OperatorCost:
+        narrow = flops_key(dtype)
+        for key, name in (("float8", "matmul_fp8"), ("mx", "matmul_mx")):
+            if operator == "matmul" and narrow.startswith(key) and name in known:
+                operator = name
+        return costs.cost(operator, dtype, **given)
+
+    return cost
 
 
 def listed() -> list[dict[str, Any]]:
@@ -115,16 +170,34 @@ def listed() -> list[dict[str, Any]]:
     rows = []
     for name in sorted({*OPERATORS, *kernels}):
         fitted, kernel = OPERATORS.get(name), kernels.get(name)
-        options: dict[str, list[Any]] = {o: [] for o in fitted.defaults} if fitted is not None else {}
+        options: dict[str, list[Any]] = (
+            {o: [] for o in (*fitted.defaults, *fitted.ignored)} if fitted is not None else {}
+        )
         if kernel is not None:
             options |= {o: list(values) for o, values in kernel.options.items()}
         sizes = kernel.sizes if kernel is not None else fitted.sizes if fitted is not None else ()
         has = ["kernel"] * (kernel is not None) + ["compiler", "gpu"] * (fitted is not None)
-        formats = list(kernel.dtypes) if kernel is not None else []
         rows.append(
-            {"operator": name, "sizes": list(sizes), "options": options, "implementations": has, "dtypes": formats}
+            {
+                "operator": name,
+                "sizes": [size for size in sizes if size not in options],
+                "options": options,
+                "implementations": has,
+                "kernel_dtypes": kernel.dtypes if kernel is not None else None,
+            }
         )
     return rows
+
+
+def word_options() -> set[str]:
+    """Options of operators whose values are words."""
+    from trnsim.operators.kernel_costs import contracts
+    from trnsim.operators.work import OPERATORS
+
+    words = {
+        n for c in contracts().values() for n, values in c.options.items() if any(isinstance(v, str) for v in values)
+    }
+    return words | {name for found in OPERATORS.values() for name in found.ignored}
 
 
 def formats() -> dict[str, list[str]]:
@@ -142,6 +215,8 @@ def as_json(found: Found) -> dict[str, Any]:
     cost = found.cost
     if cost is None:
         return {**row, "error": str(found.error)}
+    if found.unchanged is not None:
+        row["unchanged_time_us"] = found.unchanged.microseconds
     return {
         **row,
         "time_us": cost.microseconds,
@@ -157,10 +232,20 @@ def as_json(found: Found) -> dict[str, Any]:
     }
 
 
-def show(rows: Sequence[Found]) -> None:
+def show(title: str, rows: Sequence[Found]) -> None:
     """A table of the costs, and below it how each is known and what was refused."""
     costs = [(f, f.cost) for f in rows if f.cost is not None]
-    columns = ("chip", "implementation", "time us", "TFLOPS", "HBM GB/s", "bound", "support")
+    changed = any(f.unchanged for f in rows)
+    columns = (
+        "chip",
+        "implementation",
+        "time us",
+        *["unchanged us"] * changed,
+        "TFLOPS",
+        "HBM GB/s",
+        "bound",
+        "support",
+    )
     lines = []
     for found, cost in costs:
         busy = cost.busy_ps.get(cost.bound, 0) / cost.time_ps if cost.bound else 0
@@ -170,6 +255,7 @@ def show(rows: Sequence[Found]) -> None:
                 found.label,
                 found.implementation,
                 microseconds(cost.time_ps),
+                *[microseconds(found.unchanged.time_ps) if found.unchanged else ""] * changed,
                 f"{cost.flops / cost.time_ps:.1f}",
                 f"{cost.hbm_bytes / cost.time_ps * 1e3:.0f}",
                 f"{cost.bound} {busy:.0%} busy" if cost.bound else "",
@@ -177,12 +263,12 @@ def show(rows: Sequence[Found]) -> None:
             )
         )
     out = console()
-    out.print(table(costs[0][1].operator, columns, lines))
+    out.print(table(title, columns, lines))
     for found, cost in costs:
-        out.print(f"{found.chip} {found.implementation}: {cost.reason}", highlight=False)
+        out.print(f"{found.who}: {cost.reason}", highlight=False, markup=False)
     for found in rows:
         if found.cost is None:
-            out.print(f"{found.chip} {found.implementation}: refused, {found.error}", highlight=False)
+            out.print(f"{found.who}: refused, {found.error}", highlight=False, markup=False)
 
 
 def show_list(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -198,7 +284,7 @@ def show_list(rows: Sequence[Mapping[str, Any]]) -> None:
 
     shown = Table(title="Operators", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("operator", "sizes", "options", "implementations"):
-        shown.add_column(name)
+        shown.add_column(name, overflow="fold")
     for row in rows:
         sizes = " ".join(f"--{size.replace('_', '-')}" for size in row["sizes"])
         shown.add_row(row["operator"], sizes, options(row["options"]), " ".join(row["implementations"]))

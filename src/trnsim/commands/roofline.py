@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".svg", ".png", ".html")
 # Colour-blind safe (Okabe and Ito), one a chip.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":")
 MARKERS = {"kernel": "o", "compiler": "s", "gpu": "D", "library": "^"}
 _PAGE = '<!doctype html><meta charset="utf-8"><title>{title}</title><body style="margin:2em">{picture}</body>\n'
 
@@ -50,7 +51,10 @@ def draw(found: Sequence[Found], dtype: str, cores: int, target: str) -> None:
         colour = COLOURS[number % len(COLOURS)]
         ridge = flops / bandwidth
         title = f"{labels[chip]}: {flops / 1e12:,.0f} TFLOPS, {bandwidth / 1e12:.2f} TB/s, ridge at {ridge:,.0f}"
-        axes.plot([low, ridge, high], [low * bandwidth / 1e12, flops / 1e12, flops / 1e12], color=colour, label=title)
+        # Chips of one memory share a line: later ones are broken, so that both show.
+        style = LINES[number % len(LINES)]
+        heights = [low * bandwidth / 1e12, flops / 1e12, flops / 1e12]
+        axes.plot([low, ridge, high], heights, style, color=colour, label=title)
         axes.axvline(ridge, color=colour, linewidth=0.5, linestyle=":")
     for one, cost in costs:
         reached = cost.flops / cost.time_ps
@@ -61,9 +65,9 @@ def draw(found: Sequence[Found], dtype: str, cores: int, target: str) -> None:
             MARKERS.get(one.implementation, "x"),
             color=COLOURS[chips.index(one.chip) % len(COLOURS)],
             markeredgecolor="white",
-            markersize=8,
+            markersize=11 - chips.index(one.chip) % 5,
             linestyle="none",
-            label=f"{one.chip} {one.implementation}: {cost.microseconds:,.1f} us, {reached:,.{places}f} TFLOPS",
+            label=f"{one.who}: {cost.microseconds:,.1f} us, {reached:,.{places}f} TFLOPS",
         )
     axes.set(
         xscale="log",

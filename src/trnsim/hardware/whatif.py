@@ -96,11 +96,6 @@ def reference(chip: Chip) -> str:
     return f"{base if ROOT in Path(chip.path).parents else chip.path}{inside}"
 
 
-def unchanged(chip: Chip) -> str:
-    """What ``load_chip`` gives the chip for that ``chip`` is with changes."""
-    return reference(replace(chip, changes=()))
-
-
 def choose(chip: str | None, settings: Sequence[str], default: str | None = None) -> str | None:
     """The name of the chip that ``--chip`` and ``--set`` options ask for; ``chip`` itself without settings.
 
@@ -130,6 +125,12 @@ def choose(chip: str | None, settings: Sequence[str], default: str | None = None
     if chip is None:
         raise InputError("--set: say of which chip, as trn3.hbm.bandwidth=6TB/s or with --chip", operand="--set")
     return reference(what_if(chip, changes))
+
+
+def chip_named_in(setting: str) -> str | None:
+    """The chip that ``CHIP.PATH=VALUE`` begins with; None where it begins with the path."""
+    named, _, rest = setting.partition("=")[0].strip().partition(".")
+    return named if rest and _is_chip(named) else None
 
 
 def load_changed(name: str) -> Chip:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
+from trnsim.kernels.contract import Axis, Contract, Limit, Problem
+from trnsim.kernels.matmul import same_sides, shares_columns, sides
+from trnsim.kernels.shapes import array
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 
@@ -32,7 +35,14 @@ def share(total: int, step: int) -> tuple[int, int]:
 
 
 @nki.jit
-def matmul_fp8(lhs: Any, rhs: Any, lhs_scale: Any = None, rhs_scale: Any = None, dtype: Any = nl.bfloat16) -> Any:
+def matmul_fp8(
+    lhs: Any,
+    rhs: Any,
+    lhs_scale: Any = None,
+    rhs_scale: Any = None,
+    dtype: Any = nl.bfloat16,
+    by_column: int | None = None,
+) -> Any:
     """lhs.T @ rhs of 8-bit floats, times a scale for each row and column.
 
     Args:
@@ -41,6 +51,7 @@ def matmul_fp8(lhs: Any, rhs: Any, lhs_scale: Any = None, rhs_scale: Any = None,
         lhs_scale: [M, 1] in float32; None: 1.
         rhs_scale: [1, N] in float32; None: 1.
         dtype: of the result.
+        by_column: whether cores share columns (1) or rows (0) of the result; None: whichever are more.
 
     Returns:
         [M, N], accumulated in float32. Multiples of 256 (K), 128 (M) and 512 (N) run best.
@@ -53,7 +64,7 @@ def matmul_fp8(lhs: Any, rhs: Any, lhs_scale: Any = None, rhs_scale: Any = None,
     assert rhs_scale is None or rhs_scale.shape == (1, n_size), f"rhs_scale is not {(1, n_size)}"
     result = nl.ndarray((m_size, n_size), dtype=dtype, buffer=nl.shared_hbm)
     columns, rows = (0, n_size), (0, m_size)
-    if n_size >= m_size:
+    if n_size >= m_size if by_column is None else by_column:
         columns = share(n_size, TILE_N)
     else:
         rows = share(m_size, TILE_M)
@@ -134,3 +145,50 @@ def _load(source: Any, k_first: int, k_length: int, first: int, length: int) -> 
         nisa.dma_copy(dst=tile, src=rows.permute((1, 0, 2)))
         tiles.append(tile)
     return tiles
+
+
+_V3 = ("float8_e4m3", "float8_e5m2")
+_LIMIT = KEPT_BYTES // (2 * BLOCK_N) * TILE_K + TILE_K
+
+
+def _keeps(problem: Problem) -> Any:
+    return problem.sizes["k"] < _LIMIT
+
+
+def _axes(problem: Problem) -> tuple[Axis, ...]:
+    rows, columns = sides(problem, BLOCK_M, BLOCK_N)
+    if _keeps(problem):
+        return rows, Axis("k", TILE_K, BLOCK_K, low=TILE_K, high=_LIMIT - 1, grain=128), columns
+    return rows, Axis("k", TILE_K, BLOCK_K, low=_LIMIT, grain=128), columns
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    m, k, n = (problem.sizes[name] for name in "mkn")
+    scales: tuple[Any, ...] = (None, None)
+    if problem.options["scaled"]:
+        scales = array(m, 1, dtype="float32"), array(1, n, dtype="float32")
+    lhs, rhs = array(k, m, dtype=problem.dtype), array(k, n, dtype=problem.dtype)
+    return lhs, rhs, *scales, nl.bfloat16, problem.sizes.get("by_column")
+
+
+CONTRACTS = (
+    Contract(
+        name="matmul_fp8",
+        kernel=matmul_fp8,
+        sizes=("m", "k", "n"),
+        dtypes={"v2": (), "v3": _V3, "v4": (*_V3, "float8_e4m3fn")},
+        options={"scaled": (1, 0)},
+        limits=lambda _: {"k": Limit(low=2, multiple=2)},
+        arguments=_arguments,
+        regime=lambda p: (shares_columns(p), _keeps(p)),
+        axes=_axes,
+        placed=same_sides,
+        flops=lambda p: 2 * p.sizes["m"] * p.sizes["k"] * p.sizes["n"],
+        bytes=lambda p: (
+            (p.sizes["m"] + p.sizes["n"]) * p.sizes["k"]
+            + 2 * p.sizes["m"] * p.sizes["n"]
+            + 4 * int(p.options["scaled"]) * (p.sizes["m"] + p.sizes["n"])
+        ),
+        summary="lhs.T @ rhs in double rows, to bfloat16; scales for rows and columns",
+    ),
+)

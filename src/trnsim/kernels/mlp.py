@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
+from trnsim.kernels.contract import Axis, Contract, Problem
 from trnsim.kernels.elementwise import activation_of
-from trnsim.kernels.matmul import TILE_K, TILE_M, TILE_N, load_block, multiply
+from trnsim.kernels.matmul import BLOCK_M, TILE_K, TILE_M, TILE_N, depth_axis, keeps, load_block, multiply
+from trnsim.kernels.shapes import array, moved, row_limits
 from trnsim.kernels.tiles import check_format, check_rows, check_width, item_bytes, pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
@@ -156,3 +158,73 @@ def _load_weight(weight: Any, first: int, length: int) -> list[Any]:
         nisa.dma_copy(dst=tile, src=weight[depth - rest : depth, first : first + length])
         views.append(tile)
     return views
+
+
+_ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "sigmoid", "identity")
+
+
+def _by_token(problem: Problem) -> Any:
+    return (problem.sizes["tokens"] >= problem.cores * SHARED_TOKENS) | (problem.cores == 1)
+
+
+def _few(problem: Problem) -> Any:
+    """Whether weights are loaded in longer pieces."""
+    cores = problem.cores
+    shared = _by_token(problem)
+    return (problem.sizes["tokens"] <= TILE_N) | (shared & (problem.sizes["tokens"] <= TILE_N * cores))
+
+
+def _axes(problem: Problem) -> tuple[Axis, ...]:
+    tokens, cores = problem.sizes["tokens"], problem.cores
+    hidden = depth_axis(problem, "hidden")
+    if not _by_token(problem):
+        return Axis("tokens", TILE_M, TILE_N, high=min(TILE_N, cores * SHARED_TOKENS - 1)), hidden
+    low = cores * SHARED_TOKENS if cores > 1 else 1
+    most_few = TILE_N * cores
+    if tokens <= most_few:
+        return Axis("tokens", TILE_M * cores, TILE_N * cores, low=low, high=most_few), hidden
+    return Axis("tokens", TILE_M * cores, BLOCK_M * cores, low=most_few + 1, far=1), hidden
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    tokens, width, hidden, outputs = (problem.sizes[name] for name in ("tokens", "width", "hidden", "outputs"))
+    x, up = array(tokens, width, dtype=problem.dtype), array(width, hidden, dtype=problem.dtype)
+    down = array(hidden, outputs, dtype=problem.dtype)
+    if "bias" not in problem.options:
+        return x, up, up, down, problem.options["activation"]
+    biases: tuple[Any, ...] = (None, None)
+    if problem.options["bias"]:
+        biases = (array(hidden, dtype=problem.dtype), array(outputs, dtype=problem.dtype))
+    return x, up, down, *biases, problem.options["activation"]
+
+
+def _contract(name: str, kernel: Any, weights: int, options: dict[str, Any], summary: str) -> Contract:
+    return Contract(
+        name=name,
+        kernel=kernel,
+        sizes=("tokens", "width", "hidden", "outputs"),
+        fixed=("width", "outputs"),
+        options=options,
+        limits=lambda p: {"width": row_limits(p)["width"]},
+        arguments=_arguments,
+        regime=lambda p: (_by_token(p), _few(p), keeps(p, "hidden")),
+        axes=_axes,
+        flops=lambda p: 2 * p.sizes["tokens"] * p.sizes["hidden"] * (weights * p.sizes["width"] + p.sizes["outputs"]),
+        bytes=lambda p: moved(
+            p,
+            p.sizes["tokens"] * (p.sizes["width"] + p.sizes["outputs"]),
+            p.sizes["hidden"] * (weights * p.sizes["width"] + p.sizes["outputs"]),
+        ),
+        summary=summary,
+    )
+
+
+CONTRACTS = (
+    _contract(
+        "gated_mlp", gated_mlp, 2, {"activation": _ACTIVATIONS}, "(activation(x gate) * (x up)) down; SwiGLU with silu"
+    ),
+    _contract(
+        "mlp", mlp, 1, {"activation": ("gelu", *(a for a in _ACTIVATIONS if a != "gelu")), "bias": (0, 1)},
+        "activation(x up + bias) down + bias",
+    ),
+)  # fmt: skip

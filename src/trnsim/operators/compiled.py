@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trnsim.errors import InputError
 from trnsim.hardware import chip_names, load_chip
-from trnsim.operators.cost import OperatorCost
-from trnsim.operators.work import Operator, Size, itemsize, operator
+from trnsim.operators.cost import OperatorCost, OperatorCosts
+from trnsim.operators.work import Operator, arrays, itemsize, many, operator
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -85,7 +84,7 @@ class CompilerCosts:
         self._known: dict[tuple[Any, ...], OperatorCost] = {}
         self._rates: dict[str, Rates] = {}
 
-    def cost(self, name: str, dtype: str, **given: int) -> OperatorCost:
+    def cost(self, name: str, dtype: str, **given: Any) -> OperatorCost:
         """What one use costs. ``given``: sizes of the operator.
 
         Raises:
@@ -99,12 +98,19 @@ class CompilerCosts:
             found = self._known[use] = self._cost(operator(name), dtype, given)
         return found
 
-    def times(self, name: str, dtype: str, **given: Size) -> NDArray[np.float64]:
-        """Microseconds of many uses; sizes are arrays that broadcast. Raises what ``cost`` does."""
+    def costs(self, name: str, dtype: str, **given: Any) -> OperatorCosts:
+        """What many uses cost: as ``cost``, where sizes are arrays of one length, or numbers for all of them."""
         found = operator(name)
-        arrays = {size: np.asarray(value, np.float64) for size, value in given.items()}
-        time = self._time(found, dtype, found.use(arrays))
-        return np.asarray(time, np.float64)
+        sizes = found.use(arrays(found, given))
+        return many(found, dtype, sizes, "compiler", self._time(found, dtype, sizes), self._busy(found, dtype, sizes))
+
+    def _busy(self, found: Operator, dtype: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """Picoseconds at the peak rates of TensorE and of HBM."""
+        rate = self._rate(found, dtype)
+        busy = {"dma": found.bytes(sizes, dtype) / rate.bytes_per_second * 1e12}
+        if found.products:
+            busy["tensor"] = found.flops(sizes) / rate.flops * 1e12
+        return busy
 
     def _time(self, found: Operator, dtype: str, sizes: Mapping[str, Any]) -> Any:
         # What multiplies nothing leaves TensorE alone.
@@ -118,14 +124,13 @@ class CompilerCosts:
             self._rates[key] = Rates.of(self.chip, self.cores, key)
         return self._rates[key]
 
-    def _cost(self, found: Operator, dtype: str, given: Mapping[str, int]) -> OperatorCost:
+    def _cost(self, found: Operator, dtype: str, given: Mapping[str, Any]) -> OperatorCost:
         table = _table()
         sizes = found.use(given)
-        flops, moved = float(found.flops(sizes)), float(found.bytes(sizes, dtype))
-        rate = self._rate(found, dtype)
         time = float(self._time(found, dtype, sizes))
         chip = load_chip(self.chip)
-        here = (chip.name, self.cores, dtype) == (table["chip"], table["cores"], table["dtype"])
+        same = chip == load_chip(table["chip"])
+        here = same and (self.cores, dtype) == (table["cores"], table["dtype"])
         support, reason, error = "calibrated", table["source"], table["error_percent"]
         if found.name != "matmul":
             support, error = "assumed", None
@@ -137,21 +142,18 @@ class CompilerCosts:
                 reason += f"; {check['points']} {check['dtype']} on {check['chip']}: ±{check['error_percent']:.0f} %"
         if chip.changes:
             support, reason, error = "what-if", f"set by the user: {chip.changed}; {reason}", None
-        busy = {"dma": moved / rate.bytes_per_second * 1e12}
-        if found.products:
-            busy["tensor"] = flops / rate.flops * 1e12
         return OperatorCost(
             operator=found.name,
             implementation="compiler",
             time_ps=time * 1e6,
-            hbm_bytes=round(moved),
-            flops=round(flops),
+            hbm_bytes=round(float(found.bytes(sizes, dtype))),
+            flops=round(float(found.flops(sizes))),
             sbuf_bytes=0,
             support=support,
             reason=reason,
             how="fit",
             error_percent=error,
-            busy_ps=busy,
+            busy_ps={n: float(b) for n, b in self._busy(found, dtype, sizes).items()},
         )
 
 

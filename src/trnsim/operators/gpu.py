@@ -21,8 +21,8 @@ from trnsim.errors import InputError, UnsupportedError
 from trnsim.hardware import chip_names, load_chip
 from trnsim.hardware.model import Chip, flops_key
 from trnsim.operators import gpu_models as models
-from trnsim.operators.cost import OperatorCost
-from trnsim.operators.work import Operator, Size, itemsize, operator
+from trnsim.operators.cost import OperatorCost, OperatorCosts
+from trnsim.operators.work import Operator, arrays, itemsize, many, operator
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -49,6 +49,8 @@ _MODELS: Mapping[str, tuple[Callable[..., Any], str]] = {
     "moving": (models.moving, "moving"),
 }
 BACKWARD = 2.5
+# Heads a key head that measured kernels of decoding keep together (``scripts/fit_gpu.py`` leaves larger groups out).
+GROUP = 32
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class GpuCosts:
         self._fits: dict[tuple[str, str], tuple[Fit, Known]] = {}
         self._rates: dict[str, models.GpuRates] = {}
 
-    def cost(self, name: str, dtype: str, **given: int) -> OperatorCost:
+    def cost(self, name: str, dtype: str, **given: Any) -> OperatorCost:
         """What one use costs. ``given``: sizes of the operator.
 
         Raises:
@@ -142,45 +144,48 @@ class GpuCosts:
             found = self._known[use] = self._cost(operator(name), dtype, given)
         return found
 
-    def times(self, name: str, dtype: str, **given: Size) -> NDArray[np.float64]:
-        """Microseconds of many uses; sizes are arrays that broadcast. Raises what ``cost`` does."""
+    def costs(self, name: str, dtype: str, **given: Any) -> OperatorCosts:
+        """What many uses cost: as ``cost``, where sizes are arrays of one length, or numbers for all of them."""
         found = operator(name)
-        together = np.broadcast_arrays(*(np.asarray(value, np.float64) for value in given.values()))
-        sizes = {size: np.ravel(value) for size, value in zip(given, together, strict=True)}
-        result = self._times(found, dtype, found.use(sizes))
-        return result.reshape(together[0].shape if together else ())
+        sizes = found.use(arrays(found, given))
+        time = self._times(found, dtype, sizes)
+        busy = self._busy(found, dtype, sizes)
+        return many(found, dtype, sizes, "gpu", time, busy)
 
-    def _cost(self, found: Operator, dtype: str, given: Mapping[str, int]) -> OperatorCost:
+    def _cost(self, found: Operator, dtype: str, given: Mapping[str, Any]) -> OperatorCost:
         sizes = found.use(given)
-        arrays = {n: np.array([float(v)]) for n, v in sizes.items()}
-        time = float(self._times(found, dtype, arrays)[0])
-        known = self._how(found, dtype, arrays)
-        flops, moved = float(found.flops(sizes)), float(found.bytes(sizes, dtype))
-        rate = self._rate(dtype if found.products else "bfloat16")
-        busy = {"hbm": moved / rate.bandwidth * 1e6}
-        if found.products:
-            busy["tensor"] = flops / rate.flops * 1e6
+        alone = {n: np.array([float(v)]) for n, v in sizes.items()}
+        time = float(self._times(found, dtype, alone)[0])
+        known = self._how(found, dtype, alone)
         return OperatorCost(
             operator=found.name,
             implementation="gpu",
             time_ps=time * 1e6,
-            hbm_bytes=round(moved),
-            flops=round(flops),
+            hbm_bytes=round(float(found.bytes(sizes, dtype))),
+            flops=round(float(found.flops(sizes))),
             sbuf_bytes=0,
             support=known.support,
             reason=known.reason,
             how="fit",
             error_percent=known.error_percent,
-            busy_ps=busy,
+            busy_ps={n: float(b) for n, b in self._busy(found, dtype, sizes).items()},
         )
+
+    def _busy(self, found: Operator, dtype: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """Picoseconds at the peak rates of the tensor cores and of HBM."""
+        rate = self._rate(dtype if found.products else "bfloat16")
+        busy = {"hbm": found.bytes(sizes, dtype) / rate.bandwidth * 1e6}
+        if found.products:
+            busy["tensor"] = found.flops(sizes) / rate.flops * 1e6
+        return busy
 
     def _times(self, found: Operator, dtype: str, sizes: Mapping[str, Any]) -> NDArray[np.float64]:
         count = max(np.size(value) for value in sizes.values())
         total = np.zeros(count)
         for kind, shapes in found.parts(sizes, dtype):
             fit, _ = self._fit(kind, dtype)
-            arrays = {n: np.broadcast_to(np.asarray(v, np.float64), (count,)) for n, v in shapes.items()}
-            total += self._time(kind, fit, dtype, arrays)
+            full = {n: np.broadcast_to(np.asarray(v, np.float64), (count,)) for n, v in shapes.items()}
+            total += self._time(kind, fit, dtype, full)
         return total
 
     def _time(self, kind: str, fit: Fit, dtype: str, shapes: Mapping[str, Any]) -> Any:
@@ -249,12 +254,16 @@ class GpuCosts:
             beyond = [
                 n for n, v in shapes.items() if n in fit.low and not fit.low[n] <= float(np.ravel(v)[0]) <= fit.high[n]
             ]
+            if kind == "decode" and float(np.ravel(shapes["heads"] / shapes["key_heads"])[0]) > GROUP:
+                beyond.append("heads a key head")
             if beyond:
                 support = _worse(support, "extrapolated")
                 reasons.append(f"{', '.join(beyond)} beyond what was measured")
         if found.assumed:
             support = _worse(support, "extrapolated")
             reasons.append(found.assumed)
+        if self._chip.changes:
+            return Known("what-if", "; ".join(dict.fromkeys([f"set by the user: {self._chip.changed}", *reasons])))
         error = errors[0] if len(errors) == 1 and support == "calibrated" else None
         return Known(support, "; ".join(dict.fromkeys(reasons)), error)
 

@@ -22,6 +22,7 @@ from trnsim.hardware import load_chip
 from trnsim.operators.kernel_costs import KernelCosts, contracts
 from trnsim.operators.shipped import Entry
 from trnsim.operators.store import Store
+from trnsim.operators.surfaces import entry_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,7 +37,7 @@ USES = Path(__file__).with_name("uses.toml")
 
 @dataclass(frozen=True)
 class Task:
-    """Uses of an operator of equal key: most need the same surface, so one process does them."""
+    """Uses of an operator that have a surface in common, so that one process does them."""
 
     chip: str
     cores: int
@@ -147,11 +148,11 @@ def _tasks(chip: str, operators: frozenset[str] | None, use_shipped: bool) -> It
         grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
         for operator, contract in contracts().items():
             for dtype, given in uses(operator) if operators is None or operator in operators else ():
-                if costs.has(contract, dtype):
-                    key = costs.key(contract, costs.problem(contract, dtype, given))
-                    grouped.setdefault((operator, dtype, key), []).append(given)
-        for (operator, dtype, _), given in grouped.items():
-            yield Task(chip, cores, operator, dtype, tuple(given), use_shipped)
+                if dtype in contract.dtypes[costs.generation]:
+                    key = costs.key(contract, contract.problem(dtype, cores, given, costs.generation))
+                    grouped.setdefault((operator, dtype, repr(key)), []).append(given)
+        for (operator, dtype, _), together in grouped.items():
+            yield Task(chip, cores, operator, dtype, tuple(together), use_shipped)
 
 
 _store: Store | None = None
@@ -168,16 +169,13 @@ def _start(path: str) -> None:
 
 def _do(task: Task) -> bytes:
     costs = KernelCosts(task.chip, task.cores, _store, use_shipped=task.use_shipped)
-    entries: dict[bytes, Entry] = {}
-    error = ""
+    error, entries = "", []
     try:
         contract = contracts()[task.operator]
-        for given in task.given:
-            entry = costs.entry(contract, costs.problem(contract, task.dtype, given))
-            entries.setdefault(bytes(entry.surface), entry)
+        problems = [contract.problem(task.dtype, task.cores, given, costs.generation) for given in task.given]
+        found = costs.prepare(contract, problems)
+        entries = [entry_of(found, problems[0], repr(costs.key(contract, problems[0])))]
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
     sampler = costs.source.sampler
-    return msgspec.msgpack.encode(
-        _Done(list(entries.values()), costs.source.made, sampler.traced, sampler.timed, error)
-    )
+    return msgspec.msgpack.encode(_Done(entries, costs.source.made, sampler.traced, sampler.timed, error))

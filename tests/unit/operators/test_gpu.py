@@ -29,8 +29,8 @@ RATES = gpu_models.GpuRates(flops=2e9, flops16=1e9, bandwidth=3e6, sms=100, item
 SIZE = st.integers(1, 20_000)
 SIZES = {
     "matmul": {"m": 4096, "k": 4096, "n": 1024},
-    "attention": {"heads": 32, "key_heads": 8, "queries": 4096, "keys": 4096, "depth": 128},
-    "decode_attention": {"sequences": 64, "heads": 32, "key_heads": 8, "keys": 4096, "depth": 128},
+    "attention": {"heads": 32, "kv_heads": 8, "queries": 4096, "keys": 4096, "depth": 128},
+    "decode_attention": {"sequences": 64, "heads": 32, "kv_heads": 8, "context": 4096, "depth": 128},
     "rmsnorm": {"rows": 4096, "width": 4096},
     "moe": {"tokens": 1024, "width": 2048, "hidden": 768, "experts": 128, "topk": 8},
 }
@@ -101,8 +101,8 @@ def test_a_product_takes_at_least_its_roofline_and_never_less_for_more(chip, dty
     costs = COSTS[chip]
     cost = costs.cost("matmul", dtype, m=m, k=k, n=n)
     assert cost.time_ps >= max(cost.busy_ps.values())
-    larger = costs.times("matmul", dtype, m=[m, m + 1, m, m], k=[k, k, k + 1, k], n=[n, n, n, n + 1])
-    assert larger[0] == pytest.approx(cost.microseconds)
+    larger = costs.costs("matmul", dtype, m=[m, m + 1, m, m], k=[k, k, k + 1, k], n=[n, n, n, n + 1]).time_ps
+    assert larger[0] == pytest.approx(cost.time_ps)
     assert (larger >= larger[0] * (1 - 1e-12)).all()
 
 
@@ -114,15 +114,17 @@ def test_every_operator_on_every_chip(chip, name):
     assert cost.time_ps >= max(cost.busy_ps.values()) > 0
     assert cost.reason
     assert (cost.error_percent is not None) == (cost.support == "calibrated")
-    many = COSTS[chip].times(name, "bfloat16", **{n: np.full((2, 3), v) for n, v in sizes.items()})
-    np.testing.assert_allclose(many, np.full((2, 3), cost.microseconds))
+    many = COSTS[chip].costs(name, "bfloat16", **{n: np.full(3, v) for n, v in sizes.items()})
+    np.testing.assert_allclose(many.time_ps, np.full(3, cost.time_ps))
+    assert many.hbm_bytes.tolist() == [cost.hbm_bytes] * 3
+    assert many.flops.tolist() == [cost.flops] * 3
+    assert {n: b.tolist() for n, b in many.busy_ps.items()} == {n: [b] * 3 for n, b in cost.busy_ps.items()}
 
 
-def test_many_uses_broadcast():
-    rows = np.array([[1], [64], [4096]])
-    found = COSTS["h100"].times("matmul", "bfloat16", m=rows, k=1024, n=np.array([128, 4096]))
-    assert found.shape == (3, 2)
-    assert found[2, 1] == COSTS["h100"].cost("matmul", "bfloat16", m=4096, k=1024, n=4096).microseconds
+def test_many_uses_with_a_size_in_common():
+    found = COSTS["h100"].costs("matmul", "bfloat16", m=np.array([1, 64, 4096]), k=1024, n=4096, contract_lhs=1)
+    assert found.time_ps.shape == found.flops.shape == (3,)
+    assert found.time_ps[2] == COSTS["h100"].cost("matmul", "bfloat16", m=4096, k=1024, n=4096).time_ps
 
 
 @pytest.mark.parametrize(
@@ -149,6 +151,10 @@ def test_beyond_what_was_measured():
     cost = COSTS["h100"].cost("matmul", "bfloat16", m=200_000, k=4096, n=4096)
     assert cost.support == "extrapolated"
     assert "m beyond what was measured" in cost.reason
+    many = {**SIZES["decode_attention"], "heads": 64, "kv_heads": 1}
+    cost = COSTS["h100"].cost("decode_attention", "bfloat16", **many)
+    assert cost.support == "extrapolated"
+    assert "heads a key head beyond what was measured" in cost.reason
 
 
 def edited(tmp_path, *changes):
@@ -163,7 +169,7 @@ def edited(tmp_path, *changes):
 
 def test_an_edited_chip_is_carried_by_its_rates(tmp_path):
     faster = GpuCosts(edited(tmp_path, ("3350 GB/s", "6700 GB/s")))
-    use = {"sequences": 64, "heads": 32, "key_heads": 8, "keys": 8192, "depth": 128}
+    use = {"sequences": 64, "heads": 32, "kv_heads": 8, "context": 8192, "depth": 128}
     before, after = (
         COSTS["h100"].cost("decode_attention", "bfloat16", **use),
         faster.cost("decode_attention", "bfloat16", **use),

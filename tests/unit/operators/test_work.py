@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trnsim.errors import InputError
+from trnsim.kernels.contract import Problem
+from trnsim.operators.kernel_costs import contracts
 from trnsim.operators.work import OPERATORS, itemsize, operator, pairs
 
 SIZE = st.integers(1, 40)
@@ -40,14 +42,14 @@ def test_many_uses_at_once(name):
         ("matmul", {"m": 2, "k": 3, "n": 5}, 60, 62),
         (
             "attention",
-            {"heads": 2, "key_heads": 1, "queries": 2, "keys": 2, "depth": 4},
+            {"heads": 2, "kv_heads": 1, "queries": 2, "keys": 2, "depth": 4},
             2 * 3 * 16,
             2 * (16 + 16 + 16),
         ),
-        ("decode_attention", {"sequences": 3, "heads": 2, "key_heads": 1, "keys": 5, "depth": 4}, 480, 240 + 96),
-        ("rmsnorm", {"rows": 3, "width": 4}, 48, 48),
-        ("adam_step", {"elements": 10}, 120, 280),
-        ("gated_mlp", {"tokens": 2, "width": 3, "hidden": 5}, 180, 24 + 90),
+        ("decode_attention", {"sequences": 3, "heads": 2, "kv_heads": 1, "context": 5, "depth": 4}, 480, 240 + 96),
+        ("rmsnorm", {"rows": 3, "width": 4}, 48, 48 + 8),
+        ("adam", {"elements": 10}, 140, 280),
+        ("gated_mlp", {"tokens": 2, "width": 3, "hidden": 5, "outputs": 3}, 180, 24 + 90),
         ("grouped_matmul", {"tokens": 4, "k": 3, "n": 5, "experts": 2}, 120, 2 * (12 + 30 + 20)),
     ],
 )
@@ -57,8 +59,29 @@ def test_by_hand(name, sizes, flops, moved):
     assert (found.flops(used), found.bytes(used, "bfloat16")) == (flops, moved)
 
 
+@pytest.mark.parametrize("name", sorted(contracts()))
+@given(st.data())
+@settings(deadline=None, max_examples=10)
+def test_as_the_contract_of_our_kernel_has_it(name, data):
+    """The same operator: sizes, options, operations and bytes."""
+    contract = contracts()[name]
+    found = operator(name)
+    unset = getattr(contract, "defaults", {})
+    sizes = {n: data.draw(st.integers(1, 64), n) * 128 for n in contract.sizes if n not in unset}
+    if "keys" in sizes:
+        sizes["keys"] += sizes["queries"]
+    if "kv_heads" in sizes:
+        sizes["heads"] *= sizes["kv_heads"]
+    chosen = {n: data.draw(st.sampled_from(values), n) for n, values in contract.options.items()}
+    formats = contract.dtypes["v4"] if hasattr(contract.dtypes, "items") else contract.dtypes
+    problem = Problem({**unset, **sizes}, formats[0], chosen)
+    used = found.use({**sizes, **chosen})
+    assert found.flops(used) == contract.flops(problem)
+    assert found.bytes(used, formats[0]) == pytest.approx(contract.bytes(problem), abs=1)
+
+
 def test_latent_attention_reads_its_keys_once():
-    sizes = {"sequences": 3, "heads": 128, "key_heads": 1, "keys": 1000, "depth": 576, "value_depth": 512}
+    sizes = {"sequences": 3, "heads": 128, "kv_heads": 1, "context": 1000, "depth": 576, "width": 512}
     found = operator("decode_attention")
     two, one = (found.bytes(found.use({**sizes, "latent": latent}), "bfloat16") for latent in (0, 1))
     assert two - one == 2 * 3 * 1000 * 512
@@ -76,10 +99,25 @@ def test_formats():
         itemsize("int4")
 
 
+_ATTENTION = {"heads": 8, "kv_heads": 2, "queries": 64, "keys": 64, "depth": 64}
+
+
 @pytest.mark.parametrize(
-    ("given_sizes", "text"),
-    [({"m": 1}, "no k, n"), ({"m": 1, "k": 1, "n": 1, "x": 2}, "unknown x"), ({"m": -1, "k": 1, "n": 1}, "m must be")],
+    ("name", "sizes", "text"),
+    [
+        ("matmul", {"m": 1}, "no k, n"),
+        ("matmul", {"m": 1, "k": 1, "n": 1, "x": 2}, "unknown x"),
+        ("matmul", {"m": -1, "k": 1, "n": 1}, "m must be"),
+        ("attention", {**_ATTENTION, "kv_heads": 3}, "multiple of kv_heads; nearest: 9"),
+        ("attention", {**_ATTENTION, "keys": 32}, "nearest: 64 keys"),
+        ("attention", {**_ATTENTION, "keys": np.array([64, 128, 32])}, "nearest: 64 keys"),
+        ("attention", {**_ATTENTION, "causal": "no"}, "causal must be"),
+    ],
 )
-def test_bad_sizes(given_sizes, text):
+def test_bad_sizes(name, sizes, text):
     with pytest.raises(InputError, match=text):
-        operator("matmul").use(given_sizes)
+        operator(name).use(sizes)
+
+
+def test_without_a_mask_keys_may_be_fewer():
+    operator("attention").use({**_ATTENTION, "keys": 32, "causal": 0})
