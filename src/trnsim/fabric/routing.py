@@ -3,7 +3,8 @@
 In a grid a transfer goes dimension by dimension, the shorter way round; half of the pairs that are as far both ways go
 each way (by the parity of the source), so that symmetric traffic loads all links alike. A pair that meets at a star
 goes up and down. With failed links or chips the routes are the shortest that remain (fewest links, then the lowest
-numbers), or an error that names what cannot be reached.
+numbers) on the levels up to the one where the pair meets; only if there is none on wider ones; else an error names what
+cannot be reached.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ def _around(topology: Topology, a: Ints, b: Ints) -> Routes:
         if int(rank) // per in topology.failed_chips:
             raise InputError(f"{topology.name}: rank {rank} cannot be reached: chip {int(rank) // per} has failed",
                              value=int(rank))  # fmt: skip
-    dead = _dead_links(topology)
+    dead = dead_links(topology)
     hit = dead[direct.links].astype(bool) & (direct.links >= 0)
     rows = [[int(link) for link in links[links >= 0]] for links in direct.links]
     for row in np.flatnonzero(hit.any(axis=1)):
@@ -179,7 +180,8 @@ def _around(topology: Topology, a: Ints, b: Ints) -> Routes:
 
 
 @lru_cache(maxsize=8)
-def _dead_links(topology: Topology) -> NDArray[np.bool_]:
+def dead_links(topology: Topology) -> NDArray[np.bool_]:
+    """Which links no route may use: failed ones, and those of failed chips."""
     links = topology.links
     first = topology.first_node("chip")
     gone = np.array(sorted(topology.failed_chips), np.int64) + first
@@ -192,20 +194,20 @@ def _dead_links(topology: Topology) -> NDArray[np.bool_]:
 @lru_cache(maxsize=8)
 def _outgoing(topology: Topology) -> tuple[Ints, Ints]:
     """Live links sorted by source node, and where each node's begin."""
-    alive = np.flatnonzero(~_dead_links(topology))
+    alive = np.flatnonzero(~dead_links(topology))
     order = alive[np.argsort(topology.links.source[alive], kind="stable")]
     starts = np.searchsorted(topology.links.source[order], np.arange(topology.node_count + 1))
     return order, starts
 
 
 @lru_cache(maxsize=4096)
-def _tree(topology: Topology, source: int) -> tuple[int, ...]:
-    """The link by which each node is reached from ``source`` over the fewest links; -1: not at all.
+def _tree(topology: Topology, source: int, top: int) -> tuple[int, ...]:
+    """The link by which each node is reached from ``source`` over the fewest links of levels up to ``top``; -1: none.
 
     A rank's own links lead only to its chip, so no route runs through another rank.
     """
     order, starts = _outgoing(topology)
-    target = topology.links.target
+    target, level = topology.links.target, topology.links.level
     reached = [-1] * topology.node_count
     seen = {source}
     queue = deque([source])
@@ -213,17 +215,38 @@ def _tree(topology: Topology, source: int) -> tuple[int, ...]:
         node = queue.popleft()
         for link in order[starts[node] : starts[node + 1]]:
             to = int(target[link])
-            if to not in seen:
+            if to not in seen and level[link] <= top:
                 seen.add(to)
                 reached[to] = int(link)
                 queue.append(to)
     return tuple(reached)
 
 
+def reached_from(topology: Topology, source: int, top: int) -> list[int]:
+    """Fewest live links from a node to each other one on levels up to ``top``; -1: no way."""
+    reached = _tree(topology, source, top)
+    found = [-1] * topology.node_count
+    found[source] = 0
+    for node in range(topology.node_count):
+        path = []
+        at = node
+        while found[at] < 0 and reached[at] >= 0:
+            path.append(at)
+            at = int(topology.links.source[reached[at]])
+        if found[at] >= 0:
+            for step, one in enumerate(reversed(path), start=1):
+                found[one] = found[at] + step
+    return found
+
+
 def _detour(topology: Topology, a: int, b: int) -> list[int]:
     kind = "rank" if topology.levels[0].kind == "star" else "chip"
     first = topology.first_node(kind)
-    reached = _tree(topology, first + a)
+    meeting = int(meeting_level(topology, np.array([a]), np.array([b]))[0])
+    for top in range(meeting, len(topology.levels)):
+        reached = _tree(topology, first + a, top)
+        if reached[first + b] >= 0:
+            break
     node, found = first + b, []
     while node != first + a:
         link = reached[node]

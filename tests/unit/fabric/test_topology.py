@@ -9,6 +9,7 @@ import pytest
 
 from trnsim.errors import InputError, UnsupportedError
 from trnsim.fabric.group import group
+from trnsim.fabric.measures import bisection, cut_of_graph, cuts, diameter
 from trnsim.fabric.routing import routes
 from trnsim.fabric.topology import topology
 from trnsim.hardware import system_names
@@ -181,3 +182,47 @@ def test_a_link_of_zero_bandwidth_is_refused(tmp_path):
     path.write_text('name = "zero"\nbase = "trn2.48xlarge"\n[topology]\nbandwidth = "0 GB/s"\n')
     with pytest.raises(InputError, match=r"topology\.bandwidth"):
         topology(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "systems", "gigabytes", "links"),
+    [
+        ("trn2.48xlarge", 1, 8 * 128, 4),  # two rings of four rows or columns
+        ("trn2-ultraserver", 1, 32 * 64, 6),  # two Z links of each of 16 rings, less than 32 links within the servers
+        ("trn1.32xlarge", 1, 8 * 48, 4),
+        ("inf2.48xlarge", 1, 2 * 51.539607552, 6),
+        ("inf1.24xlarge", 1, 8.589934592, 15),
+        ("p5.48xlarge", 1, 4 * 450, 2),
+        ("p5.48xlarge", 4, 2 * 400, 4),
+        ("trn3-ultraserver-gen2", 1, 72 * 320, 2),
+        ("trn2.48xlarge", 10, 5 * 400, 4),
+    ],
+)
+def test_bisection_and_diameter(name, systems, gigabytes, links):
+    made = topology(name, systems)
+    assert bisection(made).bytes_per_second == pytest.approx(gigabytes * GB)
+    assert diameter(made) == links
+
+
+@pytest.mark.parametrize("name", ["trn2.48xlarge", "trn2-ultraserver", "p5.48xlarge", "inf1.24xlarge", "inf2.48xlarge"])
+@pytest.mark.parametrize("systems", [1, 2])
+def test_measures_of_the_graph_agree_with_the_regular_ones(name, systems):
+    try:
+        made = topology(name, systems)
+    except UnsupportedError:
+        pytest.skip("no source for its network")
+    least = min(cut_of_graph(made, side) for _, side in cuts(made))
+    assert least == pytest.approx(bisection(made).bytes_per_second)
+    a, b = (x * made.ranks_per_chip for x in _pairs(made.chip_count))
+    far = int(routes(made, a, b).hops.max()) - (2 if made.levels[0].kind == "star" else 0)
+    assert far == diameter(made)
+
+
+def test_measures_count_what_failed():
+    made = topology("trn2.48xlarge")
+    cut = made.without(links=made.link_between(0, 1))
+    assert bisection(cut).bytes_per_second == pytest.approx(7 * 128 * GB)
+    assert diameter(cut) == 4  # the way round is three, others are as far
+    lonely = made.without(links=[i for o in (0, 2, 5, 13) for i in made.link_between(1, o)])
+    with pytest.raises(InputError, match="chip 1 cannot be reached from chip 0"):
+        diameter(lonely)
