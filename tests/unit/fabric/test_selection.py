@@ -57,6 +57,8 @@ def test_unknown_links_are_refused():
         (56_000_001, 16, True, True, "kangaring"),
         (56_000_001, 16, False, True, "ring"),
         (56_000_001, 16, True, False, "ring"),
+        (2_000_000, 144, True, False, "mesh"),
+        (2_000_000, 64, True, False, "rdh"),
         (2_000_000, 12, True, True, "kangaring"),
         (1 << 30, 1, True, True, "mesh"),
     ],
