@@ -119,8 +119,9 @@ LINKS = """\
 # up_to = "1 MiB"                    largest collective (bytes as its size is counted) that uses it
 """
 DOCUMENTED = "aws-neuron-sdk neuron-runtime/explore/intranode-collective-comm.rst"
+NETWORK_DOCUMENTED = "aws-neuron-sdk neuron-runtime/explore/internode-collective-comm.rst"
 STEP = "1.5 us"  # about 1 to 2 us: DOCUMENTED
-NETWORK_STEP = "15 us"  # about 15 us: internode-collective-comm.rst
+NETWORK_STEP = "15 us"  # about 15 us: NETWORK_DOCUMENTED
 
 
 def links_text(rows: list[Row]) -> str:
@@ -129,8 +130,8 @@ def links_text(rows: list[Row]) -> str:
     v2, efa = neuron.fit_link(gathers), neuron.fit_efa(rows)
     v3 = neuron.fit_v3_efficiency(rows)
     launch = f"{v2.launch_ps / 1e6:.3g} us"
-    carried = f"launch as fitted on trn1, step as documented ({DOCUMENTED})"
-    gather = f"{len(gathers)} all-gathers of 32 ranks of trn1.32xlarge (nccom-test), step as documented ({DOCUMENTED})"
+    carried = "launch as fitted on trn1"
+    gather = f"fitted on {len(gathers)} all-gathers of 32 ranks of trn1.32xlarge"
     writes = "two writes from HBM to HBM of trn2 (kvcache-ai/Mooncake#3888)"
     entries = [
         ("NeuronLink-v2", launch, STEP, v2.efficiency, "calibrated",
@@ -141,7 +142,7 @@ def links_text(rows: list[Row]) -> str:
         *((f"DMA {v}", launch, STEP, 1.0, "assumed", f"whole rate of the engines; {carried}")
           for v in ("v2", "v3", "v4")),
         ("EFAv3", launch, NETWORK_STEP, efa, "extrapolated",
-         f"efficiency from {writes}; step as documented (neuron-runtime/explore/internode-collective-comm.rst)"),
+         f"efficiency from {writes}"),
         ("EFA", launch, NETWORK_STEP, efa, "extrapolated", "efficiency and step as EFAv3"),
     ]  # fmt: skip
     lines = [LINKS.rstrip(), ""]
@@ -151,6 +152,7 @@ def links_text(rows: list[Row]) -> str:
             f'launch = "{start}"',
             f'support = "{support}"',
             f'reason = "{reason}"',
+            f'source = "step: {NETWORK_DOCUMENTED if step == NETWORK_STEP else DOCUMENTED}"',
             f'[[technologies."{name}".protocols]]',
             'name = ""',
             f'step_latency = "{step}"',

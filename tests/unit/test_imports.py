@@ -37,7 +37,7 @@ ALLOWED = {
     "report": {"timing", "isa", "machine", "hardware", "numerics"},
     "api": {"installation", "nki", "session", "report", "machine", "hardware", "numerics"},
     "script": {"api", "installation", "nki", "session"},
-    "validation": {"api", "compat", "installation", "session", "timing", "machine", "hardware"},
+    "validation": {"api", "compat", "fabric", "installation", "session", "timing", "machine", "hardware"},
     "recording": {"nki", "session", "report", "timing", "isa", "machine", "hardware", "numerics", "releases"},
     "sweep": {"script", "session", "report"},
     "explain": {"report", "timing", "isa", "machine", "hardware", "numerics", "releases"},

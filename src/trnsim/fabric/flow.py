@@ -10,6 +10,7 @@ flows of a step are of one size and alone, the step takes as long as its busiest
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,10 +20,10 @@ from numpy.typing import NDArray
 from trnsim.errors import InputError, InternalError
 
 from .program import Demand, Floats, Program, common_topology
-from .topology import Ints
+from .topology import Ints, Topology
 
-_DONE = 1e-9
-"""Share of a flow that is no longer waited for: rates are floating point."""
+_TOGETHER = 1e-9
+"""Share of a span by which the ends of two flows may differ and count as one: rates are floating point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class _Active:
         self.flowing = True
         self.bytes = demand.bytes.copy()
         self.alive = self.bytes > 0
-        self.key: tuple[object, ...] = (self.number, demand.key, b"")
+        self.key: tuple[object, ...] = (id(self.program), demand.key, b"")
 
 
 def simulate(runs: Sequence[Run], *, background: Mapping[str, float] | None = None) -> FlowResult:
@@ -146,69 +147,101 @@ def simulate(runs: Sequence[Run], *, background: Mapping[str, float] | None = No
     """
     if not runs:
         raise InputError("there is no collective to time", operand="runs")
-    topology = common_topology([run.program for run in runs])
-    capacity = topology.links.bytes_per_second.copy()
-    for name, share in (background or {}).items():
-        index = next((i for i, level in enumerate(topology.levels) if level.name == name), None)
-        if index is None or not 0 <= share < 1:
-            raise InputError(
-                f"background names a level of {topology.name} and a share below 1", operand=name, value=share,
-                limit=", ".join(level.name for level in topology.levels),
-            )  # fmt: skip
-        capacity[topology.links.level == index] *= 1 - share
-    return _Simulation(
-        [_Active(i, run) for i, run in enumerate(runs)], capacity, topology.collective_cores_per_rank
-    ).go()
+    engine = Engine(common_topology([run.program for run in runs]), background)
+    for run in runs:
+        engine.add(run)
+    while engine.advance():
+        pass
+    return engine.result()
 
 
-class _Simulation:
-    def __init__(self, all_: list[_Active], capacity: Floats, cores: int | None) -> None:
-        self.all, self.capacity, self.cores = all_, capacity, cores
+class Engine:
+    """A simulation that goes on as collectives are added: nothing is added that begins before ``now``."""
+
+    def __init__(self, topology: Topology, background: Mapping[str, float] | None = None) -> None:
+        self.topology = topology
+        self.capacity = topology.links.bytes_per_second.copy()
+        for name, share in (background or {}).items():
+            index = next((i for i, level in enumerate(topology.levels) if level.name == name), None)
+            if index is None or not 0 <= share < 1:
+                raise InputError(
+                    f"background names a level of {topology.name} and a share below 1", operand=name, value=share,
+                    limit=", ".join(level.name for level in topology.levels),
+                )  # fmt: skip
+            self.capacity[topology.links.level == index] *= 1 - share
+        self.cores = topology.collective_cores_per_rank
+        self.all: list[_Active] = []
+        self.waiting: list[_Active] = []
+        self.active: list[_Active] = []
         self.now = 0.0
-        self.link_bytes = np.zeros(len(capacity))
+        self.link_bytes = np.zeros(len(self.capacity))
+        self.loads: dict[int, Floats] = {}  # of demands, which their programs keep alive
         self.cache: dict[tuple[object, ...], list[Floats]] = {}
         self.rounds = 0
-        places = np.unique(np.concatenate([one.program.places for one in all_]))
-        self.held = np.zeros(int(places.max()) + 1 if len(places) else 1, np.int64)
+        self.held = np.zeros(topology.rank_count, np.int64)
 
-    def go(self) -> FlowResult:
-        waiting = sorted(self.all, key=lambda one: (one.ready, one.number))
-        active: list[_Active] = []
-        while waiting or active:
-            self._admit(waiting, active)
+    def add(self, run: Run) -> int:
+        """A run that begins now or later; returns its number."""
+        one = _Active(len(self.all), run)
+        if one.ready < round(self.now):
+            raise InternalError(f"{run.program.name} would begin at {one.ready} ps, before {self.now} ps")
+        self.all.append(one)
+        self.waiting.append(one)
+        self.waiting.sort(key=lambda w: (w.ready, w.number))
+        return one.number
+
+    def advance(self) -> list[int]:
+        """Go on until the next run ends; returns the numbers of those that end then, none if there are none left."""
+        ended: list[int] = []
+        waiting, active = self.waiting, self.active
+        while not ended and (waiting or active):
+            ended += self._admit()
             if not active:
-                self.now = float(waiting[0].ready) if waiting else self.now
+                self.now = max(self.now, float(waiting[0].ready)) if waiting and not ended else self.now
                 continue
             if len(active) == 1 and self._skip(active[0], waiting):
                 continue
             flowing = [one for one in active if one.flowing]
             self._rates(flowing)
-            until = min(
+            event = min(
                 [one.wait_until for one in active if not one.flowing]
-                + [one.ready for one in waiting if one.ready > self.now]
-                + [self.now + self._soonest(one) for one in flowing]
+                + [one.ready for one in waiting if one.ready > self.now],
+                default=math.inf,
             )
-            self._advance(flowing, until)
+            self._advance(flowing, event)
             for one in active.copy():
                 if one.flowing and not one.alive.any():
-                    self._end_steps(one, 1, active)
+                    ended += self._end_step(one)
                 elif not one.flowing and one.wait_until <= self.now:
                     one.begin_flow()
+        return ended
+
+    def end_ps(self, number: int) -> int:
+        """When a run that has ended did so."""
+        one = self.all[number]
+        return one.ends[-1] if one.ends else one.start
+
+    def result(self) -> FlowResult:
+        """Of all runs, which have ended."""
         return FlowResult(
             runs=tuple(
-                Timed(name=one.program.name, ready_ps=one.ready, start_ps=one.start,
-                      end_ps=one.ends[-1] if one.ends else one.start, step_end_ps=np.array(one.ends, np.int64))
+                Timed(name=one.program.name, ready_ps=one.ready, start_ps=one.start, end_ps=self.end_ps(one.number),
+                      step_end_ps=np.array(one.ends, np.int64))
                 for one in self.all
             ),
-            end_ps=max(one.ends[-1] if one.ends else one.start for one in self.all),
+            end_ps=max(self.end_ps(one.number) for one in self.all),
             link_bytes=self.link_bytes,
             rounds=self.rounds,
         )  # fmt: skip
 
-    def _admit(self, waiting: list[_Active], active: list[_Active]) -> None:
-        """Start those that are ready and find a CC-core on each of their ranks; those before them come first."""
+    def _admit(self) -> list[int]:
+        """Start those that are ready and find a CC-core on each of their ranks; those before them come first.
+
+        Returns those that have nothing to move and end at once.
+        """
+        waiting, empty = self.waiting, []
         queued = np.zeros_like(self.held)
-        for one in list(waiting):
+        for one in waiting.copy():
             if one.ready > self.now:
                 break
             places = one.program.places
@@ -221,9 +254,11 @@ class _Simulation:
             if len(one.program.order):
                 one.left = int(one.program.repeats[0])
                 one.begin_step(self.now + one.program.launch_ps)
-                active.append(one)
+                self.active.append(one)
             else:
                 self.held[places] -= 1
+                empty.append(one.number)
+        return empty
 
     def _rates(self, flowing: list[_Active]) -> None:
         if not flowing:
@@ -244,74 +279,74 @@ class _Simulation:
         for one, rates in zip(flowing, self.cache[key], strict=True):
             one.rates = rates
 
-    def _soonest(self, one: _Active) -> float:
-        """Picoseconds until its next flow ends."""
-        if not one.alive.any():
-            return 0.0
-        with np.errstate(divide="ignore"):
-            return float((one.bytes[one.alive] / one.rates).min()) * 1e12
-
-    def _advance(self, flowing: list[_Active], until: float) -> None:
-        seconds = max(until - self.now, 0.0) * 1e-12
-        for one in flowing:
-            if not one.alive.any():
+    def _advance(self, flowing: list[_Active], event: float = math.inf) -> None:
+        """Go on to the end of the next flow, or to ``event`` if that is sooner."""
+        # Times are counted from now: the clock itself may be too large for the last bits of a small flow.
+        lasts = [(one.bytes[one.alive] / one.rates) * 1e12 for one in flowing]
+        soonest = min((float(last.min()) if len(last) else 0.0 for last in lasts), default=math.inf)
+        span = min(soonest, max(event - self.now, 0.0))
+        for one, last in zip(flowing, lasts, strict=True):
+            if not len(last):
                 continue
-            moved = np.where(np.isinf(one.rates), one.bytes[one.alive], one.rates * seconds)
-            moved = np.minimum(moved, one.bytes[one.alive])
             # Flows that end together but for rounding move all they have.
-            rest = one.bytes[one.alive] - moved
-            moved = np.where(rest <= _DONE * one.demand.bytes[one.alive], one.bytes[one.alive], moved)
-            self._count(one, moved)
-            one.bytes[one.alive] -= moved
-            still = one.bytes > 0
-            if still.sum() != one.alive.sum():
-                one.alive = still
-                one.key = (one.number, one.demand.key, np.packbits(still).tobytes())
-        self.now = max(until, self.now)
+            ends = last <= span * (1 + _TOGETHER)
+            left = one.bytes[one.alive]
+            moved = left.copy()
+            moved[~ends] = one.rates[~ends] * (span * 1e-12)
+            one.bytes[one.alive] = left - moved
+            if ends.any():
+                one.alive = one.bytes > 0
+                one.key = (id(one.program), one.demand.key, np.packbits(one.alive).tobytes())
+        self.now = event if span < soonest else self.now + span
 
-    def _count(self, one: _Active, moved: Floats) -> None:
-        links, usage = one.demand.links[one.alive], one.demand.usage[one.alive]
-        valid = links >= 0
-        wire = (usage * moved[:, None])[valid]
-        self.link_bytes += np.bincount(links[valid], weights=wire, minlength=len(self.capacity))
+    def _count(self, demand: Demand, steps: int) -> None:
+        """Wire bytes of whole steps."""
+        load = self.loads.get(id(demand))
+        if load is None:
+            valid = demand.links >= 0
+            wire = (demand.usage * demand.bytes[:, None])[valid]
+            load = np.bincount(demand.links[valid], weights=wire, minlength=len(self.capacity)).astype(np.float64)
+            self.loads[id(demand)] = load
+        self.link_bytes += load * steps
 
     def _skip(self, one: _Active, waiting: list[_Active]) -> bool:
         """Equal steps of a run that is alone take equal times: all but the last at once."""
         if one.flowing or one.left < 3 or one.wait_until - one.demand.latency_ps != self.now:
             return False
-        before, begin = self.link_bytes.copy(), self.now
+        begin = self.now
         probe = self.now + one.demand.latency_ps
         one.begin_flow()
         self.now = probe
         while one.alive.any():
             self._rates([one])
-            self._advance([one], self.now + self._soonest(one))
+            self._advance([one])
         each = self.now - begin
         count = one.left - 1
         upcoming = min((w.ready for w in waiting if w.ready > begin), default=None)
         if upcoming is not None and each:
             count = min(count, int((upcoming - begin) / each))
-        self.link_bytes = before + (self.link_bytes - before) * count
+        self._count(one.demand, count)
         self.now = begin + each * count
         one.left -= count
         one.begin_step(self.now)
         return count > 0
 
-    def _end_steps(self, one: _Active, count: int, active: list[_Active]) -> None:
-        one.left -= count
+    def _end_step(self, one: _Active) -> list[int]:
+        """Go to the next step of a run; returns its number if it was the last."""
+        self._count(one.demand, 1)
+        one.left -= 1
         if one.left:
             one.begin_step(self.now)
-            return
+            return []
         one.ends.append(round(self.now))
         one.at += 1
         if one.at < len(one.program.order):
             one.left = int(one.program.repeats[one.at])
             one.begin_step(self.now)
-            return
-        active.remove(one)
+            return []
+        self.active.remove(one)
         self.held[one.program.places] -= 1
-        if one.at > len(one.program.order):
-            raise InternalError("a program ended twice")
+        return [one.number]
 
 
 def time_alone(program: Program) -> FlowResult:

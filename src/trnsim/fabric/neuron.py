@@ -67,13 +67,15 @@ def plan(group: Group, collective: str, nbytes: int) -> Plan:
     if spread.systems > 1:
         return _between(group, spread.systems, nbytes)
     chips = spread.chips * spread.servers
+    grid = any(level.kind == "grid" for level in group.topology.levels)
     name = neuron_algorithm(
         nbytes,
         chips=chips,
         whole_chips=spread.ranks == group.topology.ranks_per_chip and group.size % 2 == 0,
-        grid=any(level.kind == "grid" for level in group.topology.levels),
+        grid=grid,
     )
-    if name in ("mesh", "rdh"):
+    if name in ("mesh", "rdh") or not grid:
+        # Rings over a switch join ranks at the same place of each chip: one of all ranks would have many more steps.
         if chips == 1 or spread.ranks == 1:
             return Plan(name, name)
         return Plan(name, "hierarchical", spread.ranks, "mesh", name)

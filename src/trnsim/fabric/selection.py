@@ -7,8 +7,9 @@ GB/s for each link of 25, 25 and 50). Trees are left out: on one node the ring's
 and no tree's is less at large ones by more than a few percent; across nodes ``nccl.py`` takes them for granted.
 
 **Neuron** (intra-node collectives of the Neuron runtime's documentation): mesh below 1 MB, recursive halving and
-doubling to 56 MB where the chips form a hypercube, above it the kangaroo ring where all ranks of each chip take part,
-else the ring. The sizes are stated for 64 ranks on the 4 by 4 torus of trn2.
+doubling to 56 MB where the chips form a hypercube, above it the KangaRing where all ranks of each chip take part, else
+the ring. The sizes are stated for 64 ranks on the 4 by 4 torus of trn2. For chips that a switch joins nothing is
+documented: the same is assumed, but mesh where there is no hypercube, for a switch's links are not over-subscribed.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ def neuron_algorithm(nbytes: int, *, chips: int, whole_chips: bool, grid: bool) 
         raise InputError("a collective has no fewer than 0 bytes", operand="nbytes", value=nbytes, limit=0)
     if nbytes < MESH_BELOW or chips == 1:
         return "mesh"
-    power_of_two = chips & (chips - 1) == 0
-    if nbytes <= HALVING_TO and power_of_two:
+    if nbytes <= HALVING_TO and chips & (chips - 1) == 0:
         return "rdh"
-    return "kangaring" if grid and whole_chips else "ring"
+    if grid:
+        return "kangaring" if whole_chips else "ring"
+    return "mesh" if nbytes <= HALVING_TO else "ring"

@@ -152,6 +152,9 @@ def _check_conservation(program, made, found):
     come = np.bincount(links.target, weights=payload, minlength=nodes)
     first = program.topology.first_node("rank" if program.topology.levels[0].kind == "star" else "chip")
     apart = made.source != made.target
+    # No link carries more than it can in the time.
+    room = links.bytes_per_second * found.end_ps * 1e-12
+    assert (found.link_bytes <= room * (1 + 1e-6) + 1).all()
     begun = np.bincount(made.source[apart], weights=made.bytes[apart], minlength=made.ranks)
     ended = np.bincount(made.target[apart], weights=made.bytes[apart], minlength=made.ranks)
     balance = out - come
