@@ -127,12 +127,13 @@ NETWORK_STEP = "15 us"  # about 15 us: NETWORK_DOCUMENTED
 def links_text(rows: list[Row]) -> str:
     """``links.toml``."""
     gathers = neuron.series(rows)
-    v2, efa = neuron.fit_link(gathers), neuron.fit_efa(rows)
+    v2, (efa, efa_error) = neuron.fit_link(gathers), neuron.fit_efa(rows)
     v3 = neuron.fit_v3_efficiency(rows)
     launch = f"{v2.launch_ps / 1e6:.3g} us"
     carried = "launch as fitted on trn1"
     gather = f"fitted on {len(gathers)} all-gathers of 32 ranks of trn1.32xlarge"
     writes = "two writes from HBM to HBM of trn2 (kvcache-ai/Mooncake#3888)"
+    writes += f", of each from the other {100 * efa_error:.0f} % off"
     entries = [
         ("NeuronLink-v2", launch, STEP, v2.efficiency, "calibrated",
          f"{gather}; error {100 * v2.error:.1f} %, of sizes left out one by one {100 * v2.held_out:.1f} %"),
