@@ -124,10 +124,11 @@ def fit_efa(rows: Iterable[Row]) -> tuple[float, float]:
 
     Beside it the mean error of each from the others.
     """
-    shares = []
-    for row in rows:
-        if row.op == "p2p write" and row.gigabytes_per_second:
-            shares.append(np.log(row.gigabytes_per_second / _write_gb_per_second(row, 1.0)))
+    shares = [
+        float(np.log(row.gigabytes_per_second / _write_gb_per_second(row, 1.0)))
+        for row in rows
+        if row.op == "p2p write" and row.gigabytes_per_second
+    ]
     if len(shares) < 2:
         raise InputError("no two writes over EFA to fit on", operand="op", value=len(shares), limit=2)
     others = [np.mean(shares[:i] + shares[i + 1 :]) for i in range(len(shares))]
