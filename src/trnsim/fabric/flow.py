@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from trnsim.errors import InputError, InternalError
 
 from .program import Demand, Floats, Program, common_topology
-from .topology import Ints
+from .topology import Ints, Topology
 
 _DONE = 1e-9
 """Share of a flow that is no longer waited for: rates are floating point."""
@@ -129,7 +129,7 @@ class _Active:
         self.flowing = True
         self.bytes = demand.bytes.copy()
         self.alive = self.bytes > 0
-        self.key: tuple[object, ...] = (self.number, demand.key, b"")
+        self.key: tuple[object, ...] = (id(self.program), demand.key, b"")
 
 
 def simulate(runs: Sequence[Run], *, background: Mapping[str, float] | None = None) -> FlowResult:
@@ -146,38 +146,56 @@ def simulate(runs: Sequence[Run], *, background: Mapping[str, float] | None = No
     """
     if not runs:
         raise InputError("there is no collective to time", operand="runs")
-    topology = common_topology([run.program for run in runs])
-    capacity = topology.links.bytes_per_second.copy()
-    for name, share in (background or {}).items():
-        index = next((i for i, level in enumerate(topology.levels) if level.name == name), None)
-        if index is None or not 0 <= share < 1:
-            raise InputError(
-                f"background names a level of {topology.name} and a share below 1", operand=name, value=share,
-                limit=", ".join(level.name for level in topology.levels),
-            )  # fmt: skip
-        capacity[topology.links.level == index] *= 1 - share
-    return _Simulation(
-        [_Active(i, run) for i, run in enumerate(runs)], capacity, topology.collective_cores_per_rank
-    ).go()
+    engine = Engine(common_topology([run.program for run in runs]), background)
+    for run in runs:
+        engine.add(run)
+    while engine.advance():
+        pass
+    return engine.result()
 
 
-class _Simulation:
-    def __init__(self, all_: list[_Active], capacity: Floats, cores: int | None) -> None:
-        self.all, self.capacity, self.cores = all_, capacity, cores
+class Engine:
+    """A simulation that goes on as collectives are added: nothing is added that begins before ``now``."""
+
+    def __init__(self, topology: Topology, background: Mapping[str, float] | None = None) -> None:
+        self.topology = topology
+        self.capacity = topology.links.bytes_per_second.copy()
+        for name, share in (background or {}).items():
+            index = next((i for i, level in enumerate(topology.levels) if level.name == name), None)
+            if index is None or not 0 <= share < 1:
+                raise InputError(
+                    f"background names a level of {topology.name} and a share below 1", operand=name, value=share,
+                    limit=", ".join(level.name for level in topology.levels),
+                )  # fmt: skip
+            self.capacity[topology.links.level == index] *= 1 - share
+        self.cores = topology.collective_cores_per_rank
+        self.all: list[_Active] = []
+        self.waiting: list[_Active] = []
+        self.active: list[_Active] = []
         self.now = 0.0
-        self.link_bytes = np.zeros(len(capacity))
+        self.link_bytes = np.zeros(len(self.capacity))
         self.cache: dict[tuple[object, ...], list[Floats]] = {}
         self.rounds = 0
-        places = np.unique(np.concatenate([one.program.places for one in all_]))
-        self.held = np.zeros(int(places.max()) + 1 if len(places) else 1, np.int64)
+        self.held = np.zeros(topology.rank_count, np.int64)
 
-    def go(self) -> FlowResult:
-        waiting = sorted(self.all, key=lambda one: (one.ready, one.number))
-        active: list[_Active] = []
-        while waiting or active:
-            self._admit(waiting, active)
+    def add(self, run: Run) -> int:
+        """A run that begins now or later; returns its number."""
+        one = _Active(len(self.all), run)
+        if one.ready < round(self.now):
+            raise InternalError(f"{run.program.name} would begin at {one.ready} ps, before {self.now} ps")
+        self.all.append(one)
+        self.waiting.append(one)
+        self.waiting.sort(key=lambda w: (w.ready, w.number))
+        return one.number
+
+    def advance(self) -> list[int]:
+        """Go on until the next run ends; returns the numbers of those that end then, none if there are none left."""
+        ended: list[int] = []
+        waiting, active = self.waiting, self.active
+        while not ended and (waiting or active):
+            ended += self._admit()
             if not active:
-                self.now = float(waiting[0].ready) if waiting else self.now
+                self.now = max(self.now, float(waiting[0].ready)) if waiting and not ended else self.now
                 continue
             if len(active) == 1 and self._skip(active[0], waiting):
                 continue
@@ -191,24 +209,37 @@ class _Simulation:
             self._advance(flowing, until)
             for one in active.copy():
                 if one.flowing and not one.alive.any():
-                    self._end_steps(one, 1, active)
+                    ended += self._end_step(one)
                 elif not one.flowing and one.wait_until <= self.now:
                     one.begin_flow()
+        return ended
+
+    def end_ps(self, number: int) -> int:
+        """When a run that has ended did so."""
+        one = self.all[number]
+        return one.ends[-1] if one.ends else one.start
+
+    def result(self) -> FlowResult:
+        """Of all runs, which have ended."""
         return FlowResult(
             runs=tuple(
-                Timed(name=one.program.name, ready_ps=one.ready, start_ps=one.start,
-                      end_ps=one.ends[-1] if one.ends else one.start, step_end_ps=np.array(one.ends, np.int64))
+                Timed(name=one.program.name, ready_ps=one.ready, start_ps=one.start, end_ps=self.end_ps(one.number),
+                      step_end_ps=np.array(one.ends, np.int64))
                 for one in self.all
             ),
-            end_ps=max(one.ends[-1] if one.ends else one.start for one in self.all),
+            end_ps=max(self.end_ps(one.number) for one in self.all),
             link_bytes=self.link_bytes,
             rounds=self.rounds,
         )  # fmt: skip
 
-    def _admit(self, waiting: list[_Active], active: list[_Active]) -> None:
-        """Start those that are ready and find a CC-core on each of their ranks; those before them come first."""
+    def _admit(self) -> list[int]:
+        """Start those that are ready and find a CC-core on each of their ranks; those before them come first.
+
+        Returns those that have nothing to move and end at once.
+        """
+        waiting, empty = self.waiting, []
         queued = np.zeros_like(self.held)
-        for one in list(waiting):
+        for one in waiting.copy():
             if one.ready > self.now:
                 break
             places = one.program.places
@@ -221,9 +252,11 @@ class _Simulation:
             if len(one.program.order):
                 one.left = int(one.program.repeats[0])
                 one.begin_step(self.now + one.program.launch_ps)
-                active.append(one)
+                self.active.append(one)
             else:
                 self.held[places] -= 1
+                empty.append(one.number)
+        return empty
 
     def _rates(self, flowing: list[_Active]) -> None:
         if not flowing:
@@ -266,7 +299,7 @@ class _Simulation:
             still = one.bytes > 0
             if still.sum() != one.alive.sum():
                 one.alive = still
-                one.key = (one.number, one.demand.key, np.packbits(still).tobytes())
+                one.key = (id(one.program), one.demand.key, np.packbits(still).tobytes())
         self.now = max(until, self.now)
 
     def _count(self, one: _Active, moved: Floats) -> None:
@@ -297,21 +330,21 @@ class _Simulation:
         one.begin_step(self.now)
         return count > 0
 
-    def _end_steps(self, one: _Active, count: int, active: list[_Active]) -> None:
-        one.left -= count
+    def _end_step(self, one: _Active) -> list[int]:
+        """Go to the next step of a run; returns its number if it was the last."""
+        one.left -= 1
         if one.left:
             one.begin_step(self.now)
-            return
+            return []
         one.ends.append(round(self.now))
         one.at += 1
         if one.at < len(one.program.order):
             one.left = int(one.program.repeats[one.at])
             one.begin_step(self.now)
-            return
-        active.remove(one)
+            return []
+        self.active.remove(one)
         self.held[one.program.places] -= 1
-        if one.at > len(one.program.order):
-            raise InternalError("a program ended twice")
+        return [one.number]
 
 
 def time_alone(program: Program) -> FlowResult:
