@@ -69,7 +69,7 @@ def node_text(points: list[fit.Point]) -> list[str]:
             "held_out": _only(held.predicted, mine),
             "chip_left_out": _only(left.predicted, mine),
         }
-        lines += [_errors(folds), f"chips = {_list(dict.fromkeys(p.chip for p in mine))}", f"points = {len(mine)}",
+        lines += [_errors(folds), _chips(mine), f"points = {len(mine)}",
                   f'largest = "{max(p.nbytes for p in mine) >> 20} MiB"', ""]  # fmt: skip
     return lines
 
@@ -97,6 +97,7 @@ def network_text(points: list[fit.Point]) -> list[str]:
             _errors({"fit": _only(fitted, mine), "held_out": _only(held.predicted, mine)}),
             f"systems = {_list(dict.fromkeys(p.system for p in mine))}",
             f"points = {len(mine)}",
+            f'largest = "{max(p.nbytes for p in mine) >> 20} MiB"',
             "",
         ]
     return lines
@@ -203,6 +204,12 @@ def _errors(folds: Mapping[str, Mapping[fit.Point, float]]) -> str:
             entries += [f"{name}_{size} = {100 * share:.1f}" for size, share in
                         (("large", found.large), ("small", found.small)) if share is not None]  # fmt: skip
     return f"error = {{ {', '.join(entries)} }}"
+
+
+def _chips(points: list[fit.Point]) -> str:
+    """Numbers of ranks by chip."""
+    ranks = {c: sorted({p.ranks for p in points if p.chip == c}) for c in dict.fromkeys(p.chip for p in points)}
+    return f"chips = {{ {', '.join(f'{chip} = {of}' for chip, of in ranks.items())} }}"
 
 
 def _list(names: Iterable[str]) -> str:
