@@ -10,6 +10,7 @@ flows of a step are of one size and alone, the step takes as long as its busiest
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,8 +22,8 @@ from trnsim.errors import InputError, InternalError
 from .program import Demand, Floats, Program, common_topology
 from .topology import Ints, Topology
 
-_DONE = 1e-9
-"""Share of a flow that is no longer waited for: rates are floating point."""
+_TOGETHER = 1e-9
+"""Share of a span by which the ends of two flows may differ and count as one: rates are floating point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,12 +202,12 @@ class Engine:
                 continue
             flowing = [one for one in active if one.flowing]
             self._rates(flowing)
-            until = min(
+            event = min(
                 [one.wait_until for one in active if not one.flowing]
-                + [one.ready for one in waiting if one.ready > self.now]
-                + [self.now + self._soonest(one) for one in flowing]
+                + [one.ready for one in waiting if one.ready > self.now],
+                default=math.inf,
             )
-            self._advance(flowing, until)
+            self._advance(flowing, event)
             for one in active.copy():
                 if one.flowing and not one.alive.any():
                     ended += self._end_step(one)
@@ -277,30 +278,26 @@ class Engine:
         for one, rates in zip(flowing, self.cache[key], strict=True):
             one.rates = rates
 
-    def _soonest(self, one: _Active) -> float:
-        """Picoseconds until its next flow ends."""
-        if not one.alive.any():
-            return 0.0
-        with np.errstate(divide="ignore"):
-            return float((one.bytes[one.alive] / one.rates).min()) * 1e12
-
-    def _advance(self, flowing: list[_Active], until: float) -> None:
-        seconds = max(until - self.now, 0.0) * 1e-12
-        for one in flowing:
-            if not one.alive.any():
+    def _advance(self, flowing: list[_Active], event: float = math.inf) -> None:
+        """Go on to the end of the next flow, or to ``event`` if that is sooner."""
+        # Times are counted from now: the clock itself may be too large for the last bits of a small flow.
+        lasts = [(one.bytes[one.alive] / one.rates) * 1e12 for one in flowing]
+        soonest = min((float(last.min()) if len(last) else 0.0 for last in lasts), default=math.inf)
+        span = min(soonest, max(event - self.now, 0.0))
+        for one, last in zip(flowing, lasts, strict=True):
+            if not len(last):
                 continue
-            moved = np.where(np.isinf(one.rates), one.bytes[one.alive], one.rates * seconds)
-            moved = np.minimum(moved, one.bytes[one.alive])
             # Flows that end together but for rounding move all they have.
-            rest = one.bytes[one.alive] - moved
-            moved = np.where(rest <= _DONE * one.demand.bytes[one.alive], one.bytes[one.alive], moved)
+            ends = last <= span * (1 + _TOGETHER)
+            left = one.bytes[one.alive]
+            moved = left.copy()
+            moved[~ends] = one.rates[~ends] * (span * 1e-12)
             self._count(one, moved)
-            one.bytes[one.alive] -= moved
-            still = one.bytes > 0
-            if still.sum() != one.alive.sum():
-                one.alive = still
-                one.key = (id(one.program), one.demand.key, np.packbits(still).tobytes())
-        self.now = max(until, self.now)
+            one.bytes[one.alive] = left - moved
+            if ends.any():
+                one.alive = one.bytes > 0
+                one.key = (id(one.program), one.demand.key, np.packbits(one.alive).tobytes())
+        self.now = event if span < soonest else self.now + span
 
     def _count(self, one: _Active, moved: Floats) -> None:
         links, usage = one.demand.links[one.alive], one.demand.usage[one.alive]
@@ -318,7 +315,7 @@ class Engine:
         self.now = probe
         while one.alive.any():
             self._rates([one])
-            self._advance([one], self.now + self._soonest(one))
+            self._advance([one])
         each = self.now - begin
         count = one.left - 1
         upcoming = min((w.ready for w in waiting if w.ready > begin), default=None)
