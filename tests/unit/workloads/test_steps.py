@@ -261,6 +261,17 @@ def test_a_tied_embedding_is_summed_between_the_ends():
     assert shared == [["gradients.embedding"], [], [], ["gradients.embedding"]]
 
 
+@pytest.mark.parametrize("name", ["deepseek-v3", "nemotron-3-super", "qwen3.5-35b-a3b"])
+def test_multi_token_prediction_is_trained_on_the_last_stage(name):
+    model = load_model(name)
+    plain, further = (training(model, Layout(pp=4, global_batch=4, next_token=n), SEQUENCE) for n in (0, 1))
+    assert [s.chunks for s in plain[:3]] == [s.chunks for s in further[:3]]
+    more = flops(further[3].chunks[0][0]) - flops(plain[3].chunks[0][0])
+    assert more == pytest.approx(model.forward_flops(SEQUENCE, 1) - model.forward_flops(SEQUENCE), rel=1e-3)
+    with pytest.raises(InputError, match="modules of multi-token prediction"):
+        training(model, Layout(next_token=model.next_token + 1), SEQUENCE)
+
+
 def test_arrays_of_sizes_give_arrays_of_flops():
     model = load_model("gpt-oss-20b")
     sequences, context = np.array([1, 8, 64]), np.array([100, 1000, 5000])
