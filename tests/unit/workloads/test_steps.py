@@ -191,6 +191,20 @@ def test_experts_exchange_tokens():
     assert 0 < up.sizes["hit"] < 32
 
 
+@pytest.mark.parametrize(("tp", "dp", "ep"), [(1, 8, 8), (4, 4, 16), (8, 2, 2)])
+def test_experts_beyond_the_ranks_of_tp_take_tokens_from_all(tp, dp, ep):
+    model = load_model("deepseek-v3", layers=4)
+    layout = Layout(tp=tp, dp=dp, ep=ep, expert_tp=tp * dp // ep if ep < tp else 1)
+    step = decode(model, layout, 64, 1000)
+    sent = [item for item in step if isinstance(item, Exchange) and item.operation == "all_to_all"]
+    assert {item.where for item in sent} == {"experts.dispatch", "experts.combine"}
+    # All ranks together send each token to its eight experts once.
+    assert sent[0].bytes == 64 // tp * 8 * 7168 * 2
+    (up,) = {u.where: u for u in step if u.where == "experts.up"}.values()
+    assert up.sizes["tokens"] == 64 // tp * 8 * layout.expert_ranks
+    assert up.sizes["experts"] == 256 / ep
+
+
 def test_context_parallelism_shares_attention_equally():
     model = load_model("llama-3.1-8b", layers=1)
 
