@@ -17,8 +17,8 @@ from trnsim.commands import (
     common,
     diff,
     explain,
-    models,
     fabric,
+    models,
     operators,
     replay,
     sweep,
@@ -154,9 +154,9 @@ explain.register(app)
 replay.register(app)
 diff.register(app)
 operators.register(app)
+models.register(app)
 fabric.register(app)
 collective.register(app)
-models.register(app)
 validate.register(validate_app)
 validate_instructions.register(validate_app)
 validate_collectives.register(validate_app)

@@ -190,7 +190,12 @@ def _show(model: Model, about: Entry | None, value: dict[str, Any], sequence: in
         rows.append((f"{kind['count']} layers", f"{kind['parameters']:,} parameters each"))
         rows += [("", text) for text in kind["parts"]]
     if model.next_token:
-        rows.append(("multi-token prediction", f"{model.next_token} more layers, not counted"))
+        rows.append(
+            (
+                "multi-token prediction",
+                f"{model.next_token} of {sum(w.parameters for w in model.next_weights):,} parameters, not counted",
+            )
+        )
     said = ", ".join(f"{part} {form}" for part, form in value["stored_formats"].items())
     rows += [
         ("weights as stored" if name == "stored" else f"weights in {name}", f"{size / 2**30:,.1f} GiB")

@@ -35,6 +35,7 @@ class Layout:
         gradient_dtype, master_dtype, moment_dtype: of gradients, of the optimiser's weights ("": it has none of its
             own) and of its moments, of which there are ``moments``.
         flash: attention keeps no scores.
+        next_token: modules of multi-token prediction that are trained too, on the last stage.
     """
 
     dp: int = 1
@@ -58,6 +59,7 @@ class Layout:
     moment_dtype: str = "float32"
     moments: int = 2
     flash: bool = True
+    next_token: int = 0
 
     def __post_init__(self) -> None:
         for name in ("dp", "tp", "pp", "cp", "ep", "vpp", "micro_batch"):
@@ -125,6 +127,10 @@ class Layout:
 
 def _model_complaints(layout: Layout, model: Model) -> list[str]:
     found = []
+    if layout.next_token > model.next_token:
+        found.append(
+            f"next_token {layout.next_token}, and there are {model.next_token} modules of multi-token prediction"
+        )
     for layer, _ in model.kinds():
         for part in layer.parts:
             heads = getattr(part, "heads", 0)

@@ -106,7 +106,10 @@ def _stage_memory(model: Model, layout: Layout, sequence: int, number: int, rese
         activations += p.rows * model.hidden * in_flight(layout, 0) if model.dropout else 0
     if number == layout.pp - 1:
         width = ceil_div(model.vocabulary, layout.tp)
-        activations += 2 * stream + p.tokens * width * LOGIT_BYTES
+        outputs = 2 * stream + p.tokens * width * LOGIT_BYTES
+        further = sum(_bytes(layer_kept(layer, p, layout.recompute)) for layer in model.next_layers)
+        # A module of multi-token prediction keeps its two inputs, before and after their norms.
+        activations += outputs + layout.next_token * (outputs + further + 4 * stream)
     working = 0
     kinds = stage_kinds(layout, model, number)
     if layout.recompute == "full":

@@ -90,7 +90,8 @@ class Model:
         causal: a decoder; else an encoder such as BERT.
         dropout: trained with it (masks are kept).
         positions: tokens of a sequence at most; 0: not said.
-        next_token: layers that predict tokens further ahead (multi-token prediction), not counted in ``parameters``.
+        next_token: modules that predict tokens further ahead (multi-token prediction), not counted in ``parameters``;
+            each has ``next_layers``, and shares embedding and head.
         config: the facts that this was built from.
     """
 
@@ -107,6 +108,7 @@ class Model:
     dropout: bool = False
     positions: int = 0
     next_token: int = 0
+    next_layers: tuple[Layer, ...] = ()
     norm_kind: str = "rms"
     config: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
@@ -119,6 +121,13 @@ class Model:
         """The product with the vocabulary; tied or not, it multiplies."""
         width = self.embedding_width or self.hidden
         return Weight("head", width, self.vocabulary, shard=VOCABULARY, bias=self.head_bias)
+
+    @cached_property
+    def next_weights(self) -> tuple[Weight, ...]:
+        """Of one module of multi-token prediction: its layers, the product that joins two inputs, three norms."""
+        own = [vector(f"next_token.norm_{i}", self.hidden) for i in range(3)]
+        projection = Weight("next_token.projection", 2 * self.hidden, self.hidden)
+        return (projection, *own, *(w for layer in self.next_layers for w in layer.weights))
 
     @cached_property
     def parameters(self) -> int:
@@ -164,13 +173,22 @@ class Model:
         """FLOPs between tokens, forward: attention over what is not masked, and states."""
         return sum(count * part.pairs(queries, keys) for layer, count in self.kinds() for part in layer.parts)
 
-    def forward_flops(self, sequence: Count) -> Count:
-        """Model FLOPs of one sequence, forward: 2 N a token and the causal half of attention."""
-        return 2 * self.products * sequence + self.pair_flops(sequence, sequence)
+    def forward_flops(self, sequence: Count, next_token: int = 0) -> Count:
+        """Model FLOPs of one sequence, forward: 2 N a token and the causal half of attention.
 
-    def training_flops(self, sequence: Count) -> Count:
+        Args:
+            next_token: modules of multi-token prediction that run too.
+        """
+        found = 2 * self.products * sequence + self.pair_flops(sequence, sequence)
+        if not next_token:
+            return found
+        products = sum(w.products for w in self.next_weights) + self.head.products
+        pairs = sum(part.pairs(sequence, sequence) for layer in self.next_layers for part in layer.parts)
+        return found + next_token * (2 * products * sequence + pairs)
+
+    def training_flops(self, sequence: Count, next_token: int = 0) -> Count:
         """Model FLOPs of one sequence, forward and backward, without recomputation: the numerator of MFU."""
-        return 3 * self.forward_flops(sequence)
+        return 3 * self.forward_flops(sequence, next_token)
 
     def decode_flops(self, keys: Count) -> Count:
         """Model FLOPs of one new token that sees ``keys`` tokens, itself included."""

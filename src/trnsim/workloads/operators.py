@@ -317,4 +317,4 @@ class Pass:
     @property
     def cast_bytes(self) -> float:
         """Of an element as products take it: what they keep for their weights' gradients is kept so."""
-        return weight_bytes(self.weight_dtype) if self.weight_dtype else float(self.itemsize)
+        return format_bytes(self.products)

@@ -12,6 +12,7 @@ from trnsim.numerics import as_dtype
 from trnsim.workloads.layout import Layout, stage_chunks, stage_kinds
 from trnsim.workloads.model import Layer, Model, counted
 from trnsim.workloads.operators import OPTIMIZER, PRODUCTS, RECOMPUTE, Exchange, Pass, Step, Use, multiplied
+from trnsim.workloads.parts.base import norm
 from trnsim.workloads.steps import backward, embedding_forward, head_forward, layer_forward
 from trnsim.workloads.weights import Count, Weight, vector
 
@@ -85,21 +86,16 @@ def _stage(model: Model, layout: Layout, p: Pass, number: int) -> Stage:
 
 def _chunk(model: Model, layout: Layout, p: Pass, layers: list[Layer], first: bool, last: bool) -> tuple[Step, Step]:
     ahead: Step = embedding_forward(model, p) if first else []
-    after: Step = []
-    for layer, count in counted(layers):
-        step = layer_forward(layer, p)
-        ahead += multiplied(step, count)
-        again = _recomputed(step, layout.recompute)
-        if layout.zero == 3:
-            gathered = _gathered(layer.weights, layout)
-            ahead += multiplied(gathered, count)
-            again = [*(replace(item, phase=RECOMPUTE) for item in gathered), *again]
-        after = [*multiplied([*again, *backward(step)], count), *after]
+    through, after = _layers(layout, p, layers)
+    ahead += through
     boundary = p.rows * model.hidden * p.itemsize
     if last:
         head = head_forward(model, p, p.tokens, loss=True)
         ahead += head
         after = [*backward(head), *after]
+        for _ in range(layout.next_token):
+            through, back = _next_token(model, layout, p)
+            ahead, after = [*ahead, *through], [*back, *after]
     elif layout.pp > 1:
         ahead.append(Exchange("send_receive", "pp", 2, boundary, "stage"))
     if first:
@@ -107,6 +103,30 @@ def _chunk(model: Model, layout: Layout, p: Pass, layers: list[Layer], first: bo
     elif layout.pp > 1:
         after.append(Exchange("send_receive", "pp", 2, boundary, "stage", phase="backward"))
     return ahead, after
+
+
+def _layers(layout: Layout, p: Pass, layers: list[Layer]) -> tuple[Step, Step]:
+    """Layers forward, and backward with what is computed again."""
+    ahead: Step = []
+    after: Step = []
+    for layer, count in counted(layers):
+        gathered = _gathered(layer.weights, layout) if layout.zero == 3 else []
+        step = layer_forward(layer, p)
+        ahead += multiplied([*gathered, *step], count)
+        again = [*(replace(item, phase=RECOMPUTE) for item in gathered), *_recomputed(step, layout.recompute)]
+        after = [*multiplied([*again, *backward(step)], count), *after]
+    return ahead, after
+
+
+def _next_token(model: Model, layout: Layout, p: Pass) -> tuple[Step, Step]:
+    """A module of multi-token prediction: the next token's embedding joins what the layers gave (arXiv 2412.19437)."""
+    join = embedding_forward(model, p)
+    join += [norm(model.norm_kind, p.rows, model.hidden, p, "next_token.norm")] * 2
+    projection = {"m": p.rows, "k": 2 * model.hidden, "n": model.hidden}
+    join.append(Use("matmul", projection, p.dtype, "next_token.projection"))
+    through, back = _layers(layout, p, list(model.next_layers))
+    head = head_forward(model, p, p.tokens, loss=True)
+    return [*join, *through, *head], [*backward(head), *back, *backward(join)]
 
 
 def _recomputed(step: Step, recompute: str) -> Step:
@@ -160,6 +180,11 @@ def _ends(model: Model, layout: Layout, number: int) -> tuple[Weight, ...]:
             found.append(model.head)
         elif model.head_bias:
             found.append(vector("head.bias", model.vocabulary))
+        if layout.next_token:
+            found += model.next_weights * layout.next_token
+            # A module looks tokens up: the last stage has a copy of the embedding, if the head is none.
+            if layout.pp > 1 and not model.tied:
+                found.append(model.embedding)
     return tuple(found)
 
 
@@ -184,7 +209,7 @@ def update(model: Model, layout: Layout, number: int) -> Step:
         step.append(Use("adam", {"elements": mine}, layout.master_dtype or layout.dtype, "optimizer", 1, OPTIMIZER))
         if several and layout.zero in (1, 2):
             step.append(Exchange("all_gather", group, ranks, count * weight, "weights", 1, OPTIMIZER))
-    if model.tied and layout.pp > 1 and number in (0, layout.pp - 1):
+    if (model.tied or layout.next_token) and layout.pp > 1 and number in (0, layout.pp - 1):
         shared = model.embedding.local(layout.tp) * gradient
         step.insert(0, Exchange("all_reduce", "embedding", 2, shared, "gradients.embedding", 1, OPTIMIZER))
     return step

@@ -103,6 +103,37 @@ def test_every_name_in_the_tables_resolves_or_says_why(data):
     assert not unknown
 
 
+# Printed by the runs themselves: tokens and TFLOPS a second of a chip, model FLOPs without recomputation.
+PRINTED = {
+    "LLAMA3_70B (Pre-Training)",
+    "LLAMA3_70B (SFT)",
+    "LLAMA3_8B (Pre-Training)",
+    "LLAMA3.1_405B (Pre-Training)",
+} | {
+    "Qwen3_30B_a3B (Pre-Training)",
+    "Qwen3_235B_a22B (Pre-Training)",
+    "DeepSeekV3 (w/o MTP) (Pre-Training)",
+    "DeepSeekV3 (w/ MTP) (Pre-Training)",
+    "DeepSeekV3 (Pre-Training)",
+}
+
+
+def test_model_flops_are_those_that_published_runs_print():
+    folder = os.environ.get("TRNSIM_DATA")
+    if not folder or not (Path(folder) / "training.csv").exists():
+        pytest.skip("TRNSIM_DATA names no folder of published facts")
+    with (Path(folder) / "training.csv").open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r["model"] in PRINTED and "Megatron-Bridge" in r["source"]]
+    assert len(rows) > 50
+    for row in rows:
+        model, sequence = load_model(row["model"]), int(row["seq_len"])
+        # DeepSeek's runs train multi-token prediction unless they say otherwise.
+        further = int(model.next_token > 0 and "w/o" not in row["model"])
+        printed = float(row["model_tflops_per_chip"]) * 1e12 / float(row["tokens_per_s_per_chip"])
+        # Rates are printed with three to four digits.
+        assert model.training_flops(sequence, further) / sequence == pytest.approx(printed, rel=0.015), row["id"]
+
+
 def test_a_config_file_works(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(LLAMA))

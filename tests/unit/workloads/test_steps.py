@@ -191,6 +191,20 @@ def test_experts_exchange_tokens():
     assert 0 < up.sizes["hit"] < 32
 
 
+@pytest.mark.parametrize(("tp", "dp", "ep"), [(1, 8, 8), (4, 4, 16), (8, 2, 2)])
+def test_experts_beyond_the_ranks_of_tp_take_tokens_from_all(tp, dp, ep):
+    model = load_model("deepseek-v3", layers=4)
+    layout = Layout(tp=tp, dp=dp, ep=ep, expert_tp=tp * dp // ep if ep < tp else 1)
+    step = decode(model, layout, 64, 1000)
+    sent = [item for item in step if isinstance(item, Exchange) and item.operation == "all_to_all"]
+    assert {item.where for item in sent} == {"experts.dispatch", "experts.combine"}
+    # All ranks together send each token to its eight experts once.
+    assert sent[0].bytes == 64 // tp * 8 * 7168 * 2
+    (up,) = {u.where: u for u in step if u.where == "experts.up"}.values()
+    assert up.sizes["tokens"] == 64 // tp * 8 * layout.expert_ranks
+    assert up.sizes["experts"] == 256 / ep
+
+
 def test_context_parallelism_shares_attention_equally():
     model = load_model("llama-3.1-8b", layers=1)
 
@@ -259,6 +273,17 @@ def test_a_tied_embedding_is_summed_between_the_ends():
     stages = training(load_model("gpt-3-6.7b"), Layout(pp=4, global_batch=4), SEQUENCE)
     shared = [[w for _, g, w in exchanged(s.update) if g == "embedding"] for s in stages]
     assert shared == [["gradients.embedding"], [], [], ["gradients.embedding"]]
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "nemotron-3-super", "qwen3.5-35b-a3b"])
+def test_multi_token_prediction_is_trained_on_the_last_stage(name):
+    model = load_model(name)
+    plain, further = (training(model, Layout(pp=4, global_batch=4, next_token=n), SEQUENCE) for n in (0, 1))
+    assert [s.chunks for s in plain[:3]] == [s.chunks for s in further[:3]]
+    more = flops(further[3].chunks[0][0]) - flops(plain[3].chunks[0][0])
+    assert more == pytest.approx(model.forward_flops(SEQUENCE, 1) - model.forward_flops(SEQUENCE), rel=1e-3)
+    with pytest.raises(InputError, match="modules of multi-token prediction"):
+        training(model, Layout(next_token=model.next_token + 1), SEQUENCE)
 
 
 def test_arrays_of_sizes_give_arrays_of_flops():

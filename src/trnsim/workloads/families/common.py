@@ -87,6 +87,8 @@ def model(
     final = [vector("final_norm", hidden)] * final_norm + [vector("final_norm_bias", hidden)] * (
         final_norm and norm_bias
     )
+    if chosen.get("next_token"):
+        chosen.setdefault("next_layers", (layers[-1],))
     chosen.setdefault("positions", f.optional("max_position_embeddings"))
     chosen.setdefault("vocabulary", f.integer("vocab_size"))
     return Model(

@@ -9,7 +9,7 @@ from trnsim.workloads.families.common import attention, model, partial_rotary, p
 from trnsim.workloads.parts import Dense, Experts, GatedDelta, Mamba2, RecurrentUnit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from trnsim.workloads.config import Fields
     from trnsim.workloads.model import Model
@@ -80,21 +80,28 @@ def _mamba(f: Fields) -> Mamba2:
 def nemotron_h(f: Fields, name: str) -> Model:
     """One part a layer, as a pattern says: M Mamba-2, * attention, - a network, E experts."""
     hidden = f.integer("hidden_size")
-    letters = {"mamba": "M", "linear_attention": "M", "attention": "*", "full_attention": "*", "mlp": "-", "moe": "E"}
     kinds = f.get("layers_block_type") or f.get("layer_types")
-    pattern = str(f.need("hybrid_override_pattern", "layers_block_type")) if kinds is None else ""
-    if kinds is not None:
-        pattern = "".join(letters.get(kind, "?") for kind in kinds)
-    unknown = sorted(set(pattern) - set("M*-E"))
+    pattern = str(f.need("hybrid_override_pattern", "layers_block_type")) if kinds is None else _letters(kinds)
+    further = f.optional("num_nextn_predict_layers")
+    ahead = f.get("mtp_layers_block_type")
+    ahead_pattern = str(f.get("mtp_hybrid_override_pattern", "*E")) if ahead is None else _letters(ahead)
+    used = pattern + (ahead_pattern if further else "")
+    unknown = sorted(set(used) - set("M*-E"))
     if unknown:
         raise InputError(
-            f"{f.source}: layers of an unknown kind in {pattern!r}", operand="hybrid_override_pattern", value=unknown
+            f"{f.source}: layers of an unknown kind in {used!r}", operand="hybrid_override_pattern", value=unknown
         )
-    known: dict[str, Part] = {}
-    for letter in sorted(set(pattern)):
-        known[letter] = _nemotron_part(f, letter, hidden)
-    layers = [plain((known[letter],), hidden, 1) for letter in pattern]
-    return model(f, name, layers, tied=False, next_token=f.optional("num_nextn_predict_layers"))
+    known = {letter: plain((_nemotron_part(f, letter, hidden),), hidden, 1) for letter in sorted(set(used))}
+    layers = [known[letter] for letter in pattern]
+    following = tuple(known[letter] for letter in ahead_pattern) if further else ()
+    return model(f, name, layers, tied=False, next_token=further, next_layers=following)
+
+
+_LETTERS = {"mamba": "M", "linear_attention": "M", "attention": "*", "full_attention": "*", "mlp": "-", "moe": "E"}
+
+
+def _letters(kinds: Sequence[str]) -> str:
+    return "".join(_LETTERS.get(kind, "?") for kind in kinds)
 
 
 def _nemotron_part(f: Fields, letter: str, hidden: int) -> Part:
