@@ -7,25 +7,18 @@ then context, data and pipeline parallelism. Experts are spread over ranks in th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trnsim.errors import InputError
 from trnsim.fabric.group import Group, group
 from trnsim.fabric.predict import predict
-from trnsim.fabric.topology import Topology, topology
-from trnsim.hardware.model import System
-from trnsim.workloads.layout import Layout
-from trnsim.workloads.operators import Exchange
+from trnsim.fabric.topology import topology
 
-def _shared(ranks: int, held: int) -> tuple[int, int]:
-    """(ranks on each system, systems): as few systems as hold ``ranks``, and as many on each."""
-    for systems in range(-(-ranks // held), ranks + 1):
-        if ranks % systems == 0:
-            return ranks // systems, systems
-    return 1, ranks
-
+if TYPE_CHECKING:
+    from trnsim.hardware.model import System
+    from trnsim.workloads.layout import Layout
 
 _COLLECTIVES = {"send_receive": "permute"}
 
@@ -39,59 +32,79 @@ class ExchangeCost:
     reason: str
 
 
+def shared(ranks: int, held: int) -> tuple[int, int]:
+    """(ranks on each system, systems): as few systems as hold ``ranks``, and as many on each."""
+    for systems in range(-(-ranks // held), ranks + 1):
+        if ranks % systems == 0:
+            return ranks // systems, systems
+    return 1, ranks
+
+
+def stride(layout: Layout, kind: str) -> int:
+    """Ranks between neighbours of a group.
+
+    Raises:
+        InputError: no such group.
+    """
+    strides = {
+        "tp": 1,
+        "cp": layout.tp,
+        "dp": layout.tp,
+        "expert_tp": 1,
+        "ep": layout.expert_ranks,
+        "expert_dp": layout.expert_ranks * layout.ep,
+        "pp": layout.tp * layout.cp * layout.dp,
+        "embedding": layout.tp * layout.cp * layout.dp * (layout.pp - 1),
+    }
+    if kind not in strides:
+        raise InputError(f"no group of ranks {kind!r}", operand="group", value=kind, limit=sorted(strides))
+    return strides[kind]
+
+
 class ExchangeCosts:
-    """Times of exchanges of one layout on as many systems as its ranks fill."""
+    """Times of exchanges on as many of a system as they need, each of which holds ``used`` ranks of the layout."""
 
-    def __init__(self, system: System, layout: Layout, lnc: int | None = None) -> None:
-        one = topology(system.name, lnc=lnc)
-        self._used, systems = _shared(layout.ranks, one.rank_count)
-        self.topology: Topology = one if systems == 1 else topology(system.name, systems=systems, lnc=lnc)
-        self.layout = layout
-        self._groups: dict[str, Group] = {}
-        self._known: dict[tuple[Any, ...], tuple[float, str, str]] = {}
+    def __init__(self, system: System, lnc: int | None = None) -> None:
+        self._system, self._lnc = system, lnc
+        self._held = topology(system, lnc=lnc).rank_count
+        self._groups: dict[tuple[int, int, int], Group] = {}
+        self._known: dict[tuple[str, int, int, int, int], ExchangeCost] = {}
 
-    def cost(self, exchange: Exchange) -> ExchangeCost:
+    def used(self, ranks: int) -> int:
+        """Ranks on each system of a layout of so many."""
+        return shared(ranks, self._held)[0]
+
+    def cost(self, operation: str, ranks: int, stride: int, nbytes: float, used: int) -> ExchangeCost:
         """What an exchange takes when nothing else is on the links but the same exchange of all other groups.
+
+        Args:
+            stride: ranks between neighbours of the group; ``used``: ranks on each system.
 
         Raises:
             UnsupportedError: no model of these links or of a group of this form.
         """
-        if exchange.ranks < 2 or exchange.bytes <= 0:
+        if ranks < 2 or nbytes <= 0:
             return ExchangeCost(0.0, "calibrated", "")
-        key = (exchange.operation, exchange.group, int(exchange.ranks), float(exchange.bytes))
+        key = (operation, ranks, stride, round(nbytes), used)
         found = self._known.get(key)
         if found is None:
-            name = _COLLECTIVES.get(exchange.operation, exchange.operation)
-            told = predict(self._group(exchange.group, int(exchange.ranks)), name, round(exchange.bytes))
-            found = self._known[key] = (told.time_ps / 1e6, told.support, told.reason)
-        return ExchangeCost(found[0] * exchange.count, found[1], found[2])
-
-    def _group(self, kind: str, ranks: int) -> Group:
-        found = self._groups.get(kind)
-        if found is None:
-            stride = self.stride(kind)
-            held = self.topology.rank_count // self.topology.systems
-            if self._used == held or self.topology.systems == 1:
-                found = group(self.topology, ranks, stride=stride)
-            else:
-                places = stride * np.arange(ranks)
-                found = group(self.topology, (places // self._used * held + places % self._used).tolist())
-            self._groups[kind] = found
+            name = _COLLECTIVES.get(operation, operation)
+            told = predict(self._group(ranks, stride, used), name, round(nbytes))
+            found = self._known[key] = ExchangeCost(told.time_ps / 1e6, told.support, told.reason)
         return found
 
-    def stride(self, kind: str) -> int:
-        """Ranks between neighbours of a group."""
-        one = self.layout
-        strides = {
-            "tp": 1,
-            "cp": one.tp,
-            "dp": one.tp,
-            "expert_tp": 1,
-            "ep": one.expert_ranks,
-            "expert_dp": one.expert_ranks * one.ep,
-            "pp": one.tp * one.cp * one.dp,
-            "embedding": one.tp * one.cp * one.dp * (one.pp - 1),
-        }
-        if kind not in strides:
-            raise InputError(f"no group of ranks {kind!r}", operand="group", value=kind, limit=sorted(strides))
-        return strides[kind]
+    def _group(self, ranks: int, stride: int, used: int) -> Group:
+        key = (ranks, stride, used)
+        found = self._groups.get(key)
+        if found is None:
+            places = stride * np.arange(ranks)
+            if used != self._held:
+                places = places // used * self._held + places % used
+            systems = int(places[-1]) // self._held + 1
+            where = topology(self._system, systems=systems, lnc=self._lnc)
+            if used == self._held:
+                found = group(where, ranks, stride=stride)
+            else:
+                found = group(where, places.tolist())
+            self._groups[key] = found
+        return found

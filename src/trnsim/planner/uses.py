@@ -1,8 +1,8 @@
 """What the operators of a workload cost on one rank, by implementation.
 
-A workload names its operators and their sizes as the mathematics has them (``workloads.operators``); an implementation
-knows costs of operators (``operators``). This module stands between: which operator of the implementation a use is,
-and in which number format its products run.
+A workload names its operators and their sizes as the kernels' contracts do (``workloads.operators``), and so do the
+costs of operators (``operators.work``). This module stands between: which costs an implementation has, and what stands
+for operators that no implementation knows.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trnsim.errors import InputError, InternalError, UnsupportedError
 from trnsim.hardware import load_chip
 from trnsim.operators.cost import OperatorCost
-from trnsim.workloads.operators import PRODUCTS, Use, weight_bytes
+from trnsim.workloads.operators import PRODUCTS, Use
+
+if TYPE_CHECKING:
+    from trnsim.operators.gpu import GpuCosts
 
 SUPPORT = ("calibrated", "interpolated", "extrapolated", "assumed", "what-if")
-# Formats of weights by the name that the costs of products have for them.
+IMPLEMENTATIONS = {"nvidia": ("gpu",), "neuron": ("compiler", "kernel")}
+# Formats of products by the name that costs have for them.
 _FORMATS = {"fp8": "float8", "nvfp4": "float4", "int8": "int8"}
+_WIDE = ("bfloat16", "float16", "float32")
 _Turn = Callable[[Mapping[str, Any]], tuple[str, Mapping[str, Any]]]
 
 
@@ -49,7 +54,7 @@ class UseCosts:
             InputError: an implementation that the chip does not have.
         """
         family = load_chip(chip).family
-        known = ("gpu",) if family == "nvidia" else ("compiler", "kernel")
+        known = IMPLEMENTATIONS["nvidia" if family == "nvidia" else "neuron"]
         self.implementation = implementation or known[0]
         if self.implementation not in known:
             raise InputError(
@@ -67,91 +72,64 @@ class UseCosts:
             UnsupportedError: the implementation has no such operator or shape.
         """
         product = use.operator in PRODUCTS
-        dtype = use.weight_dtype or use.dtype
-        key = (use.operator, dtype, use.dtype, *use.sizes.items())
+        key = (use.operator, use.dtype, *use.sizes.items())
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = self._one(use, dtype if product else use.dtype)
+            found = self._known[key] = self._one(use)
         return UseCost(found[0] * use.count, product, found[1], found[2])
 
-    def casts(self, use: Use) -> float:
-        """Microseconds in which a narrow product's activations are cast."""
-        narrow = use.weight_dtype and use.weight_dtype != use.dtype
-        if not narrow or use.operator not in ("matmul", "grouped_matmul") or use.where.endswith(".weight"):
-            return 0.0
-        elements = use.sizes["m"] * use.sizes["k"]
-        width = 2 + 2 * weight_bytes(use.weight_dtype)
-        moved = Use("add", {"rows": elements * width / 6, "width": 1}, use.dtype, use.where, use.count, use.phase)
-        return self.cost(moved).microseconds
+    @property
+    def _casts(self) -> GpuCosts:
+        from trnsim.operators.gpu import GpuCosts
 
-    def _one(self, use: Use, dtype: str) -> tuple[float, str, str]:
+        assert isinstance(self._costs, GpuCosts)
+        return self._costs
+
+    def _one(self, use: Use) -> tuple[float, str, str]:
         turn = _TURNS.get(use.operator)
-        if turn is None:
-            once = use.hbm_bytes / use.count
-            name, sizes = "move", {"bytes": max(int(once), 1)}
-            dtype = "bfloat16"
+        if use.operator in _MOVING:
+            # No costs of their own: the bytes that they must move, as an element-wise operator moves them.
+            name, sizes = "elementwise", {"rows": use.hbm_bytes / use.count / 4, "width": 1}
         else:
-            name, sizes = turn(use.sizes)
-        if not all(float(v).is_integer() for v in sizes.values()):
-            sizes = {k: max(round(v), 1) for k, v in sizes.items()}
-        sizes = {k: int(v) for k, v in sizes.items()}
+            name, sizes = turn(use.sizes) if turn is not None else (use.operator, use.sizes)
+        sizes = {k: v if isinstance(v, str) else max(round(v), 0 if k in _MAYBE else 1) for k, v in sizes.items()}
+        dtype = use.dtype if use.operator not in _MOVING else "bfloat16"
         format_ = _FORMATS.get(dtype, dtype)
-        if name in ("attention", "attention_backward") and format_ not in ("bfloat16", "float16", "float32"):
+        if use.operator not in _NARROW and format_ not in _WIDE:
             format_ = "bfloat16"
         try:
             cost = self._costs.cost(name, format_, **sizes)
         except InputError as error:
             raise UnsupportedError(f"{use.where} ({use.operator}) on {self.chip}: {error}") from error
-        return cost.microseconds, cost.support, cost.reason
-
-
-def _attention(name: str) -> _Turn:
-    def turn(s: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-        return name, {
-            "heads": s["heads"],
-            "key_heads": s["kv_heads"],
-            "queries": s["queries"],
-            "keys": s["keys"],
-            "depth": s["size"],
-            "value_depth": s["value_size"] or s["size"],
-            "causal": s.get("causal", 0),
-            "window": s.get("window", 0),
-        }
-
-    return turn
-
-
-def _decode(s: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    return "decode_attention", {
-        "sequences": s["sequences"],
-        "heads": s["heads"],
-        "key_heads": s["kv_heads"],
-        "keys": s["keys"],
-        "depth": s["size"],
-        "value_depth": s["value_size"] or s["size"],
-        "latent": s.get("latent", 0),
-    }
+        time = cost.microseconds
+        if use.operator == "matmul" and self.implementation == "gpu":
+            # Training casts an operand once for all its products, in an operator of its own.
+            time -= self._casts.cast_us(format_, float(sizes["m"]), float(sizes["k"]))
+        return time, cost.support, cost.reason
 
 
 def _grouped(s: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     met = max(round(s.get("hit", s["experts"])), 1)
-    return "grouped_matmul", {"tokens": max(s["m"], 1), "k": s["k"], "n": s["n"], "experts": met}
+    return "grouped_matmul", {"tokens": s["tokens"], "k": s["k"], "n": s["n"], "experts": met}
 
 
-def _plain(name: str, **sizes: str) -> _Turn:
-    return lambda s: (name, {theirs: s[ours] for theirs, ours in sizes.items()})
+def _indices(s: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Scores of an indexer, one product of all heads with half of the keys."""
+    return "matmul", {"m": s["heads"] * s["queries"], "k": s["depth"], "n": s["keys"] / (2 if s.get("causal") else 1)}
 
 
-# The operator of an implementation that stands for one of a workload; what is missing moves its bytes and no more.
+# Sizes that may be 0: options, and what is then something else.
+_MAYBE = frozenset(
+    ("causal", "window", "residual", "scaled", "latent", "width", "with_lse", "bias", "contract", "inverse")
+)
+_NARROW = frozenset(("matmul", "grouped_matmul", "gated_mlp", "mlp"))
+_MOVING = frozenset(
+    ("permute", "combine", "conv", "conv_backward", "linear_attention", "linear_attention_backward")
+)  # fmt: skip
 _TURNS: dict[str, _Turn] = {
-    "matmul": _plain("matmul", m="m", k="k", n="n"),
-    "router": _plain("matmul", m="tokens", k="width", n="experts"),
     "grouped_matmul": _grouped,
-    "gated_mlp": _plain("gated_mlp", tokens="m", width="k", hidden="n"),
-    "mlp": _plain("mlp", tokens="m", width="k", hidden="n"),
-    "attention": _attention("attention"),
-    "attention_backward": _attention("attention_backward"),
-    "decode_attention": _decode,
+    "index_scores": _indices,
+    "index_scores_backward": _indices,
 }
 
 

@@ -1,8 +1,9 @@
 """Factors of training stacks, fitted on published steps, and the folds that leave a model out.
 
-A step is a sum of kinds of work (``planner.training.KINDS``), each times a factor of the stack. Factors are those of
-least squared relative error, drawn to what they are expected to be where few rows say otherwise, and none negative.
-Products have factors by generation of chips and width of format; the others hold for a vendor's chips.
+A step is a sum of kinds of work (``planner.training.step_line``), each times a factor of the stack. Factors are those
+of least squared relative error, drawn to what they are expected to be where few rows say otherwise. What a step waits
+for depends on the factors themselves (``max``), so sums are made anew until they stay. Products have factors by
+generation of chips and width of format; the others hold for all chips of a framework.
 """
 
 from __future__ import annotations
@@ -14,60 +15,63 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trnsim.hardware import load_system
-from trnsim.planner.training import KINDS
+from trnsim.planner.pricing import KINDS
+from trnsim.planner.stack import BY_GENERATION, weights
+from trnsim.planner.training import Pieces, step_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trnsim.planner.training import TrainingPlan
 
-# Expected factors, how far they may lie from it at no great cost (one standard deviation), and their upper bounds.
-# Products run at lower clocks under load than in benchmarks of single kernels; element-wise kernels are many and small;
-# exchanges hide behind computation in part.
-EXPECTED: Mapping[str, tuple[float, float, float]] = {
-    "products": (1.1, 0.15, 2.5),
-    "products_narrow": (1.0, 0.2, 2.5),
-    "attention": (0.9, 0.15, 2.5),
-    "moves": (1.5, 0.7, 6.0),
-    "casts": (0.3, 0.5, 4.0),
-    "tp": (0.7, 0.25, 1.2),
-    "cp": (0.3, 0.25, 1.2),
-    "ep": (0.7, 0.25, 1.2),
-    "pp": (0.3, 0.25, 1.2),
-    "dp": (0.15, 0.15, 1.2),
-    "optimizer": (1.0, 0.2, 4.0),
+# Expected factors, how far they may lie from it at no great cost (one standard deviation), and their bounds. Products
+# run at lower clocks under load than in benchmarks of single kernels; element-wise kernels are many and small, and
+# compilers join some; shares of exchanges that are exposed lie between none and all of them, and somewhat more where
+# networks are slower than predicted.
+EXPECTED: Mapping[str, tuple[float, float, float, float]] = {
+    "products": (1.1, 0.15, 0.5, 2.5),
+    "narrow": (1.1, 0.2, 0.5, 2.5),
+    "attention": (1.0, 0.2, 0.3, 2.5),
+    "moves": (1.2, 0.5, 0.0, 5.0),
+    "casts": (1.0, 0.5, 0.0, 5.0),
+    "tp": (0.5, 0.25, 0.0, 1.5),
+    "cp": (0.3, 0.25, 0.0, 1.5),
+    "ep": (0.8, 0.25, 0.0, 1.5),
+    "gather": (0.2, 0.2, 0.0, 1.5),
+    "pp": (0.5, 0.5, 0.0, 3.0),
+    "dp": (0.2, 0.2, 0.0, 1.5),
+    "optimizer": (1.0, 0.3, 0.0, 4.0),
 }
-_BY_GENERATION = ("products", "products_narrow")
 # Relative error of a published step itself, one standard deviation.
 NOISE = 0.03
+_ROUNDS = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
-    """One group of published steps: the time of the median one, and what it is a sum of.
+    """One group of published steps: the median one.
 
     Attributes:
-        family: ``nvidia`` or ``neuron``: which rows share factors.
-        line: microseconds by ``KINDS``.
+        framework: which rows share factors.
+        scale: rank-microseconds of a sequence, by which rows that differ only in data parallelism compare.
     """
 
     key: str
     ids: tuple[str, ...]
-    family: str
+    framework: str
     generation: str
+    chip: str
     model: str
     narrow: bool
     moe: bool
     plan: TrainingPlan
-    line: NDArray[np.float64]
+    pieces: Pieces
     measured_us: float
     model_flops: float
-    ranks: int
 
-
-def family_of(plan: TrainingPlan) -> str:
-    return "nvidia" if load_system(plan.system).chip.family == "nvidia" else "neuron"
+    @property
+    def ranks(self) -> int:
+        return self.plan.layout.ranks
 
 
 def base_name(name: str) -> str:
@@ -80,47 +84,65 @@ class Factors:
     """Fitted factors: of products by generation, of the others for all."""
 
     values: Mapping[str, float]
+    generations: Mapping[str, Mapping[str, float]]
 
-    def weights(self, generation: str, narrow: bool) -> NDArray[np.float64]:
-        """By ``KINDS``; a generation without rows has the mean of the others."""
-        kind = "products_narrow" if narrow else "products"
-        held = [v for k, v in self.values.items() if k.startswith(f"{kind}@")]
-        mean = float(np.mean(held)) if held else EXPECTED[kind][0]
-        found = {**self.values, "products": self.values.get(f"{kind}@{generation}", mean)}
-        return np.array([found.get(k, EXPECTED.get(k, (1.0,))[0]) for k in KINDS])
+    def weights(self, generation: str) -> NDArray[np.float64]:
+        """By ``KINDS``."""
+        return weights(self.values, self.generations, generation)
 
 
-def fit(points: Sequence[Point]) -> Factors:
+EXPECTATION = Factors({kind: EXPECTED[kind][0] for kind in KINDS}, {})
+
+
+def fit(points: Sequence[Point], start: Factors = EXPECTATION) -> Factors:
     """Factors of these points."""
-    names = [f"{k}@{g}" for k in _BY_GENERATION for g in sorted({p.generation for p in points})]
-    names += [k for k in KINDS if k != "products"]
-    place = {name: i for i, name in enumerate(names)}
-    matrix = np.zeros((len(points), len(names)))
-    for row, point in zip(matrix, points, strict=True):
-        kind = "products_narrow" if point.narrow else "products"
-        row[place[f"{kind}@{point.generation}"]] = point.line[0]
-        for number, name in enumerate(KINDS[1:], 1):
-            row[place[name]] = point.line[number]
-        row /= point.measured_us * NOISE
-    expected = [EXPECTED[name.split("@")[0]] for name in names]
-    prior = np.array([e[0] for e in expected])
-    loose = np.array([1 / e[1] for e in expected])
-    high = np.array([e[2] for e in expected])
-    whole = np.vstack([matrix, np.diag(loose)])
-    target = np.concatenate([np.full(len(points), 1 / NOISE), prior * loose])
-    return Factors(dict(zip(names, _bounded(whole, target, prior, high).tolist(), strict=True)))
+    generations = sorted({p.generation for p in points})
+    names = [(kind, g) for kind in BY_GENERATION for g in generations]
+    names += [(kind, "") for kind in KINDS if kind not in BY_GENERATION]
+    expected = np.array([EXPECTED[kind] for kind, _ in names])
+    prior, loose, low, high = expected.T
+    columns = {
+        g: np.array([names.index((k, g if k in BY_GENERATION else "")) for k in KINDS]) for g in generations
+    }  # fmt: skip
+    found, before = start, None
+    for _ in range(_ROUNDS):
+        matrix, target = np.zeros((len(points), len(names))), np.zeros(len(points))
+        for row, point in enumerate(points):
+            line, _ = step_line(point.pieces, point.plan.layout, found.weights(point.generation))
+            matrix[row, columns[point.generation]] = line[:-1] / (point.measured_us * NOISE)
+            target[row] = (1 - line[-1] / point.measured_us) / NOISE
+        whole = np.vstack([matrix, np.diag(1 / loose)])
+        values = _bounded(whole, np.concatenate([target, prior / loose]), prior, low, high)
+        if before is not None:
+            # Half a step: what is exposed changes with the factors, and would swing.
+            values = (values + before) / 2
+        found = _factors(names, values, generations)
+        if before is not None and np.abs(values - before).max() < 1e-3:
+            break
+        before = values
+    return found
+
+
+def _factors(names: Sequence[tuple[str, str]], values: NDArray[np.float64], generations: Sequence[str]) -> Factors:
+    held = dict(zip(names, values.tolist(), strict=True))
+    by = {g: {kind: held[kind, g] for kind in BY_GENERATION} for g in generations}
+    return Factors({kind: value for (kind, g), value in held.items() if not g} | {k: EXPECTED[k][0] for k in BY_GENERATION}, by)
 
 
 def _bounded(
-    a: NDArray[np.float64], b: NDArray[np.float64], start: NDArray[np.float64], high: NDArray[np.float64]
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
+    start: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Least squares between 0 and ``high``, by coordinates: convex, so that it ends where the least is."""
+    """Least squares between bounds, by coordinates: convex, so that it ends where the least is."""
     gram, right, x = a.T @ a, a.T @ b, start.copy()
-    for _ in range(10_000):
+    for _ in range(3000):
         before = x.copy()
         for i in range(len(x)):
-            x[i] = min(max(x[i] + (right[i] - gram[i] @ x) / gram[i, i], 0.0), high[i])
-        if np.abs(x - before).max() < 1e-10:
+            x[i] = min(max(x[i] + (right[i] - gram[i] @ x) / gram[i, i], low[i]), high[i])
+        if np.abs(x - before).max() < 1e-6:
             break
     return x
 
@@ -135,13 +157,16 @@ class Predicted:
     null_us: float | None
 
 
-def folds(points: Sequence[Point]) -> list[Predicted]:
-    """Each point predicted by a fit on all, and by one on all other models; and by the null model of the same fold."""
-    found = []
-    for family in dict.fromkeys(p.family for p in points):
-        mine = [p for p in points if p.family == family]
-        whole = fit(mine)
-        without = {name: fit([p for p in mine if base_name(p.model) != name]) for name in _names(mine)}
+def folds(points: Sequence[Point]) -> tuple[list[Predicted], dict[str, Factors]]:
+    """Each point predicted by a fit on all, and by one on all other models; and by the null model of the same fold.
+
+    Also the fits on all, by framework.
+    """
+    found, fits = [], {}
+    for framework in dict.fromkeys(p.framework for p in points):
+        mine = [p for p in points if p.framework == framework]
+        whole = fits[framework] = fit(mine)
+        without = {name: fit([p for p in mine if base_name(p.model) != name], whole) for name in _names(mine)}
         for point in mine:
             others = [p for p in mine if base_name(p.model) != base_name(point.model)]
             found.append(
@@ -152,11 +177,14 @@ def folds(points: Sequence[Point]) -> list[Predicted]:
                     _null(point, others),
                 )
             )
-    return found
+    return found, fits
 
 
 def time_us(point: Point, factors: Factors) -> float:
-    return float(point.line @ factors.weights(point.generation, point.narrow))
+    """Of a step, with these factors."""
+    found = factors.weights(point.generation)
+    line, _ = step_line(point.pieces, point.plan.layout, found)
+    return float(line[:-1] @ found + line[-1])
 
 
 def _names(points: Iterable[Point]) -> list[str]:
@@ -165,8 +193,7 @@ def _names(points: Iterable[Point]) -> list[str]:
 
 def _null(point: Point, others: Sequence[Point]) -> float | None:
     """The time at the mean FLOPs a second and rank of other models on the same chip and format; None: there are none."""
-    chip = load_system(point.plan.system).chip.name
-    same = [p for p in others if load_system(p.plan.system).chip.name == chip and p.narrow == point.narrow]
+    same = [p for p in others if p.chip == point.chip and p.narrow == point.narrow]
     if not same:
         return None
     rate = np.exp(np.mean([np.log(p.model_flops / p.measured_us / p.ranks) for p in same]))

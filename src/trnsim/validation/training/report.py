@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,9 +12,9 @@ import numpy as np
 
 from trnsim.errors import TrnsimError
 from trnsim.hardware import load_system
-from trnsim.planner.training import TrainingPlan, estimate
-from trnsim.validation.training.fit import Point, Predicted, base_name, family_of, folds
-from trnsim.validation.training.rows import Row, excluded, step_seconds, try_plan
+from trnsim.planner.training import TrainingPlan, model_flops, pieces_of, prices_of
+from trnsim.validation.training.fit import Factors, Point, Predicted, base_name, folds
+from trnsim.validation.training.rows import Row, excluded, framework, step_seconds, try_plan
 
 SCHEMA = "trnsim-training-1"
 
@@ -25,6 +24,7 @@ class Validation:
     """Cases, rows left out by rule, rows that could not be predicted, and the wall time."""
 
     cases: tuple[Predicted, ...]
+    fits: dict[str, Factors]
     excluded: tuple[tuple[str, int], ...]
     refused: tuple[tuple[str, str], ...]
     rows: int
@@ -60,8 +60,9 @@ def validate(rows: Sequence[Row]) -> Validation:
             points.append(_point(key, members))
         except TrnsimError as error:
             refused += [(row["id"], str(error)) for row, _, _ in members]
+    cases, fits = folds(points)
     return Validation(
-        tuple(folds(points)), tuple(left_out.most_common()), tuple(refused), len(rows), time.perf_counter() - begin
+        tuple(cases), fits, tuple(left_out.most_common()), tuple(refused), len(rows), time.perf_counter() - begin
     )
 
 
@@ -70,8 +71,7 @@ def _key(row: Row, plan: TrainingPlan) -> str:
     one = plan.layout
     lay = f"tp{one.tp} pp{one.pp} vpp{one.vpp} cp{one.cp} ep{one.ep} zero{one.zero}"
     batch = f"mb{one.micro_batch} x{one.micro_batches} {one.recompute}"
-    framework = "maxtext" if "maxtext" in row["model"].lower() else ""
-    names = (row["chip"], plan.model.name, one.weight_dtype or one.dtype, f"{plan.sequence}", lay, batch, framework)
+    names = (row["chip"], plan.model.name, one.product_dtype or one.dtype, f"{plan.sequence}", lay, batch, framework(row))
     return " ".join(n for n in names if n)
 
 
@@ -79,20 +79,20 @@ def _point(key: str, members: list[tuple[Row, TrainingPlan, float]]) -> Point:
     """The group's median run, by time for a rank's work."""
     ordered = sorted(members, key=lambda m: m[2] / (m[1].layout.micro_batches * m[1].layout.micro_batch))
     _, plan, seconds = ordered[len(ordered) // 2]
-    told = estimate(replace(plan, stack="ideal"))
+    chip = plan.on.chip
     return Point(
         key=key,
         ids=tuple(row["id"] for row, _, _ in members),
-        family=family_of(plan),
-        generation=load_system(plan.system).chip.generation or load_system(plan.system).chip.name,
+        framework=framework(members[0][0]),
+        generation=chip.generation or chip.name,
+        chip=chip.name,
         model=plan.model.name,
-        narrow=bool(plan.layout.weight_dtype),
+        narrow=bool(plan.layout.product_dtype),
         moe=plan.model.mixture,
         plan=plan,
-        line=told.components,
+        pieces=pieces_of(prices_of(plan), plan.layout),
         measured_us=seconds * 1e6,
-        model_flops=told.model_flops,
-        ranks=plan.layout.ranks,
+        model_flops=model_flops(plan),
     )
 
 
@@ -101,12 +101,14 @@ def sets(cases: Sequence[Predicted]) -> dict[str, list[Predicted]]:
     found: dict[str, list[Predicted]] = {}
     for case in cases:
         p = case.point
-        if p.family == "neuron":
-            name = "Trainium, encoders" if not p.plan.model.causal else "Trainium, decoders"
-        elif any(re.match(r"megatron-seqpar", i) for i in p.ids):
+        if p.framework == "neuronx-distributed":
+            name = "Trainium, decoders" if p.plan.model.causal else "Trainium, encoders"
+        elif p.framework == "megatron-2022":
             name = "A100, Megatron of 2022"
-        elif load_system(p.plan.system).chip.name.startswith("a100"):
+        elif p.framework == "megatron-2021":
             name = "A100, Megatron of 2021"
+        elif p.framework == "maxtext":
+            name = "Nvidia, MaxText"
         else:
             name = "Nvidia, experts" if p.moe else "Nvidia, dense"
         found.setdefault(name, []).append(case)
@@ -156,7 +158,7 @@ def _case(name: str, case: Predicted) -> dict[str, Any]:
         "ids": list(p.ids),
         "model": p.model,
         "left_out_model": base_name(p.model),
-        "chip": load_system(p.plan.system).chip.name,
+        "chip": p.chip,
         "measured_s": p.measured_us / 1e6,
         "fitted_s": case.fitted_us / 1e6,
         "predicted_s": case.left_out_us / 1e6,

@@ -39,6 +39,8 @@ SYSTEMS = {
     "Trainium2": "trn2.48xlarge",
 }
 _COHERENT = ("GB200", "GB300")
+# Formats of gradients as recipes have them: Megatron-Bridge's set ``grad_reduce_in_fp32 = False``.
+_GRADIENTS = {"megatron-core": "bfloat16", "maxtext": "bfloat16"}
 _FORMATS = (
     (r"NVFP4", "bfloat16", "nvfp4"),
     (r"MXFP8", "bfloat16", "mxfp8"),
@@ -120,6 +122,15 @@ def read_rows(path: str | Path) -> list[Row]:
         raise InputError(f"{file} cannot be read: {error}") from error
 
 
+def framework(row: Row) -> str:
+    """The stack that a row ran on, by its chip and software."""
+    if row["chip"].startswith("Trainium"):
+        return "neuronx-distributed"
+    if row["chip"].startswith("A100"):
+        return "megatron-2022" if "2205.05198" in row["source"] else "megatron-2021"
+    return "maxtext" if "maxtext" in row["model"].lower() or "maxtext" in row["source"].lower() else "megatron-core"
+
+
 def _share(row: Row) -> int | None:
     """Data-parallel degree: what the other degrees leave of the devices."""
     system = load_system(SYSTEMS[row["chip"]])
@@ -165,7 +176,8 @@ def plan_of(row: Row) -> TrainingPlan:
         micro_batch=row.count("micro_batch"),
         global_batch=row.count("global_batch"),
         dtype=dtype,
-        weight_dtype=narrow,
+        product_dtype=narrow,
+        gradient_dtype=_GRADIENTS.get(framework(row), "float32"),
     )
     sequence = row.count("seq_len")
     layout = _recomputed(row, model, layout, sequence)
