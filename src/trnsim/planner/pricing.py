@@ -14,7 +14,7 @@ import numpy as np
 
 from trnsim.numerics import as_dtype
 from trnsim.planner.groups import ExchangeCosts, stride
-from trnsim.planner.uses import UseCosts
+from trnsim.planner.uses import UseCosts, worst
 from trnsim.workloads.operators import OPTIMIZER, PRODUCTS, Exchange, Use, format_bytes
 from trnsim.workloads.steps import layer_kept
 from trnsim.workloads.training import layer_steps, local_parameters, outer_steps, training_pass, update
@@ -27,11 +27,20 @@ if TYPE_CHECKING:
     from trnsim.workloads.model import Layer, Model
     from trnsim.workloads.operators import Step
 
-# Kinds of work. Products in 8 bits and less are apart; ``gather`` brings the weights that ranks share (ZeRO 3).
-KINDS = ("products", "narrow", "attention", "moves", "casts", "tp", "cp", "ep", "gather", "pp", "dp", "optimizer")
-COMPUTE = slice(0, 5)
+# Kinds of work. Products in 8 bits and less (``narrow``) and those of experts are apart, ``routing`` brings tokens into
+# their order; ``gather`` brings the weights that ranks share (ZeRO 3).
+KINDS = (
+    "products", "narrow", "attention", "moves", "casts", "experts", "routing", "tp", "cp", "ep", "gather", "pp", "dp",
+    "optimizer",
+)  # fmt: skip
+COMPUTE = slice(0, 7)
 KIND = {name: number for number, name in enumerate(KINDS)}
 _GROUPS = {"expert_tp": "ep", "expert_dp": "dp", "embedding": "dp"}
+# Bytes that cross HBM for each score of attention in 16 bits where no kernel is fused. Forward: written by the product;
+# read and written by the masked softmax; read and written by dropout with a mask of a byte; read by the next product.
+# Backward: read for the values' gradient; written by the scores' gradient, through dropout (with the mask) and softmax
+# (with its result), and read by two products.
+_SCORES = {"attention": 13, "attention_backward": 21}
 FORWARD, BACKWARD, WEIGHT = range(3)
 
 
@@ -175,10 +184,21 @@ class Prices:
             kind = KIND[_GROUPS.get(item.group, item.group)] if kind is None else kind
             support, reason, time = told.support, told.reason, told.microseconds * float(item.count)
         else:
-            cost = self.uses.cost(item)
-            kind, time = _kind(item), cost.microseconds
-            support, reason = cost.support, cost.reason
+            kind = _kind(item)
+            time, support, reason = self._use(item, layout)
         return time, support, "" if support == "calibrated" else reason, kind
+
+
+    def _use(self, item: Use, layout: Layout) -> tuple[float, str, str]:
+        if layout.flash or item.operator not in _SCORES or not item.sizes.get("causal", 1):
+            cost = self.uses.cost(item)
+            return cost.microseconds, cost.support, cost.reason
+        # Without a fused kernel all scores are computed, masked ones too, and cross HBM.
+        cost = self.uses.cost(replace(item, sizes={**item.sizes, "causal": 0}))
+        scores = item.sizes["heads"] * item.sizes["queries"] * item.sizes["keys"]
+        moved = {"rows": scores * _SCORES[item.operator] / 4, "width": 1}
+        more = self.uses.cost(replace(item, operator="elementwise", sizes=moved))
+        return cost.microseconds + more.microseconds, worst({cost.support, "extrapolated"}), cost.reason
 
 
 def _sent(item: Exchange, layout: Layout) -> float:
@@ -196,6 +216,10 @@ def _kind(use: Use) -> int:
         return KIND["attention"]
     if use.operator.startswith("quantize"):
         return KIND["casts"]
+    if use.operator == "grouped_matmul":
+        return KIND["experts"]
+    if use.operator in ("router", "permute", "combine"):
+        return KIND["routing"]
     if use.operator in PRODUCTS:
         return KIND["narrow" if format_bytes(use.dtype) < 2 else "products"]
     return KIND["moves"]

@@ -34,17 +34,23 @@ EXPECTED: Mapping[str, tuple[float, float, float, float]] = {
     "attention": (1.0, 0.2, 0.3, 2.5),
     "moves": (1.2, 0.5, 0.0, 5.0),
     "casts": (1.0, 0.5, 0.0, 5.0),
+    "experts": (1.2, 0.3, 0.3, 5.0),
+    "routing": (1.5, 1.0, 0.0, 10.0),
     "tp": (0.5, 0.25, 0.0, 1.5),
     "cp": (0.3, 0.25, 0.0, 1.5),
     "ep": (0.8, 0.25, 0.0, 1.5),
-    "gather": (0.2, 0.2, 0.0, 1.5),
+    "gather": (0.2, 0.3, 0.0, 4.0),
     "pp": (0.5, 0.5, 0.0, 3.0),
     "dp": (0.2, 0.2, 0.0, 1.5),
     "optimizer": (1.0, 0.3, 0.0, 4.0),
 }
+# What models without experts do not do.
+WITH_EXPERTS = ("experts", "routing", "ep")
 # Relative error of a published step itself, one standard deviation.
 NOISE = 0.03
-_ROUNDS = 8
+# Relative errors beyond which a step is taken for one that no factors explain.
+LARGE = 0.08
+_ROUNDS = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,55 +101,91 @@ EXPECTATION = Factors({kind: EXPECTED[kind][0] for kind in KINDS}, {})
 
 
 def fit(points: Sequence[Point], start: Factors = EXPECTATION) -> Factors:
-    """Factors of these points."""
+    """Factors of these points: of what all models do from those without experts, then of what experts add."""
+    dense = [p for p in points if not p.moe]
+    if not dense or len(dense) == len(points):
+        return _fit(points, start, KINDS)
+    shared = _fit(dense, start, [k for k in KINDS if k not in WITH_EXPERTS])
+    missing = {p.generation for p in points} - {p.generation for p in dense}
+    free = (*WITH_EXPERTS, *(BY_GENERATION if missing else ()))
+    return _fit([p for p in points if p.moe], shared, free)
+
+
+def _fit(points: Sequence[Point], start: Factors, free: Sequence[str]) -> Factors:
+    """Factors of these kinds; others stay as they are, and so do those of generations that ``start`` has."""
     generations = sorted({p.generation for p in points})
-    names = [(kind, g) for kind in BY_GENERATION for g in generations]
-    names += [(kind, "") for kind in KINDS if kind not in BY_GENERATION]
-    expected = np.array([EXPECTED[kind] for kind, _ in names])
-    prior, loose, low, high = expected.T
+    names = [(kind, g) for kind in BY_GENERATION for g in generations if kind in free]
+    names += [(kind, "") for kind in KINDS if kind not in BY_GENERATION and kind in free]
+    if free is not KINDS and start is not EXPECTATION and "ep" in free:
+        names = [(kind, g) for kind, g in names if g not in start.generations]
+    prior, loose, low, high = np.array([EXPECTED[kind] for kind, _ in names]).T
+    place = {name: i for i, name in enumerate(names)}
     columns = {
-        g: np.array([names.index((k, g if k in BY_GENERATION else "")) for k in KINDS]) for g in generations
-    }  # fmt: skip
-    found, before = start, None
+        g: [(number, place.get((k, g if k in BY_GENERATION else ""))) for number, k in enumerate(KINDS)]
+        for g in generations
+    }
+    found, before = start, _values(start, names)
     for _ in range(_ROUNDS):
         matrix, target = np.zeros((len(points), len(names))), np.zeros(len(points))
         for row, point in enumerate(points):
-            line, _ = step_line(point.pieces, point.plan.layout, found.weights(point.generation))
-            matrix[row, columns[point.generation]] = line[:-1] / (point.measured_us * NOISE)
-            target[row] = (1 - line[-1] / point.measured_us) / NOISE
-        whole = np.vstack([matrix, np.diag(1 / loose)])
-        values = _bounded(whole, np.concatenate([target, prior / loose]), prior, low, high)
-        if before is not None:
-            # Half a step: what is exposed changes with the factors, and would swing.
-            values = (values + before) / 2
-        found = _factors(names, values, generations)
-        if before is not None and np.abs(values - before).max() < 1e-3:
+            held = found.weights(point.generation)
+            line, _ = step_line(point.pieces, point.plan.layout, held)
+            rest = line[-1]
+            for number, column in columns[point.generation]:
+                if column is None:
+                    rest += line[number] * held[number]
+                else:
+                    matrix[row, column] = line[number] / (point.measured_us * NOISE)
+            target[row] = (1 - rest / point.measured_us) / NOISE
+        # Steps that no factors explain count by their error, not its square.
+        trust = _trust((matrix @ before - target) * NOISE)
+        whole = np.vstack([matrix * trust[:, None], np.diag(1 / loose)])
+        values = _bounded(whole, np.concatenate([target * trust, prior / loose]), low, high)
+        # Half a step: what is exposed changes with the factors, and would swing.
+        values = (values + before) / 2
+        found = _replaced(found, names, values)
+        if np.abs(values - before).max() < 3e-3:
             break
         before = values
     return found
 
 
-def _factors(names: Sequence[tuple[str, str]], values: NDArray[np.float64], generations: Sequence[str]) -> Factors:
-    held = dict(zip(names, values.tolist(), strict=True))
-    by = {g: {kind: held[kind, g] for kind in BY_GENERATION} for g in generations}
-    return Factors({kind: value for (kind, g), value in held.items() if not g} | {k: EXPECTED[k][0] for k in BY_GENERATION}, by)
+def _trust(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Square roots of Huber's weights."""
+    return np.asarray(np.sqrt(np.minimum(1.0, LARGE / np.maximum(np.abs(errors), 1e-9))))
+
+
+def _values(factors: Factors, names: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+    return np.array([factors.weights(g)[KINDS.index(kind)] for kind, g in names])
+
+
+def _replaced(factors: Factors, names: Sequence[tuple[str, str]], values: NDArray[np.float64]) -> Factors:
+    held, by = dict(factors.values), {g: dict(kinds) for g, kinds in factors.generations.items()}
+    for (kind, g), value in zip(names, values.tolist(), strict=True):
+        if g:
+            by.setdefault(g, {})[kind] = value
+        else:
+            held[kind] = value
+    return Factors(held, by)
 
 
 def _bounded(
-    a: NDArray[np.float64],
-    b: NDArray[np.float64],
-    start: NDArray[np.float64],
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
+    a: NDArray[np.float64], b: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Least squares between bounds, by coordinates: convex, so that it ends where the least is."""
-    gram, right, x = a.T @ a, a.T @ b, start.copy()
-    for _ in range(3000):
-        before = x.copy()
-        for i in range(len(x)):
-            x[i] = min(max(x[i] + (right[i] - gram[i] @ x) / gram[i, i], low[i]), high[i])
-        if np.abs(x - before).max() < 1e-6:
+    """Least squares between bounds: what would leave them stays at one, and is let go where that helps."""
+    gram, right = a.T @ a, a.T @ b
+    x = np.clip(np.linalg.solve(gram, right), low, high)
+    for _ in range(200):
+        slope = gram @ x - right
+        free = ~(((x <= low) & (slope > 0)) | ((x >= high) & (slope < 0)))
+        if np.abs(slope[free]).max(initial=0.0) < 1e-9 * np.abs(right).max():
             break
+        step = np.zeros_like(x)
+        step[free] = np.linalg.solve(gram[np.ix_(free, free)], -slope[free])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            room = np.where(step > 0, (high - x) / step, np.where(step < 0, (low - x) / step, np.inf))
+        share = min(1.0, float(room[room > 0].min(initial=1.0)))
+        x = np.clip(x + share * step, low, high)
     return x
 
 

@@ -1,9 +1,12 @@
 """Published training steps: rows of ``training.csv``, which are left out by rule, and the plan that each is a run of.
 
 What a row omits is filled by written rules: no recomputation named is none if that fits, else selective, else full; a
-degree of parallelism that is not given is 1; no micro-batch is 1; before the papers that brought them (May 2022:
-FlashAttention, sequence parallelism and selective recomputation) a run has none of the three; weights are shared (ZeRO 3) where FSDP is named,
-optimiser states (ZeRO 1) elsewhere; a rank of Trainium is a logical core of the chip's default size.
+degree of parallelism that is not given is 1, but chunks of a stage are those that all other rows of the same model, chip
+and pipeline have; no micro-batch is 1; before the papers that brought them (May 2022: FlashAttention, sequence
+parallelism and selective recomputation) a run has none of the three, and recomputes layers (arXiv 2104.04473, 3.5);
+weights are shared (ZeRO 3) where FSDP is named without a pipeline, optimiser states (ZeRO 1) elsewhere: with a pipeline,
+weights are gathered once a step (arXiv 2407.21783, 3.3.2); a rank of Trainium is a logical core of the chip's default
+size.
 """
 
 from __future__ import annotations
@@ -117,9 +120,23 @@ def read_rows(path: str | Path) -> list[Row]:
             missing = sorted(set(COLUMNS) - set(reader.fieldnames or ()))
             if missing:
                 raise InputError(f"{file} has no column {', '.join(missing)}", operand="data", limit=COLUMNS)
-            return [Row(values) for values in reader]
+            return _completed([Row(values) for values in reader])
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error}") from error
+
+
+def _completed(rows: list[Row]) -> list[Row]:
+    """A pipeline whose chunks a row omits has those that all other rows of the same model, chip and pipeline have."""
+    held: dict[tuple[str, str, str], set[str]] = {}
+    for row in rows:
+        if row["vp"]:
+            held.setdefault((row["model"], row["chip"], row["pp"]), set()).add(row["vp"])
+    found = []
+    for row in rows:
+        same = held.get((row["model"], row["chip"], row["pp"]), set())
+        fill = not row["vp"] and row.count("pp") > 1 and len(same) == 1
+        found.append(Row({**row.values, "vp": next(iter(same))}) if fill else row)
+    return found
 
 
 def framework(row: Row) -> str:
@@ -127,6 +144,8 @@ def framework(row: Row) -> str:
     if row["chip"].startswith("Trainium"):
         return "neuronx-distributed"
     if row["chip"].startswith("A100"):
+        if "ZERO-3" in row["zero_fsdp"].upper():
+            return "deepspeed-2021"
         return "megatron-2022" if "2205.05198" in row["source"] else "megatron-2021"
     return "maxtext" if "maxtext" in row["model"].lower() or "maxtext" in row["source"].lower() else "megatron-core"
 
@@ -172,7 +191,7 @@ def plan_of(row: Row) -> TrainingPlan:
         cp=row.count("cp"),
         ep=row.count("ep"),
         vpp=row.count("vp") if pp > 1 else 1,
-        zero=3 if whole or "FSDP" in row["model"] else 1,
+        zero=(3 if pp == 1 else 1) if whole or "FSDP" in row["model"] else 1,
         micro_batch=row.count("micro_batch"),
         global_batch=row.count("global_batch"),
         dtype=dtype,
@@ -192,7 +211,7 @@ def _recomputed(row: Row, model: Model, layout: Layout, sequence: int) -> Layout
     room = system.chip.hbm.capacity_bytes / ranks_per_chip(system)
     if row["chip"] in _COHERENT:
         room *= 2
-    for how in ("none", "selective", "full") if layout.flash else ("none", "full"):
+    for how in ("none", "selective", "full") if layout.flash else ("full",):
         tried = replace(layout, recompute=how)
         if max(stage.total for stage in training_memory(model, tried, sequence)) <= room:
             return tried
