@@ -56,7 +56,7 @@ def test_against_the_engine_over_drawn_systems():
     while len(found) < 60:
         users, prompt = int(rng.choice([1, 2, 8, 32, 100])), int(rng.choice([32, 500, 1024, 3000]))
         output = int(rng.choice([16, 128, 300]))
-        policy, seqs = str(rng.choice(["chunked", "prefill-first"])), int(rng.choice([8, 64]))
+        policy, seqs = str(rng.choice(["mixed", "prefill-first"])), int(rng.choice([8, 64]))
         shapes = StaticShapes()
         if policy == "prefill-first" and rng.integers(2):
             sizes = powers_of_two(128, LONGEST)
@@ -65,7 +65,7 @@ def test_against_the_engine_over_drawn_systems():
             policy=policy,
             max_num_seqs=seqs,
             max_num_batched_tokens=int(rng.choice([512, 2048, 8192])),
-            max_prefills=int(rng.integers(2)) if policy != "chunked" else 0,
+            max_prefills=int(rng.integers(2)) if policy != "mixed" else 0,
             host=HostSettings(step_ps=int(2e9), overlap=str(rng.choice(["none", "steady-decode", "always"]))),
             shapes=shapes,
         )
@@ -88,7 +88,7 @@ def test_against_the_engine_over_drawn_systems():
     assert np.percentile(ttft, 90) < 0.15
 
 
-@pytest.mark.parametrize("policy", ["chunked", "prefill-first"])
+@pytest.mark.parametrize("policy", ["mixed", "prefill-first"])
 def test_more_users_than_run_wait_whole_cycles(policy):
     cost = AffineCost(fixed_ps=1e9, per_token_ps=1e7)
     settings = spec(policy=policy, max_num_seqs=8)

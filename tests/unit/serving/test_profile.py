@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trnsim.errors import InputError
-from trnsim.hardware.stack import load_stack
+from trnsim.hardware.stack import load_stack, stack_names
 from trnsim.serving import AffineCost, Pool, closed_loop, lengths, simulate
 from trnsim.serving.profile import replica_settings
 
@@ -30,7 +30,7 @@ def test_compiled_sizes(name, prefill, batch, context, graphs):
     )
 
 
-@pytest.mark.parametrize("name", ["ideal", "vllm-gpu", "nxdi", "vllm-neuron"])
+@pytest.mark.parametrize("name", stack_names())
 def test_every_stack_serves(name):
     cost = AffineCost(fixed_ps=5e9, per_token_ps=2e7, per_context_ps=2e4)
     load = closed_loop(8, lengths(500, 40, spread=0.5), lengths(100, 40, spread=0.5, seed=1))
