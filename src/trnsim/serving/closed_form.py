@@ -38,7 +38,8 @@ _SAMPLES: Final = 32
 class SteadyState:
     """Steady state of one replica; times in seconds.
 
-    ``batch``: sequences that run; ``bound``: what keeps it from being larger: ``users``, ``max_num_seqs`` or ``cache``.
+    ``batch``: sequences that run; ``bound``: what keeps it from being larger: ``users``, ``max_num_seqs``,
+    ``max_num_batched_tokens`` or ``cache``.
     """
 
     batch: int
@@ -98,6 +99,15 @@ def _batch(settings: ReplicaSettings, users: int, prompt: int, output: int) -> t
             limit=cache.units(scheduler.max_model_len) * unit,
         )
     limits = {"users": users, "max_num_seqs": scheduler.max_num_seqs, "cache": fits}
+    if scheduler.policy == "mixed" and not scheduler.chunks:
+        # A whole prompt goes beside so many that decode.
+        limits["max_num_batched_tokens"] = (scheduler.max_num_batched_tokens - prompt) // settings.decode_tokens + 1
+        if limits["max_num_batched_tokens"] < 1:
+            raise InputError(
+                "tokens of a prompt that is not cut in chunks are more than max_num_batched_tokens",
+                value=prompt,
+                limit=scheduler.max_num_batched_tokens,
+            )
     bound = min(limits, key=lambda name: limits[name])
     return limits[bound], bound
 

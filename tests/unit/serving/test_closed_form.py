@@ -107,6 +107,17 @@ def test_speculation():
     np.testing.assert_allclose(error, 0, atol=0.03)
 
 
+@pytest.mark.parametrize(("users", "prompt", "batch"), [(32, 500, 32), (32, 2000, 32), (100, 2020, 29)])
+def test_whole_prompts_beside_decode(users, prompt, batch):
+    cost = AffineCost(fixed_ps=1e9, per_token_ps=1e7, per_context_ps=1e3)
+    settings = spec(preemption="never", chunks=False, max_num_batched_tokens=2048)
+    np.testing.assert_allclose(errors(cost, settings, users, prompt, 200), 0, atol=0.04)
+    form = steady_state(cost, settings, users=users, input_tokens=prompt, output_tokens=200)
+    assert (form.batch, form.bound) == (batch, "users" if batch == users else "max_num_batched_tokens")
+    with pytest.raises(InputError, match="not cut in chunks"):
+        steady_state(cost, settings, users=users, input_tokens=2049, output_tokens=200)
+
+
 def test_a_small_cache_bounds_the_batch():
     cost = AffineCost(fixed_ps=1e9)
     form = steady_state(cost, spec(cache=1600), users=50, input_tokens=100, output_tokens=61)
