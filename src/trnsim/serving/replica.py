@@ -136,7 +136,7 @@ class Replica:
         chunks: list[int] = []
         for i in range(decoding, decoding + prefilling):
             size = min(int(self.table[GOAL, i] - self.table[CONTEXT, i]), budget)
-            needed = self.cache.units(int(self.table[CONTEXT, i]) + size) - int(self.table[UNITS, i])
+            needed = max(0, self.cache.units(int(self.table[CONTEXT, i]) + size) - int(self.table[UNITS, i]))
             if needed > self.cache.available:
                 # It is the one admitted last, so it is the one to give way.
                 self._preempt()

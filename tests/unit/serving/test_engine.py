@@ -150,6 +150,14 @@ def test_whole_prompts_beside_decode_and_room_to_the_end():
     ]
 
 
+def test_room_to_the_end_is_kept_while_a_prompt_is_cut():
+    spec = replica(blocks=6, preemption="never", max_num_seqs=2, max_num_batched_tokens=4)
+    result = serve(load((0, 8, 5), (0, 8, 5)), spec)
+    # Both hold three blocks from their first chunk on.
+    assert steps(result, "prefill_tokens", "used_units")[:4] == [(4, 3), (4, 3), (3, 6), (3, 6)]
+    assert not result.preemptions.any()
+
+
 def test_contiguous_slots_bound_the_batch():
     spec = replica(blocks=32, block=4, cache={"layout": "contiguous"}, max_model_len=64)
     assert spec.cache.units(64) == 2
