@@ -1,8 +1,11 @@
 """Stacks of the catalogue as settings of a replica."""
 
+import doctest
+
 import numpy as np
 import pytest
 
+import trnsim.serving
 from trnsim.errors import InputError
 from trnsim.hardware.stack import load_stack, stack_names
 from trnsim.serving import AffineCost, Pool, closed_loop, lengths, simulate
@@ -59,3 +62,7 @@ def test_listed_sizes(tmp_path):
     assert replica_settings(load_stack(path), **SIZES).shapes.prefill == (512, 1024, 4096)
     with pytest.raises(InputError, match="prefill_sizes: larger than is ever needed"):
         replica_settings(load_stack(path), **(SIZES | {"max_model_len": 600}))
+
+
+def test_the_example_of_the_package():
+    assert doctest.testmod(trnsim.serving).failed == 0
