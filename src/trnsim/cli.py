@@ -25,6 +25,7 @@ from trnsim.commands import (
     validate,
     validate_collectives,
     validate_instructions,
+    validate_training,
 )
 from trnsim.commands import time as time_command
 from trnsim.commands.validate_app import validate_app
@@ -160,6 +161,7 @@ collective.register(app)
 validate.register(validate_app)
 validate_instructions.register(validate_app)
 validate_collectives.register(validate_app)
+validate_training.register(validate_app)
 app.add_typer(validate_app)
 
 

@@ -37,7 +37,9 @@ ALLOWED = {
     "report": {"timing", "isa", "machine", "hardware", "numerics"},
     "api": {"installation", "nki", "session", "report", "machine", "hardware", "numerics"},
     "script": {"api", "installation", "nki", "session"},
-    "validation": {"api", "compat", "fabric", "installation", "session", "timing", "machine", "hardware"},
+    "validation": {
+        "api", "compat", "fabric", "installation", "planner", "session", "timing", "machine", "hardware", "workloads",
+    },
     "recording": {"nki", "session", "report", "timing", "isa", "machine", "hardware", "numerics", "releases"},
     "sweep": {"script", "session", "report"},
     "explain": {"report", "timing", "isa", "machine", "hardware", "numerics", "releases"},
@@ -46,6 +48,7 @@ ALLOWED = {
         "fabric",
         "hardware",
         "operators",
+        "planner",
         "profiles",
         "recording",
         "releases",

@@ -17,7 +17,7 @@ import numpy as np
 
 from trnsim.planner.pricing import KINDS
 from trnsim.planner.stack import BY_GENERATION, weights
-from trnsim.planner.training import Pieces, step_line
+from trnsim.planner.training import Pieces, pieces_of, prices_of, step_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class Point:
 
     Attributes:
         framework: which rows share factors.
-        scale: rank-microseconds of a sequence, by which rows that differ only in data parallelism compare.
+        members: (id, plan, microseconds of a step) of each published step.
     """
 
     key: str
@@ -74,6 +74,7 @@ class Point:
     pieces: Pieces
     measured_us: float
     model_flops: float
+    members: tuple[tuple[str, TrainingPlan, float], ...] = ()
 
     @property
     def ranks(self) -> int:
@@ -191,12 +192,19 @@ def _bounded(
 
 @dataclass(frozen=True)
 class Predicted:
-    """A point with what is predicted of it, microseconds; ``null_us``: one MFU for its chip and format."""
+    """A point with what is predicted of it, microseconds: by a fit on all; without its model (``factors``); and by one
+    MFU for its chip and format."""
 
     point: Point
     fitted_us: float
     left_out_us: float
     null_us: float | None
+    factors: Factors
+
+    @property
+    def error(self) -> float:
+        """Relative, of the fit that did not see the model."""
+        return self.left_out_us / self.point.measured_us - 1
 
 
 def folds(points: Sequence[Point]) -> tuple[list[Predicted], dict[str, Factors]]:
@@ -217,15 +225,17 @@ def folds(points: Sequence[Point]) -> tuple[list[Predicted], dict[str, Factors]]
                     time_us(point, whole),
                     time_us(point, without[base_name(point.model)]),
                     _null(point, others),
+                    without[base_name(point.model)],
                 )
             )
     return found, fits
 
 
-def time_us(point: Point, factors: Factors) -> float:
-    """Of a step, with these factors."""
+def time_us(point: Point, factors: Factors, plan: TrainingPlan | None = None) -> float:
+    """Of a step of the point, or of one of its members, with these factors."""
     found = factors.weights(point.generation)
-    line, _ = step_line(point.pieces, point.plan.layout, found)
+    pieces = point.pieces if plan is None else pieces_of(prices_of(plan), plan.layout)
+    line, _ = step_line(pieces, (plan or point.plan).layout, found)
     return float(line[:-1] @ found + line[-1])
 
 

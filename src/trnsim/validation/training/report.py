@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from trnsim.errors import TrnsimError
 from trnsim.hardware import load_system
 from trnsim.planner.training import TrainingPlan, model_flops, pieces_of, prices_of
 from trnsim.validation.training.fit import Factors, Point, Predicted, base_name, folds
+from trnsim.validation.training.targets import Target, targets
 from trnsim.validation.training.rows import Row, excluded, framework, step_seconds, try_plan
 
 SCHEMA = "trnsim-training-1"
@@ -29,6 +30,11 @@ class Validation:
     refused: tuple[tuple[str, str], ...]
     rows: int
     seconds: float
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What the model has to reach."""
+        return targets(sets(self.cases), self.predicted_share)
 
     @property
     def predicted_share(self) -> float:
@@ -93,6 +99,7 @@ def _point(key: str, members: list[tuple[Row, TrainingPlan, float]]) -> Point:
         pieces=pieces_of(prices_of(plan), plan.layout),
         measured_us=seconds * 1e6,
         model_flops=model_flops(plan),
+        members=tuple((row["id"], member, time * 1e6) for row, member, time in members),
     )
 
 
@@ -107,6 +114,8 @@ def sets(cases: Sequence[Predicted]) -> dict[str, list[Predicted]]:
             name = "A100, Megatron of 2022"
         elif p.framework == "megatron-2021":
             name = "A100, Megatron of 2021"
+        elif p.framework == "deepspeed-2021":
+            name = "A100, ZeRO 3 of 2021"
         elif p.framework == "maxtext":
             name = "Nvidia, MaxText"
         else:
@@ -143,6 +152,7 @@ def to_json(found: Validation) -> dict[str, Any]:
         "summary": {
             "sets": {name: errors(cases) for name, cases in sets(found.cases).items()},
             "predicted_share": found.predicted_share,
+            "targets": [asdict(t) | {"met": t.met} for t in found.targets],
             "seconds": found.seconds,
         },
         "excluded": [{"rule": rule, "rows": count} for rule, count in found.excluded],

@@ -42,8 +42,18 @@ SYSTEMS = {
     "Trainium2": "trn2.48xlarge",
 }
 _COHERENT = ("GB200", "GB300")
+# What rows ran on (``framework``), and the chips that it is for if not Nvidia's.
+TITLES = {
+    "neuronx-distributed": "NeuronX Distributed, and transformers-neuronx before it, compiled by neuronx-cc",
+    "megatron-2021": "Megatron-LM of 2021 (arXiv 2104.04473)",
+    "megatron-2022": "Megatron-LM of 2022 with sequence parallelism (arXiv 2205.05198)",
+    "deepspeed-2021": "DeepSpeed with ZeRO 3, of 2021 (arXiv 2104.04473)",
+    "megatron-core": "Megatron-Core with Transformer Engine: NeMo and Megatron-Bridge, 2024 to 2026",
+    "maxtext": "MaxText on GPUs, with XLA",
+}
+FAMILIES = {"neuronx-distributed": "trainium"}
 # Formats of gradients as recipes have them: Megatron-Bridge's set ``grad_reduce_in_fp32 = False``.
-_GRADIENTS = {"megatron-core": "bfloat16", "maxtext": "bfloat16"}
+GRADIENTS = {"megatron-core": "bfloat16", "maxtext": "bfloat16"}
 _FORMATS = (
     (r"NVFP4", "bfloat16", "nvfp4"),
     (r"MXFP8", "bfloat16", "mxfp8"),
@@ -196,7 +206,7 @@ def plan_of(row: Row) -> TrainingPlan:
         global_batch=row.count("global_batch"),
         dtype=dtype,
         product_dtype=narrow,
-        gradient_dtype=_GRADIENTS.get(framework(row), "float32"),
+        gradient_dtype=GRADIENTS.get(framework(row), "float32"),
     )
     sequence = row.count("seq_len")
     layout = _recomputed(row, model, layout, sequence)
