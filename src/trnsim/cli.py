@@ -20,6 +20,7 @@ from trnsim.commands import (
     fabric,
     models,
     operators,
+    plan,
     replay,
     sweep,
     validate,
@@ -158,6 +159,7 @@ operators.register(app)
 models.register(app)
 fabric.register(app)
 collective.register(app)
+plan.register(app)
 validate.register(validate_app)
 validate_instructions.register(validate_app)
 validate_collectives.register(validate_app)

@@ -124,7 +124,7 @@ def _indices(s: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
 _MAYBE = frozenset(
     ("causal", "window", "residual", "scaled", "latent", "width", "with_lse", "bias", "contract", "inverse")
 )
-_NARROW = frozenset(("matmul", "grouped_matmul", "gated_mlp", "mlp"))
+_NARROW = frozenset(("matmul", "grouped_matmul", "gated_mlp", "mlp", "decode_attention"))
 _MOVING = frozenset(
     ("permute", "combine", "conv", "conv_backward", "linear_attention", "linear_attention_backward")
 )  # fmt: skip
