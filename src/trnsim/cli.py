@@ -20,6 +20,7 @@ from trnsim.commands import (
     fabric,
     models,
     operators,
+    plan,
     replay,
     sweep,
     validate,
@@ -156,6 +157,7 @@ replay.register(app)
 diff.register(app)
 operators.register(app)
 models.register(app)
+plan.register(app)
 fabric.register(app)
 collective.register(app)
 validate.register(validate_app)

@@ -244,8 +244,10 @@ def _names(points: Iterable[Point]) -> list[str]:
 
 
 def _null(point: Point, others: Sequence[Point]) -> float | None:
-    """The time at the mean FLOPs a second and rank of other models on the same chip and format; None: there are none."""
-    same = [p for p in others if p.chip == point.chip and p.narrow == point.narrow]
+    """The time at the mean FLOPs a second and rank of other models, with experts or without as this one, on the same
+    chip and format; None: there are none."""
+    form = point.plan.layout.product_dtype
+    same = [p for p in others if (p.chip, p.plan.layout.product_dtype, p.moe) == (point.chip, form, point.moe)]
     if not same:
         return None
     rate = np.exp(np.mean([np.log(p.model_flops / p.measured_us / p.ranks) for p in same]))
