@@ -74,8 +74,8 @@ def to_json(found: Found, asked: Asked, money: dict[str, Any]) -> dict[str, Any]
 
 def plan_json(found: TrainingEstimate, asked: Asked) -> dict[str, Any]:
     """One plan."""
+    from trnsim.planner.pricing import logical_cores
     from trnsim.planner.search import capacity
-    from trnsim.planner.training import logical_cores
 
     plan, layout, run = found.plan, found.plan.layout, asked.run(found)
     system, memory = plan.on, found.largest_memory
@@ -186,8 +186,8 @@ def _other(found: Found, name: str) -> TrainingEstimate:
 
 
 def _show(found: Found, asked: Asked, money: dict[str, Any]) -> None:
+    from trnsim.planner.pricing import logical_cores
     from trnsim.planner.search import capacity, describe
-    from trnsim.planner.training import logical_cores
 
     out = console()
     wanted, best = found.wanted, found.best[0]
@@ -214,9 +214,7 @@ def _show(found: Found, asked: Asked, money: dict[str, Any]) -> None:
     columns = ["layout", "step s", "tokens/s/chip", "MFU", "HFU", "GiB", "days", "USD", "support"]
     out.print(table(f"Fastest of {found.evaluated:,} layouts that fit", columns, rows))
     pruned = "; ".join(f"{count:,} {reason}" for reason, count in found.pruned.items())
-    out.print(
-        f"{found.evaluated:,} evaluated in {found.seconds:.2f} s; pruned: {pruned or 'none'}", highlight=False
-    )
+    out.print(f"{found.evaluated:,} evaluated in {found.seconds:.2f} s; pruned: {pruned or 'none'}", highlight=False)
     parts = ", ".join(f"{k} {float(v) / GIB:,.1f}" for k, v in best.largest_memory.by_kind().items() if v)
     out.print(f"memory of a rank, GiB: {parts}; of {room / GIB:,.1f}", highlight=False)
     _show_run(out, best, asked, money)

@@ -141,9 +141,7 @@ class Prices:
         told = self.exchanges.cost("send_receive", 2, stride(layout, "pp"), nbytes, self._used(layout))
         return told.microseconds, told.support, told.reason
 
-    def update(
-        self, layout: Layout, stage: int
-    ) -> tuple[NDArray[np.float64], frozenset[str], tuple[str, ...]]:
+    def update(self, layout: Layout, stage: int) -> tuple[NDArray[np.float64], frozenset[str], tuple[str, ...]]:
         """Once a step: [3, kinds]: gradients (0) and weights (1) that are exchanged, and the optimiser (2)."""
         one = layout
         key = (
@@ -245,7 +243,6 @@ class Prices:
             time, support, reason = self._use(item, layout)
         return time, support, "" if support == "calibrated" else reason, kind
 
-
     def _use(self, item: Use, layout: Layout) -> tuple[float, str, str]:
         if layout.flash or item.operator not in _SCORES or not item.sizes.get("causal", 1):
             cost = self.uses.cost(item)
@@ -259,7 +256,7 @@ class Prices:
 
 
 def _sent(item: Exchange, layout: Layout) -> float:
-    """Bytes. What tensor parallelism gathers for narrow products is cast first: it crosses the links in their format."""
+    """Bytes. What tensor parallelism gathers for narrow products is cast first, and crosses links in their format."""
     nbytes = float(item.bytes)
     if item.group == "tp" and item.operation == "all_gather" and layout.product_dtype and item.where != "head.input":
         nbytes *= format_bytes(layout.product_dtype) / as_dtype(layout.dtype).itemsize

@@ -146,9 +146,7 @@ def search(wanted: Wanted, top: int = 10) -> Found:
     best = tuple(estimate(wanted.plan(c.layout), stack, prices) for c in heapq.nsmallest(
         top, candidates, key=lambda c: (c.step_us, c.memory)
     ))  # fmt: skip
-    return Found(
-        wanted, best, tuple(candidates), len(candidates), dict(pruned), least, time.perf_counter() - begin
-    )
+    return Found(wanted, best, tuple(candidates), len(candidates), dict(pruned), least, time.perf_counter() - begin)
 
 
 def _parts(wanted: Wanted) -> tuple[System, TrainingStack, Prices]:
@@ -174,8 +172,8 @@ def ranks_of(system: System, chips: int, lnc: int | None = None) -> int:
         raise InputError(f"{chips} chips have no whole number of ranks", operand="--chips", value=chips)
     if chips > system.chip_count and chips % system.chip_count:
         raise InputError(
-            f"{system.name} has {system.chip_count} chips; {chips} are no whole systems", operand="--chips", value=chips,
-            limit=system.chip_count,
+            f"{system.name} has {system.chip_count} chips; {chips} are no whole systems", operand="--chips",
+            value=chips, limit=system.chip_count,
         )  # fmt: skip
     return int(ranks)
 
@@ -188,7 +186,7 @@ def layouts(wanted: Wanted, pruned: Counter[str]) -> Iterator[tuple[Layout, tupl
     near = int(min(ranks, system.chip_count * ranks_per_chip(system, wanted.lnc)))
     count = len(model.layers)
     experts = next((layer.experts.experts for layer in model.layers if layer.experts), 1)
-    order = (str(fixed["recompute"]),) if "recompute" in fixed else RECOMPUTATION
+    order: tuple[str, ...] = (str(fixed["recompute"]),) if "recompute" in fixed else RECOMPUTATION
     if wanted.base.flash:
         # With fused attention there are no scores to drop.
         order = tuple(how for how in order if how != "selective" or "recompute" in fixed)
@@ -198,7 +196,9 @@ def layouts(wanted: Wanted, pruned: Counter[str]) -> Iterator[tuple[Layout, tupl
                 dp = int(fixed.get("dp", ranks // (tp * pp * cp)))
                 if tp * pp * cp * dp != ranks or pp > count:
                     continue
-                for vpp in _choices(fixed, "vpp", [1, *(v for v in range(2, count // pp + 1) if count % (pp * v) == 0)]):
+                for vpp in _choices(
+                    fixed, "vpp", [1, *(v for v in range(2, count // pp + 1) if count % (pp * v) == 0)]
+                ):
                     if vpp > 1 and pp == 1:
                         continue
                     for ep in _choices(fixed, "ep", _powers(experts) if experts > 1 else [1]):
