@@ -19,12 +19,12 @@ from trnsim.validation.training.report import validate
 from trnsim.validation.training.rows import FAMILIES, GRADIENTS, TITLES, read_rows
 
 HEAD = """\
-# Factors of training stacks; planner/stack.py says what each means. Made by scripts/fit_training.py from published steps.
+# Factors of training stacks; planner/stack.py says what each means. Made by scripts/fit_training.py.
 #
 # ``factors``: of kinds of computation, how much longer than their kernels alone; of exchanges (tp, cp, ep, gather, dp),
 # the share that computation cannot hide; of sending between stages (pp), how often its time counts. ``generations``:
-# those of products by generation of chips. ``error_percent``: mean absolute error on models that the fit did not see, by
-# generation; ``error_experts_percent`` that of models with experts.
+# those of products by generation of chips. ``error_percent``: mean absolute error on models that the fit did not see,
+# by generation; ``error_experts_percent`` that of models with experts.
 
 [ideal]
 title = "Ideal: kernels alone, and all that computation can hide is hidden"

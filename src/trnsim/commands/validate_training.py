@@ -59,8 +59,8 @@ def _show(found: Validation) -> None:
     columns = ["", "rows", "cases", "fitted", "left out", "median", "worst", "with a null", "null"]
     out.print(table("Mean absolute error of a step", columns, rows))
     out.print(
-        "cases: rows that differ in data parallelism or release only are one, the median. left out: without the model;\n"
-        "median and worst of these. null: one MFU for a chip and format, in the same folds.",
+        "cases: rows that differ in data parallelism or release only are one, the median. left out: without the\n"
+        "model; median and worst of these. null: one MFU for a chip and format, in the same folds.",
         highlight=False,
     )
     out.print(table("Targets", ["", "cases", "value", "limit", "met"], [
@@ -86,7 +86,7 @@ def _show(found: Validation) -> None:
     out.print(f"{rows_used} of {found.rows} rows predicted, in {found.seconds:.1f} s", highlight=False)
 
 
-def _share(value: float | int | None) -> str:
+def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
 
 

@@ -153,7 +153,7 @@ class GpuCosts:
         return many(found, dtype, sizes, "gpu", time, busy)
 
     def cast_us(self, dtype: str, m: float, k: float) -> float:
-        """Microseconds of a product's time in which its left operand [m, k] is cast from 16 bits; 0 for wide formats."""
+        """Microseconds of a product's time in which its left operand [m, k] is cast from 16 bits; 0 in wide formats."""
         rate = self._rate(dtype)
         if rate.itemsize >= 2:
             return 0.0

@@ -102,9 +102,6 @@ class ExchangeCosts:
                 places = places // used * self._held + places % used
             systems = int(places[-1]) // self._held + 1
             where = topology(self._system, systems=systems, lnc=self._lnc)
-            if used == self._held:
-                found = group(where, ranks, stride=stride)
-            else:
-                found = group(where, places.tolist())
+            found = group(where, ranks, stride=stride) if used == self._held else group(where, places.tolist())
             self._groups[key] = found
         return found

@@ -15,9 +15,17 @@ import numpy as np
 from trnsim.numerics import as_dtype
 from trnsim.planner.groups import ExchangeCosts, stride
 from trnsim.planner.uses import UseCosts, worst
+from trnsim.workloads.memory import Memory, stage_memory
 from trnsim.workloads.operators import OPTIMIZER, PRODUCTS, Exchange, Use, format_bytes
 from trnsim.workloads.steps import layer_kept
-from trnsim.workloads.training import layer_steps, local_parameters, outer_steps, training_pass, update
+from trnsim.workloads.training import (
+    layer_steps,
+    local_parameters,
+    outer_steps,
+    stage_parameters,
+    training_pass,
+    update,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,17 +143,64 @@ class Prices:
 
     def update(self, layout: Layout, stage: int) -> tuple[NDArray[np.float64], frozenset[str], tuple[str, ...]]:
         """Once a step: [3, kinds]: gradients (0) and weights (1) that are exchanged, and the optimiser (2)."""
-        times = np.zeros((3, len(KINDS)))
-        supports, reasons = set(), {}
-        for item in update(self.model, layout, stage):
-            row = 2
-            if isinstance(item, Exchange) and item.group != "embedding":
-                row = 1 if item.operation == "all_gather" else 0
-            time, support, reason, kind = self._item(item, layout)
-            times[row, kind] += time
-            supports.add(support)
-            reasons[reason] = None
-        return times, frozenset(supports), tuple(reasons)
+        one = layout
+        key = (
+            "update", self._layers_of(layout, stage), stage == 0, stage == one.pp - 1, one.next_token, one.pp, one.tp,
+            one.cp, one.dp, one.ep, one.expert_ranks, one.zero, one.micro_batches if one.zero >= 2 else 1, one.dtype,
+            one.gradient_dtype, one.master_dtype,
+        )  # fmt: skip
+        found = self._known.get(key)
+        if found is None:
+            times = np.zeros((3, len(KINDS)))
+            supports: set[str] = set()
+            reasons: dict[str, None] = {}
+            for item in update(self.model, layout, stage):
+                row = 2
+                if isinstance(item, Exchange) and item.group != "embedding":
+                    row = 1 if item.operation == "all_gather" else 0
+                time, support, reason, kind = self._item(item, layout)
+                times[row, kind] += time
+                supports.add(support)
+                reasons[reason] = None
+            found = self._known[key] = (times, frozenset(supports), tuple(reasons))
+        return cast("tuple[NDArray[np.float64], frozenset[str], tuple[str, ...]]", found)
+
+    def _layers_of(self, layout: Layout, stage: int) -> bytes:
+        """Which layers a stage has, as a key."""
+        return bytes(self.chunks(layout)[stage :: layout.pp].sum(axis=0).tobytes())
+
+    def memory(self, layout: Layout, reserve: float = 0.0) -> list[Memory]:
+        """Memory of a rank of each stage that may need the most: as ``workloads.memory.training_memory``."""
+        layers = self.layers(layout)
+        kept = np.array([cost.kept for cost in layers])
+        whole, sums = [cost.whole for cost in layers], [sum(cost.parameters) for cost in layers]
+        counts = self.chunks(layout).reshape(layout.vpp, layout.pp, -1).sum(axis=0)
+        stages: list[int] = list(range(layout.pp))
+        if len(layers) == 1:
+            # Of stages with as many layers the first keeps the most.
+            stages = sorted({0, int(np.argmax(counts[:, 0])), layout.pp - 1})
+        found = []
+        for stage in stages:
+            has = [number for number, count in enumerate(counts[stage]) if count]
+            found.append(
+                stage_memory(
+                    self.model, layout, self.sequence, stage, reserve,
+                    parameters=self._parameters(layout, stage),
+                    kept=float(counts[stage] @ kept),
+                    largest=max((whole[number] for number in has), default=0.0),
+                    gathered=max((sums[number] for number in has), default=0.0),
+                )
+            )  # fmt: skip
+        return found
+
+    def _parameters(self, layout: Layout, stage: int) -> tuple[float, float]:
+        one, last = layout, stage == layout.pp - 1
+        key = ("parameters", self._layers_of(one, stage), stage == 0, last, one.pp > 1, one.tp, one.ep,
+               one.expert_ranks, one.next_token)  # fmt: skip
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = stage_parameters(self.model, layout, stage)
+        return cast("tuple[float, float]", found)
 
     def _used(self, layout: Layout) -> int:
         return self.exchanges.used(layout.ranks)
@@ -188,7 +243,6 @@ class Prices:
             time, support, reason = self._use(item, layout)
         return time, support, "" if support == "calibrated" else reason, kind
 
-
     def _use(self, item: Use, layout: Layout) -> tuple[float, str, str]:
         if layout.flash or item.operator not in _SCORES or not item.sizes.get("causal", 1):
             cost = self.uses.cost(item)
@@ -202,7 +256,7 @@ class Prices:
 
 
 def _sent(item: Exchange, layout: Layout) -> float:
-    """Bytes. What tensor parallelism gathers for narrow products is cast first: it crosses the links in their format."""
+    """Bytes. What tensor parallelism gathers for narrow products is cast first, and crosses links in their format."""
     nbytes = float(item.bytes)
     if item.group == "tp" and item.operation == "all_gather" and layout.product_dtype and item.where != "head.input":
         nbytes *= format_bytes(layout.product_dtype) / as_dtype(layout.dtype).itemsize

@@ -25,7 +25,8 @@ SCHEDULES = ("1f1b", "zb-h1")
 @dataclass(frozen=True, eq=False)
 class Counts:
     """Of a step: ``passes`` [pieces, 3] and ``sends``, how often each is waited for; the rank that it waits for; how
-    long that one waits (``bubble``)."""
+    long that one waits (``bubble``).
+    """
 
     passes: NDArray[np.float64]
     sends: float

@@ -5,8 +5,8 @@ share of an exchange cannot be hidden. What can be hidden is hidden behind compu
 that lasts:
 
 - tensor parallelism: behind the products that the exchange belongs to, cut into pieces;
-- context parallelism: behind attention; experts, and weights that are shared (ZeRO 3): behind all computation of a pass;
-- gradients: behind the backward pass of the last micro-batch; weights: behind the forward pass of the next step's first.
+- context parallelism: behind attention; experts, and shared weights (ZeRO 3): behind all computation of a pass;
+- gradients: behind the backward pass of the last micro-batch; weights: behind the first forward pass of the next step.
 
 So an exchange of T microseconds beside W of computation takes ``max(share x T, T - W)``. Each pass of each piece is a
 number then, of which ``schedules.counts`` says how often a step waits for it.
@@ -73,7 +73,8 @@ class TrainingPlan:
 @dataclass(frozen=True, eq=False)
 class Pieces:
     """Microseconds of each piece and pass by kind, before a stack: ``times`` [pieces, 3, kinds] (forward, backward for
-    inputs, for weights); ``ends`` [stages, 3, kinds] (gradients, weights, optimiser); ``send`` between pieces."""
+    inputs, for weights); ``ends`` [stages, 3, kinds] (gradients, weights, optimiser); ``send`` between pieces.
+    """
 
     times: Floats
     ends: Floats
@@ -104,13 +105,17 @@ def pieces_of(prices: Prices, layout: Layout) -> Pieces:
         send, support, reason = prices.send(layout)
         supports, reasons = supports | {support}, (*reasons, *([reason] if support != "calibrated" else []))
     ends = np.zeros((layout.pp, 3, len(KINDS)))
-    done: dict[tuple[Any, ...], Floats] = {}
+    told = first = prices.update(layout, 0)
+    last = prices.update(layout, layout.pp - 1)
+    sizes = chunks.reshape(layout.vpp, layout.pp, -1).sum(axis=0)
     for stage in range(layout.pp):
-        key = (chunks[stage :: layout.pp].sum(axis=0).tobytes(), stage == 0, stage == layout.pp - 1)
-        if key not in done:
-            done[key], more, why = prices.update(layout, stage)
-            supports, reasons = supports | more, tuple(dict.fromkeys((*reasons, *why)))
-        ends[stage] = done[key]
+        same = stage > 1 and bool((sizes[stage] == sizes[stage - 1]).all()) and stage < layout.pp - 1
+        told = (
+            last if stage == layout.pp - 1 else first if stage == 0 else told if same else prices.update(layout, stage)
+        )
+        ends[stage] = told[0]
+        if not same:
+            supports, reasons = supports | told[1], tuple(dict.fromkeys((*reasons, *told[2])))
     return Pieces(times, ends, send, flops / layout.pp, supports, tuple(r for r in reasons if r))
 
 
@@ -290,7 +295,7 @@ def default_stack(system: System) -> str:
 
 
 def peak_flops(system: System, layout: Layout) -> float:
-    """Dense peak of a chip in the format of a layout's products: the denominator of MFU (docs/reference/conventions)."""
+    """Dense peak of a chip in the format of a layout's products, which MFU counts against."""
     from trnsim.operators.gpu import gpu_format
 
     chip = system.chip

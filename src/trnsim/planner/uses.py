@@ -25,13 +25,13 @@ IMPLEMENTATIONS = {"nvidia": ("gpu",), "neuron": ("compiler", "kernel")}
 # Formats of products by the name that costs have for them.
 _FORMATS = {"fp8": "float8", "nvfp4": "float4", "int8": "int8"}
 _WIDE = ("bfloat16", "float16", "float32")
-_Turn = Callable[[Mapping[str, Any]], tuple[str, Mapping[str, Any]]]
+_Turn = Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]
 
 
 class Costs(Protocol):
     """Costs of operators on one chip."""
 
-    def cost(self, name: str, dtype: str, **given: int) -> OperatorCost: ...
+    def cost(self, name: str, dtype: str, **given: Any) -> OperatorCost: ...
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ class UseCosts:
         turn = _TURNS.get(use.operator)
         if use.operator in _MOVING:
             # No costs of their own: the bytes that they must move, as an element-wise operator moves them.
-            name, sizes = "elementwise", {"rows": use.hbm_bytes / use.count / 4, "width": 1}
+            name, given = "elementwise", {"rows": use.hbm_bytes / use.count / 4, "width": 1}
         else:
-            name, sizes = turn(use.sizes) if turn is not None else (use.operator, use.sizes)
-        sizes = {k: v if isinstance(v, str) else max(round(v), 0 if k in _MAYBE else 1) for k, v in sizes.items()}
+            name, given = turn(use.sizes) if turn is not None else (use.operator, dict(use.sizes))
+        sizes = {k: v if isinstance(v, str) else max(round(v), 0 if k in _MAYBE else 1) for k, v in given.items()}
         dtype = use.dtype if use.operator not in _MOVING else "bfloat16"
         format_ = _FORMATS.get(dtype, dtype)
         if use.operator not in _NARROW and format_ not in _WIDE:
@@ -110,12 +110,12 @@ class UseCosts:
         return time, cost.support, cost.reason
 
 
-def _grouped(s: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def _grouped(s: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     met = max(round(s.get("hit", s["experts"])), 1)
     return "grouped_matmul", {"tokens": s["tokens"], "k": s["k"], "n": s["n"], "experts": met}
 
 
-def _indices(s: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def _indices(s: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Scores of an indexer, one product of all heads with half of the keys."""
     return "matmul", {"m": s["heads"] * s["queries"], "k": s["depth"], "n": s["keys"] / (2 if s.get("causal") else 1)}
 

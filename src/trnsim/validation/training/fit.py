@@ -187,13 +187,14 @@ def _bounded(
             room = np.where(step > 0, (high - x) / step, np.where(step < 0, (low - x) / step, np.inf))
         share = min(1.0, float(room[room > 0].min(initial=1.0)))
         x = np.clip(x + share * step, low, high)
-    return x
+    return np.asarray(x)
 
 
 @dataclass(frozen=True)
 class Predicted:
     """A point with what is predicted of it, microseconds: by a fit on all; without its model (``factors``); and by one
-    MFU for its chip and format."""
+    MFU for its chip and format.
+    """
 
     point: Point
     fitted_us: float
@@ -244,8 +245,11 @@ def _names(points: Iterable[Point]) -> list[str]:
 
 
 def _null(point: Point, others: Sequence[Point]) -> float | None:
-    """The time at the mean FLOPs a second and rank of other models on the same chip and format; None: there are none."""
-    same = [p for p in others if p.chip == point.chip and p.narrow == point.narrow]
+    """The time at the mean FLOPs a second and rank of other models, with experts or without as this one, on the same
+    chip and format; None: there are none.
+    """
+    form = point.plan.layout.product_dtype
+    same = [p for p in others if (p.chip, p.plan.layout.product_dtype, p.moe) == (point.chip, form, point.moe)]
     if not same:
         return None
     rate = np.exp(np.mean([np.log(p.model_flops / p.measured_us / p.ranks) for p in same]))

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from trnsim.errors import TrnsimError
-from trnsim.hardware import load_system
 from trnsim.planner.training import TrainingPlan, model_flops, pieces_of, prices_of
 from trnsim.validation.training.fit import Factors, Point, Predicted, base_name, folds
-from trnsim.validation.training.targets import Target, targets
 from trnsim.validation.training.rows import Row, excluded, framework, step_seconds, try_plan
+from trnsim.validation.training.targets import Target, targets
 
 SCHEMA = "trnsim-training-1"
 
@@ -77,7 +76,15 @@ def _key(row: Row, plan: TrainingPlan) -> str:
     one = plan.layout
     lay = f"tp{one.tp} pp{one.pp} vpp{one.vpp} cp{one.cp} ep{one.ep} zero{one.zero}"
     batch = f"mb{one.micro_batch} x{one.micro_batches} {one.recompute}"
-    names = (row["chip"], plan.model.name, one.product_dtype or one.dtype, f"{plan.sequence}", lay, batch, framework(row))
+    names = (
+        row["chip"],
+        plan.model.name,
+        one.product_dtype or one.dtype,
+        f"{plan.sequence}",
+        lay,
+        batch,
+        framework(row),
+    )
     return " ".join(n for n in names if n)
 
 

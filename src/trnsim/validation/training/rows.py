@@ -1,12 +1,12 @@
 """Published training steps: rows of ``training.csv``, which are left out by rule, and the plan that each is a run of.
 
 What a row omits is filled by written rules: no recomputation named is none if that fits, else selective, else full; a
-degree of parallelism that is not given is 1, but chunks of a stage are those that all other rows of the same model, chip
-and pipeline have; no micro-batch is 1; before the papers that brought them (May 2022: FlashAttention, sequence
+degree of parallelism that is not given is 1, but chunks of a stage are those that all other rows of the same model,
+chip and pipeline have; no micro-batch is 1; before the papers that brought them (May 2022: FlashAttention, sequence
 parallelism and selective recomputation) a run has none of the three, and recomputes layers (arXiv 2104.04473, 3.5);
-weights are shared (ZeRO 3) where FSDP is named without a pipeline, optimiser states (ZeRO 1) elsewhere: with a pipeline,
-weights are gathered once a step (arXiv 2407.21783, 3.3.2); a rank of Trainium is a logical core of the chip's default
-size.
+weights are shared (ZeRO 3) where FSDP is named without a pipeline, optimiser states (ZeRO 1) elsewhere: with a
+pipeline, weights are gathered once a step (arXiv 2407.21783, 3.3.2); a rank of Trainium is a logical core of the chip's
+default size.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def plan_of(row: Row) -> TrainingPlan:
     pp, share = row.count("pp"), _share(row)
     assert share is not None
     year = re.search(r"20\d\d(-\d\d)?", row["date"])
-    old = bool(year) and str(year[0]) <= "2022-05"
+    old = year is not None and str(year[0]) <= "2022-05"
     named = "sequence" in row["act_recompute"].lower()
     layout = Layout(
         flash=not old,
