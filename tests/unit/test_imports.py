@@ -63,6 +63,7 @@ ALLOWED = {
         "releases",
         "report",
         "script",
+        "serving",
         "session",
         "sweep",
         "timing",

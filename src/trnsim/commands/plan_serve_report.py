@@ -147,13 +147,12 @@ def _break_even(best: ServingEstimate, load: Load, asked: Asked) -> dict[str, An
 
 
 def _show(found: Found, load: Load, asked: Asked, even: dict[str, Any] | None, simulated: ServingResult | None) -> None:
+    from trnsim.hardware import load_system
+    from trnsim.planner.pricing import logical_cores
     from trnsim.planner.serving import default_serving_stack
 
     out = console()
     best = found.best[0]
-    from trnsim.hardware import load_system
-    from trnsim.planner.pricing import logical_cores
-
     system = load_system(best.plan.system)
     lnc = "" if system.chip.core is None else f", LNC {logical_cores(system, best.plan.lnc)}"
     out.print(
@@ -183,7 +182,7 @@ def _show(found: Found, load: Load, asked: Asked, even: dict[str, Any] | None, s
         f"of {best.capacity_bytes / _GIB:,.1f}",
         highlight=False,
     )
-    _show_money(out, best, asked, even)
+    _show_money(out, best, even)
     if best.joules_per_output_token is not None:
         out.print(
             f"energy (assumed): {best.joules_per_output_token:,.2f} J a token out at {best.watts_per_chip:,.0f} W a "
@@ -203,7 +202,7 @@ def _used(one: ServingEstimate) -> float:
     return whole + float(one.memory.cache) * min(share, 1.0)
 
 
-def _show_money(out: Any, best: ServingEstimate, asked: Asked, even: dict[str, Any] | None) -> None:
+def _show_money(out: Any, best: ServingEstimate, even: dict[str, Any] | None) -> None:
     cost = best.usd_per_million_output_tokens
     if cost is not None and best.price is not None:
         out.print(
@@ -218,10 +217,11 @@ def _show_money(out: Any, best: ServingEstimate, asked: Asked, even: dict[str, A
                 "--against SYSTEM prints the price at which a token would cost the same as there", highlight=False
             )
     if even is not None:
+        chip, there = f"${even['usd_per_chip_hour']:,.2f} a chip", f"{even['against_layout']} of {even['against']}"
         out.print(
-            f"break-even: ${even['usd_per_system_hour']:,.2f} an hour of {even['system']} (${even['usd_per_chip_hour']:,.2f} "
-            f"a chip) costs as much a token as {even['against_layout']} of {even['against']}, "
-            f"${even['against_usd_per_million_output_tokens']:,.2f} a million ({even['price_type']}, {even['price_date']})",
+            f"break-even: ${even['usd_per_system_hour']:,.2f} an hour of {even['system']} ({chip}) costs as much a "
+            f"token as {there}, ${even['against_usd_per_million_output_tokens']:,.2f} a million ({even['price_type']}, "
+            f"{even['price_date']})",
             highlight=False,
         )
 
@@ -235,8 +235,9 @@ def _show_run(out: Any, simulated: ServingResult) -> None:
             rows.append([name.upper(), *(f"{one[f'{key}_ms']:,.2f}" for key in ("mean", "p50", "p90", "p99", "max"))])
     out.print(table("Simulated arrivals, best plan, ms", ["", "mean", "p50", "p90", "p99", "max"], rows))
     out.print(
-        f"{figures['requests']:,} requests served, {figures['rejected']:,} rejected, in {figures['duration_s']:,.1f} s: "
-        f"{figures['output_tokens_per_s']:,.0f} output tokens/s, {figures['output_tokens_per_s_per_chip']:,.1f} a chip; "
+        f"{figures['requests']:,} requests served, {figures['rejected']:,} rejected, in "
+        f"{figures['duration_s']:,.1f} s, {figures['output_tokens_per_s']:,.0f} output tokens/s, {figures['output_tokens_per_s_per_chip']:,.1f} a "
+        f"chip; "
         f"{figures['preemptions']:,} preemptions, cache at most {figures['cache_peak']:.0%} full",
         highlight=False,
     )

@@ -179,23 +179,24 @@ class StepCosts:
         """The step with kernels joined (see the module)."""
         found: Items = []
         for item in step:
-            if isinstance(item, Use):
-                where = item.where
-                if item.operator == "elementwise" and where.endswith(".residual"):
-                    continue
-                if item.operator == "rmsnorm" and where.endswith("layer_norm"):
-                    # Reads what is added too, and writes the sum beside the norm: twice the bytes.
-                    item = replace(item, sizes={**item.sizes, "rows": 2 * item.sizes["rows"]})
-                if where.endswith("key_rope"):
-                    continue
-                if where.endswith("query_rope"):
-                    item = replace(item, sizes={**item.sizes, "heads": item.sizes["heads"] + 1})
-                if ".expansion_" in where and self._latent_heads > 1:
-                    heads = self._latent_heads
-                    sizes = {**item.sizes, "n": item.sizes["n"] * heads}
-                    item = replace(item, sizes=sizes, count=item.count / heads)
-            found.append(item)
+            one = self._join(item) if isinstance(item, Use) else item
+            if one is not None:
+                found.append(one)
         return found
+
+    def _join(self, use: Use) -> Use | None:
+        where, sizes = use.where, use.sizes
+        if where.endswith("key_rope") or (use.operator == "elementwise" and where.endswith(".residual")):
+            return None
+        if where.endswith("query_rope"):
+            return replace(use, sizes={**sizes, "heads": sizes["heads"] + 1})
+        if use.operator == "rmsnorm" and where.endswith("layer_norm"):
+            # Reads what is added too, and writes the sum beside the norm: twice the bytes.
+            return replace(use, sizes={**sizes, "rows": 2 * sizes["rows"]})
+        if ".expansion_" in where and self._latent_heads > 1:
+            heads = self._latent_heads
+            return replace(use, sizes={**sizes, "n": sizes["n"] * heads}, count=use.count / heads)
+        return use
 
     def _use(self, use: Use) -> float:
         stored = self._stored(use)

@@ -1,8 +1,8 @@
 """The best layouts that serve a load: every degree of tensor parallelism and number of replicas, under constraints.
 
-The space: degrees of two up to the ranks of one system, for models with experts with and without expert parallelism over
-the same ranks; as many replicas as fill the chips that are given, or any power of two within one system. The search is
-exhaustive. Best is the most output tokens a second and chip.
+The space: degrees of two up to the ranks of one system, for models with experts with and without expert
+parallelism over the same ranks; as many replicas as fill the chips that are given, or any power of two within one
+system. The search is exhaustive. Best is the most output tokens a second and chip.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def _none(plan: ServingPlan, load: Load, slow: list[ServingEstimate], errors: li
     if slow:
         ttft, tpot = min(s.state.ttft for s in slow), min(s.state.tpot for s in slow)
         return InputError(
-            f"no plan of {plan.model.name} on {plan.system} holds the limits: the shortest TTFT is {ttft * 1e3:,.1f} ms, "
-            f"the shortest TPOT {tpot * 1e3:,.2f} ms",
+            f"no plan of {plan.model.name} on {plan.system} holds the limits: the shortest TTFT is "
+            f"{ttft * 1e3:,.1f} ms, the shortest TPOT {tpot * 1e3:,.2f} ms",
             operand="limits", value=f"TTFT {_ms(load.ttft)}, TPOT {_ms(load.tpot)}",
         )  # fmt: skip
     memory = [e for e in errors if _why(e) == "do not fit in memory"]
