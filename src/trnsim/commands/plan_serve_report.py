@@ -218,10 +218,11 @@ def _show_money(out: Any, best: ServingEstimate, even: dict[str, Any] | None) ->
             )
     if even is not None:
         chip, there = f"${even['usd_per_chip_hour']:,.2f} a chip", f"{even['against_layout']} of {even['against']}"
+        chip, there = f"${even['usd_per_chip_hour']:,.2f} a chip", f"{even['against_layout']} of {even['against']}"
         out.print(
-            f"break-even: ${even['usd_per_system_hour']:,.2f} an hour of {even['system']} ({chip}) costs as much a "
-            f"token as {there}, ${even['against_usd_per_million_output_tokens']:,.2f} a million ({even['price_type']}, "
-            f"{even['price_date']})",
+            f"break-even: ${even['usd_per_system_hour']:,.2f} an hour of {even['system']} ({chip}) costs as much "
+            f"a token as {there}, ${even['against_usd_per_million_output_tokens']:,.2f} a million "
+            f"({even['price_type']}, {even['price_date']})",
             highlight=False,
         )
 
@@ -236,8 +237,8 @@ def _show_run(out: Any, simulated: ServingResult) -> None:
     out.print(table("Simulated arrivals, best plan, ms", ["", "mean", "p50", "p90", "p99", "max"], rows))
     out.print(
         f"{figures['requests']:,} requests served, {figures['rejected']:,} rejected, in "
-        f"{figures['duration_s']:,.1f} s, {figures['output_tokens_per_s']:,.0f} output tokens/s, {figures['output_tokens_per_s_per_chip']:,.1f} a "
-        f"chip; "
+        f"{figures['duration_s']:,.1f} s: {figures['output_tokens_per_s']:,.0f} output tokens/s, "
+        f"{figures['output_tokens_per_s_per_chip']:,.1f} a chip; "
         f"{figures['preemptions']:,} preemptions, cache at most {figures['cache_peak']:.0%} full",
         highlight=False,
     )

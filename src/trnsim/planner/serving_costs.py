@@ -2,8 +2,8 @@
 
 Products run over all tokens of the step together, attention of each chunk of a prompt and of the sequences that decode
 apart. Kernels are joined as serving engines join them: a residual is added in the norm that follows, queries and keys
-are rotated in one, casts of products' inputs are in the products' times, and heads of latent attention are expanded in
-one batched product.
+are rotated in one, inputs of products are cast where they are made, and heads of latent attention are expanded in one
+batched product.
 
 Weights are multiplied in the format that they are stored in where the chip has it; 4-bit formats that it lacks, and
 integers, are widened to 16 bits on their way (``computed``): the product then takes as long as in 16 bits, less what
@@ -41,26 +41,29 @@ if TYPE_CHECKING:
 _HEAD = ("final_norm", "head", "head.input")
 # Parts whose products keep 16 bits, however weights are stored.
 _WIDE_PARTS = ("head", "router", "embedding", "indexer", "compressor")
+_WIDE = ("bfloat16", "float16", "float32")
+_NARROWED = ("matmul", "grouped_matmul", "gated_mlp", "mlp")
 # Contexts between which decode attention is interpolated grow by this factor.
 _FINE = 2**0.25
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Microseconds of operators and of exchanges, or factors of both."""
+    """Microseconds of operators' work, of what an operator takes however small it is, and of exchanges; or factors."""
 
-    compute: float = 0.0
+    work: float = 0.0
+    fixed: float = 0.0
     exchange: float = 0.0
 
     def __add__(self, other: Parts) -> Parts:
-        return Parts(self.compute + other.compute, self.exchange + other.exchange)
+        return Parts(self.work + other.work, self.fixed + other.fixed, self.exchange + other.exchange)
 
     @property
     def total(self) -> float:
-        return self.compute + self.exchange
+        return self.work + self.fixed + self.exchange
 
 
-_ONE = Parts(1.0, 1.0)
+_ONE = Parts(1.0, 1.0, 1.0)
 
 
 def computed(chip: Chip, stored: str) -> tuple[str, bool]:
@@ -101,6 +104,7 @@ class StepCosts:
         latent = [p for layer, _ in plan.model.kinds() for p in layer.parts if isinstance(p, LatentAttention)]
         self._latent_heads = latent[0].heads // plan.layout.tp if latent else 1
         self._bandwidth = chip.hbm.bytes_per_second / ranks_per_chip(self.system, plan.lnc) / 1e6
+        self._least: dict[tuple[str, str], float] = {}
         self.supports: set[str] = set()
         self.reasons: dict[str, None] = {}
         self._body: dict[int, Parts] = {}
@@ -164,7 +168,7 @@ class StepCosts:
         return self._decode[key]
 
     def _time(self, step: Iterable[Use | Exchange]) -> Parts:
-        compute = exchange = 0.0
+        work = fixed = exchange = 0.0
         for item in self._joined(step):
             if isinstance(item, Exchange):
                 apart = stride(self.plan.layout, item.group)
@@ -172,8 +176,11 @@ class StepCosts:
                 exchange += told.microseconds * float(item.count)
                 self._note(told.support, told.reason)
             else:
-                compute += self._use(item)
-        return Parts(compute * self.factors.compute, exchange * self.factors.exchange)
+                total, least = self._use(item)
+                work += total - least
+                fixed += least
+        by = self.factors
+        return Parts(work * by.work, fixed * by.fixed, exchange * by.exchange)
 
     def _joined(self, step: Iterable[Use | Exchange]) -> Items:
         """The step with kernels joined (see the module)."""
@@ -198,19 +205,35 @@ class StepCosts:
             return replace(use, sizes={**sizes, "n": sizes["n"] * heads}, count=use.count / heads)
         return use
 
-    def _use(self, use: Use) -> float:
+    def _use(self, use: Use) -> tuple[float, float]:
+        """Microseconds of a use, and of what it takes however small it is."""
         stored = self._stored(use)
         dtype, widened = computed(self.system.chip, stored)
         if stored != use.dtype:
             use = replace(use, dtype=dtype)
         cost = self._uses.cost(use)
         self._note(cost.support, cost.reason)
-        if not widened:
-            return cost.microseconds
-        saved = float(elements(use)[2]) * float(use.count) * (2 - format_bytes(stored)) / self._bandwidth
-        peak = self._peak()
-        self._note("extrapolated", f"{stored} weights, widened to 16 bits by {self.system.chip.name}")
-        return max(cost.microseconds - saved, float(use.flops) / peak)
+        fixed = self._fixed(use)
+        total = cost.microseconds
+        if use.dtype not in _WIDE and use.operator in _NARROWED:
+            # Measured products cast their left operand themselves; here the kernel before has done that.
+            wide = self._fixed(replace(use, dtype="bfloat16"))
+            total -= max(fixed - wide, 0.0)
+            fixed = min(fixed, wide)
+        if widened:
+            saved = float(elements(use)[2]) * float(use.count) * (2 - format_bytes(stored)) / self._bandwidth
+            self._note("extrapolated", f"{stored} weights, widened to 16 bits by {self.system.chip.name}")
+            total = max(total - saved, float(use.flops) / self._peak(), fixed)
+        return total, min(fixed, total)
+
+    def _fixed(self, use: Use) -> float:
+        """Microseconds of a use whose sizes are as small as can be."""
+        key = (use.operator, use.dtype)
+        if key not in self._least:
+            options = {k: v for k, v in use.sizes.items() if k in ("causal", "latent") or isinstance(v, str)}
+            tiny = replace(use, sizes={**dict.fromkeys(use.sizes, 1), **options}, count=1)
+            self._least[key] = self._uses.cost(tiny).microseconds
+        return self._least[key] * float(use.count)
 
     def _stored(self, use: Use) -> str:
         """The format that an operator's weights are stored in, or that of its inputs where it has none."""

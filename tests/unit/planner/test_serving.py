@@ -24,7 +24,7 @@ LLAMA = "llama-3.1-8b"
 def plan(system: str = "dgx-h100", tp: int = 1, dp: int = 1, model: str = LLAMA, **more: object) -> ServingPlan:
     formats = more.pop("formats", {"default": "bfloat16"})
     layout = Layout(tp=tp, dp=dp, ep=int(more.pop("ep", 1)))  # type: ignore[call-overload]
-    return ServingPlan(model=load_model(model), system=system, layout=layout, formats=formats, **more)  # type: ignore
+    return ServingPlan(model=load_model(model), system=system, layout=layout, formats=formats, **more)  # type: ignore[arg-type]
 
 
 def test_runs_of_decode_steps_equal_single_steps():
@@ -73,11 +73,11 @@ def test_narrow_weights_and_caches_save_time_and_memory():
 def test_factors_scale_operators_and_exchanges():
     one = plan(tp=4)
     step = Step(decode_context=np.full(8, 512, np.int64))
-    both = StepCosts(one, factors=Parts(2.0, 2.0)).step_ps(step)
-    parts = [StepCosts(one, factors=Parts(*f)).step_ps(step) for f in ((2.0, 0.0), (0.0, 2.0))]
+    both = StepCosts(one, factors=Parts(2.0, 2.0, 2.0)).step_ps(step)
+    parts = [StepCosts(one, factors=Parts(*f)).step_ps(step) for f in ((2.0, 0.0, 0.0), (0.0, 2.0, 0.0), (0.0, 0.0, 2.0))]
     assert sum(parts) == pytest.approx(both, abs=4)
     assert both == pytest.approx(2 * StepCosts(one).step_ps(step), abs=4)
-    assert StepCosts(plan(tp=1), factors=Parts(0.0, 1.0)).step_ps(step) == 0
+    assert StepCosts(plan(tp=1), factors=Parts(exchange=1.0)).step_ps(step) == 0
 
 
 def test_the_closed_form_is_near_the_engine():

@@ -1,0 +1,1 @@
+"""Published serving runs beside predicted ones."""

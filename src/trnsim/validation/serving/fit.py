@@ -1,0 +1,134 @@
+"""Serving stacks fitted on published TPOT, and the null model, refitted for every fold.
+
+A TPOT is the time of operators' work, of what each operator takes however small, and of exchanges, each times a factor,
+and host time a step: the constants of a stack. Kernels of a graph follow each other with less between them than when they
+are measured alone, and stacks have all-reduces of their own. The mean relative error is what is minimised, by weights that are adjusted until they stand, so that single
+rows off by much do not pull the others.
+
+The null model is what bytes and FLOPs say: weights and cache that a step reads, over HBM's rate, FLOPs over the peak,
+each times a factor, plus a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One configuration: milliseconds by part, and measured.
+
+    ``parts``: TPOT of operators' work alone, of their fixed times, of exchanges, and of one millisecond of host time a
+    step.
+    ``null``: of bytes alone at HBM's rate, of FLOPs alone at the peak, and 1.
+    """
+
+    ids: tuple[str, ...]
+    model: str
+    moe: bool
+    chip: str
+    tp: int
+    stack: str
+    parts: tuple[float, float, float, float]
+    null: tuple[float, float, float]
+    measured_ms: float
+    ttft_ms: float | None
+    ttft_measured_ms: float | None
+    users: int
+    lengths: tuple[int, int]
+    format: str
+
+    @property
+    def unfitted_ms(self) -> float:
+        """Operators and exchanges as they are, no host time."""
+        return sum(self.parts[:3])
+
+    @property
+    def key(self) -> str:
+        lengths = "x".join(map(str, self.lengths))
+        return f"{self.model} {self.chip} tp{self.tp} {self.format} {self.stack} {lengths} c{self.users}"
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Milliseconds by the fit over all points, and without the point's fold."""
+
+    point: Point
+    fitted_ms: float
+    left_out_ms: float
+    null_ms: float
+
+    @property
+    def error(self) -> float:
+        return self.left_out_ms / self.point.measured_ms - 1
+
+
+def solve(rows: Sequence[Sequence[float]], measured: Sequence[float]) -> Floats:
+    """Factors, none below 0, that minimise the mean absolute relative error."""
+    y = np.asarray(measured)
+    x = np.asarray(rows) / y[:, None]
+    weights = np.ones(len(y))
+    found = np.ones(x.shape[1])
+    for _ in range(60):
+        root = np.sqrt(weights)
+        found = _nonnegative(x * root[:, None], root)
+        weights = 1 / np.maximum(np.abs(x @ found - 1), 0.01)
+    return found
+
+
+def _nonnegative(x: Floats, y: Floats) -> Floats:
+    """Least squares with factors of at least 0: all sets of factors that may be positive are tried."""
+    best, least = np.zeros(x.shape[1]), np.inf
+    for mask in range(1, 2 ** x.shape[1]):
+        columns = [i for i in range(x.shape[1]) if mask >> i & 1]
+        part = np.linalg.lstsq(x[:, columns], y, rcond=None)[0]
+        if (part < 0).any():
+            continue
+        off = float(((x[:, columns] @ part - y) ** 2).sum())
+        if off < least:
+            best, least = np.zeros(x.shape[1]), off
+            best[columns] = part
+    return best
+
+
+def folds(points: Sequence[Point]) -> tuple[list[Predicted], dict[str, Floats]]:
+    """Every point by the fit of all, and by fits without its chip's runs of the same tensor parallelism."""
+    fits = _fits(points, lambda p: p.parts)
+    whole = [_predict(p, fits, p.parts) for p in points]
+    left, null = [0.0] * len(points), [0.0] * len(points)
+    for fold in dict.fromkeys((p.chip, p.tp) for p in points):
+        others = [p for p in points if (p.chip, p.tp) != fold]
+        mine, nulls = _fits(others, lambda p: p.parts), _fits(others, lambda p: p.null)
+        for i, p in enumerate(points):
+            if (p.chip, p.tp) == fold:
+                left[i], null[i] = _predict(p, mine, p.parts), _predict(p, nulls, p.null)
+    return [Predicted(p, *v) for p, *v in zip(points, whole, left, null, strict=True)], fits
+
+
+def _fits(points: Iterable[Point], parts: Callable[[Point], Sequence[float]]) -> dict[str, Floats]:
+    """By stack, dense models and those with experts apart; ``""``: all of a kind, for stacks that a fold lacks."""
+    points = list(points)
+    found = {}
+    for name in dict.fromkeys(n for p in points for n in _names(p)):
+        mine = [p for p in points if name in _names(p)]
+        if len(mine) >= 6 or not name.startswith(mine[0].stack):
+            found[name] = solve([parts(p) for p in mine], [p.measured_ms for p in mine])
+    return found
+
+
+def _names(p: Point) -> tuple[str, str]:
+    kind = "experts" if p.moe else "dense"
+    return f"{p.stack} {kind}", f"any {kind}"
+
+
+def _predict(p: Point, fits: dict[str, Floats], parts: Sequence[float]) -> float:
+    for name in _names(p):
+        if name in fits:
+            return float(np.dot(fits[name], parts))
+    return float(sum(parts[:3]))
