@@ -26,6 +26,7 @@ from trnsim.commands import (
     validate,
     validate_collectives,
     validate_instructions,
+    validate_serving,
     validate_training,
 )
 from trnsim.commands import time as time_command
@@ -164,6 +165,7 @@ validate.register(validate_app)
 validate_instructions.register(validate_app)
 validate_collectives.register(validate_app)
 validate_training.register(validate_app)
+validate_serving.register(validate_app)
 app.add_typer(validate_app)
 
 

@@ -74,7 +74,9 @@ def test_factors_scale_operators_and_exchanges():
     one = plan(tp=4)
     step = Step(decode_context=np.full(8, 512, np.int64))
     both = StepCosts(one, factors=Parts(2.0, 2.0, 2.0)).step_ps(step)
-    parts = [StepCosts(one, factors=Parts(*f)).step_ps(step) for f in ((2.0, 0.0, 0.0), (0.0, 2.0, 0.0), (0.0, 0.0, 2.0))]
+    parts = [
+        StepCosts(one, factors=Parts(*f)).step_ps(step) for f in ((2.0, 0.0, 0.0), (0.0, 2.0, 0.0), (0.0, 0.0, 2.0))
+    ]
     assert sum(parts) == pytest.approx(both, abs=4)
     assert both == pytest.approx(2 * StepCosts(one).step_ps(step), abs=4)
     assert StepCosts(plan(tp=1), factors=Parts(exchange=1.0)).step_ps(step) == 0

@@ -1,9 +1,9 @@
 """Serving stacks fitted on published TPOT, and the null model, refitted for every fold.
 
 A TPOT is the time of operators' work, of what each operator takes however small, and of exchanges, each times a factor,
-and host time a step: the constants of a stack. Kernels of a graph follow each other with less between them than when they
-are measured alone, and stacks have all-reduces of their own. The mean relative error is what is minimised, by weights that are adjusted until they stand, so that single
-rows off by much do not pull the others.
+and host time a step: the constants of a stack. Kernels of a graph follow each other with less between them than when
+they are measured alone, and stacks have all-reduces of their own. The mean relative error is what is minimised, by
+weights that are adjusted until they stand, so that single rows off by much do not pull the others.
 
 The null model is what bytes and FLOPs say: weights and cache that a step reads, over HBM's rate, FLOPs over the peak,
 each times a factor, plus a constant.
@@ -11,13 +11,15 @@ each times a factor, plus a constant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+# Points that constants are fitted on at least.
+_LEAST = 8
 
 
 @dataclass(frozen=True)
@@ -111,20 +113,20 @@ def folds(points: Sequence[Point]) -> tuple[list[Predicted], dict[str, Floats]]:
     return [Predicted(p, *v) for p, *v in zip(points, whole, left, null, strict=True)], fits
 
 
-def _fits(points: Iterable[Point], parts: Callable[[Point], Sequence[float]]) -> dict[str, Floats]:
-    """By stack, dense models and those with experts apart; ``""``: all of a kind, for stacks that a fold lacks."""
-    points = list(points)
+def _fits(points: Sequence[Point], parts: Callable[[Point], Sequence[float]]) -> dict[str, Floats]:
+    """By stack, format, and whether there are experts; all stacks of a kind together for those that a fold lacks."""
     found = {}
     for name in dict.fromkeys(n for p in points for n in _names(p)):
         mine = [p for p in points if name in _names(p)]
-        if len(mine) >= 6 or not name.startswith(mine[0].stack):
+        if len(mine) >= _LEAST:
             found[name] = solve([parts(p) for p in mine], [p.measured_ms for p in mine])
     return found
 
 
-def _names(p: Point) -> tuple[str, str]:
+def _names(p: Point) -> tuple[str, ...]:
+    """Groups that share constants, the narrowest first: kernels for a format, and of experts, are a stack's own."""
     kind = "experts" if p.moe else "dense"
-    return f"{p.stack} {kind}", f"any {kind}"
+    return f"{p.stack} {kind} {p.format}", f"{p.stack} {kind}", f"any {kind}"
 
 
 def _predict(p: Point, fits: dict[str, Floats], parts: Sequence[float]) -> float:

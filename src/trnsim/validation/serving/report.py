@@ -219,9 +219,7 @@ def to_json(found: Validation) -> dict[str, Any]:
         "summary": {
             "sets": {name: errors(cases) for name, cases in sets(found.cases).items()},
             "predicted_share": found.predicted_share,
-            "targets": [
-                {"name": t.name, "value": t.value, "limit": t.limit, "met": t.met} for t in found.targets
-            ],
+            "targets": [{"name": t.name, "value": t.value, "limit": t.limit, "met": t.met} for t in found.targets],
             "stacks": {
                 name: {"work": float(f[0]), "fixed": float(f[1]), "exchanges": float(f[2]), "host_ms": float(f[3])}
                 for name, f in found.fits.items()

@@ -2,8 +2,9 @@
 
 What a row omits is filled by written rules: keys and values are in 16 bits on vLLM and SGLang, whose default is that of
 activations, and in 8 bits on TensorRT-LLM where weights have 8 bits or less, as ModelOpt's checkpoints name both;
-``max_model_len`` is what the lengths need; a "4-bit" checkpoint of a model whose experts are shipped in MXFP4 is that
-one; ranks of data parallelism have equal shares of the users.
+``max_model_len`` is what the lengths need; a stack that computes prompts whole takes one beside all users that decode
+(``max_num_tokens`` as InferenceX sets it: prompt, users and 64, up to a multiple of 64); a "4-bit" checkpoint of a
+model whose experts are shipped in MXFP4 is that one; ranks of data parallelism have equal shares of the users.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trnsim.errors import InputError, TrnsimError
+from trnsim.hardware.stack import load_stack
 from trnsim.planner.serving import ServingCase, ServingPlan, weight_parts
 from trnsim.workloads import Layout, entry, load_model
 
@@ -141,16 +143,18 @@ def plan_of(row: Row) -> ServingPlan:
     layout = Layout(tp=row.count("tp"), dp=dp, pp=row.count("pp"))
     if model.mixture:
         layout = Layout(tp=row.count("tp"), dp=dp, pp=row.count("pp"), ep=ep, expert_tp=expert_tp)
-    stack = row.stack
+    stack, prompt = row.stack, row.count("input_len")
+    whole = None if load_stack(stack).chunks else -(-(prompt + users + 64) // 64) * 64
     return ServingPlan(
         model=model,
         system=SYSTEMS[row["chip"]],
         layout=layout,
         formats=formats,
         cache_dtype="float8_e4m3" if narrow else "bfloat16",
-        max_model_len=row.count("input_len") + row.count("output_len"),
+        max_model_len=prompt + row.count("output_len"),
         stack=stack,
         max_num_seqs=max(-(-users // dp), 1),
+        max_num_batched_tokens=whole,
     )
 
 
@@ -158,7 +162,7 @@ def try_case(row: Row) -> tuple[ServingCase | None, str]:
     """(plan made ready, "") or (None, why not)."""
     try:
         case = ServingCase(plan_of(row))
-        if case.slots(case.plan.max_model_len) < case.plan.max_num_seqs:
+        if case.slots(case.plan.max_model_len) < (case.plan.max_num_seqs or 1):
             return None, "the cache does not hold all users at once"
         return case, ""
     except TrnsimError as error:

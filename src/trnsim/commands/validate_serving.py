@@ -1,0 +1,102 @@
+"""``trnsim validate serving``: published TPOT beside predicted, with the folds of the fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trnsim.commands.output import console, percent, table, write_json
+from trnsim.errors import InputError
+
+if TYPE_CHECKING:
+    from trnsim.validation.serving.report import Validation
+
+_WORST = 12
+
+
+def serving(
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", envvar="TRNSIM_DATA", help="inference.csv or its folder; default TRNSIM_DATA."),
+    ] = None,
+    json: Annotated[str | None, typer.Option("--json", help="Write the comparison to FILE, or - for output.")] = None,
+) -> None:
+    """Compare predicted with published TPOT, refitting the stacks without each chip and tensor parallelism in turn.
+
+    Exit status 1 if a target of the model is missed or a row could not be predicted.
+
+    Example: trnsim validate serving --data inference.csv --json -
+    """
+    from trnsim.validation.serving.report import to_json, validate
+    from trnsim.validation.serving.rows import read_rows
+
+    if data is None:
+        raise InputError("no published runs: give --data FILE, or set TRNSIM_DATA to the folder with inference.csv")
+    found = validate(read_rows(data))
+    if not found.cases:
+        reasons = "; ".join(f"{count} {rule}" for rule, count in found.excluded)
+        raise InputError(f"{data} has no row that can be compared: {reasons}")
+    if json is not None:
+        write_json(to_json(found), json)
+    if json != "-":
+        _show(found)
+    raise typer.Exit(int(bool(found.refused) or not all(t.met for t in found.targets)))
+
+
+def _show(found: Validation) -> None:
+    from trnsim.validation.serving.report import errors, sets
+
+    out = console()
+    rows = []
+    for name, cases in sets(found.cases).items():
+        e = errors(cases)
+        figures = ("mape_unfitted", "bias_unfitted", "mape_fitted", "mape", "median", "worst", "mape_null")
+        rows.append([name, str(e["rows"]), str(e["cases"]), *(_share(e[k]) for k in figures), _share(e["ttft_median"])])
+        for model in sorted({c.point.model for c in cases}):
+            mine = [c for c in cases if c.point.model == model]
+            e = errors(mine)
+            shown = [*(_share(e[k]) for k in figures), _share(e["ttft_median"])]
+            rows.append([f"  {model}", str(e["rows"]), str(e["cases"]), *shown])
+    columns = ["", "rows", "cases", "unfitted", "bias", "fitted", "left out", "median", "worst", "null", "TTFT"]
+    out.print(table("Mean absolute error of TPOT", columns, rows))
+    out.print(
+        "unfitted: kernels and exchanges as they are, no host time. left out: stacks fitted without the chip's runs\n"
+        "of the same tensor parallelism; median and worst of these. null: bytes and FLOPs over rates plus a constant, "
+        "in the\nsame folds. TTFT: median, unfitted: the rows omit arrivals and chunks.",
+        highlight=False,
+    )
+    out.print(table("Targets", ["", "value", "limit", "met"], [
+        [t.name, _share(t.value), f"{'>=' if t.least else '<='} {t.limit:.0%}", "yes" if t.met else "NO"]
+        for t in found.targets
+    ]))  # fmt: skip
+    out.print(table("Constants of stacks", ["", "work", "fixed", "exchanges", "host ms"], [
+        [name, *(f"{value:.2f}" for value in factors)] for name, factors in sorted(found.fits.items())
+    ]))  # fmt: skip
+    worst = sorted(found.cases, key=lambda c: -abs(c.error))[:_WORST]
+    out.print(table("Worst", ["", "measured ms", "predicted ms", "error", "fitted"], [
+        [
+            c.point.key,
+            f"{c.point.measured_ms:,.2f}",
+            f"{c.left_out_ms:,.2f}",
+            percent(c.error),
+            percent(c.fitted_ms / c.point.measured_ms - 1),
+        ]
+        for c in worst
+    ]))  # fmt: skip
+    for rule, count in found.excluded:
+        out.print(f"{count:5} rows left out: {rule}", highlight=False)
+    for name, why in found.refused:
+        out.print(f"refused: {name}: {why}", highlight=False)
+    used = sum(len(c.point.ids) for c in found.cases)
+    out.print(f"{used} of {found.rows} rows predicted, in {found.seconds:.1f} s", highlight=False)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def register(validate_app: typer.Typer) -> None:
+    """Add the command to ``trnsim validate``."""
+    validate_app.command()(serving)
