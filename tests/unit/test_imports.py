@@ -43,6 +43,7 @@ ALLOWED = {
         "fabric",
         "installation",
         "planner",
+        "serving",
         "session",
         "timing",
         "machine",

@@ -13,6 +13,7 @@ the smaller weights save of HBM's time, and not less than its multiplications at
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -111,6 +112,13 @@ class StepCosts:
         self._heads: dict[int, Parts] = {}
         self._chunks: dict[tuple[int, int], Parts] = {}
         self._decode: dict[tuple[int, int, int], float] = {}
+
+    def with_factors(self, factors: Parts) -> StepCosts:
+        """The same plan with other factors, which shares what operators and exchanges are known to cost."""
+        other = copy(self)
+        other.factors = factors
+        other._body, other._heads, other._chunks, other._decode = {}, {}, {}, {}
+        return other
 
     def step_ps(self, step: Step) -> int:
         """Picoseconds of device time of ``step``."""

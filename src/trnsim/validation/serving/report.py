@@ -12,8 +12,9 @@ import numpy as np
 
 from trnsim.errors import TrnsimError
 from trnsim.planner.serving import ServingCase
-from trnsim.planner.serving_costs import Parts
+from trnsim.planner.serving_costs import Parts, computed
 from trnsim.planner.training import peak_flops
+from trnsim.serving.closed_form import steady_state
 from trnsim.validation.serving.fit import Floats, Point, Predicted, folds
 from trnsim.validation.serving.rows import Row, excluded, try_case
 from trnsim.workloads import Layout
@@ -129,14 +130,14 @@ def point_of(members: Sequence[Row], case: ServingCase) -> Point:
     """
     row, plan = members[0], case.plan
     load = (row.count("batch_or_concurrency"), row.count("input_len"), row.count("output_len"))
+    each = -(-load[0] // plan.layout.dp)
     # Host time of a millisecond a step stands beside each part, since no step takes no time.
     host = replace(case.settings.host, step_ps=10**9, launch_ps=0, overlap="none")
     settings = replace(case.settings, host=host)
     times = []
     for factors in (Parts(), Parts(work=1.0), Parts(fixed=1.0), Parts(exchange=1.0), Parts(1.0, 1.0, 1.0)):
-        one = ServingCase(plan, factors, case.system)
-        one.__dict__["settings"] = settings
-        times.append(one.estimate(*load).state)
+        costs = case.costs.with_factors(factors)
+        times.append(steady_state(costs, settings, users=each, input_tokens=load[1], output_tokens=load[2]))
     beside = times[0].tpot
     parts = [*((one.tpot - beside) * 1e3 for one in times[1:4]), beside * 1e3]
     ttft = times[4].ttft * 1e3
@@ -156,8 +157,16 @@ def point_of(members: Sequence[Row], case: ServingCase) -> Point:
         ttft_measured_ms=float(np.median(first)) if first else None,
         users=load[0],
         lengths=(load[1], load[2]),
-        format=row["weight_dtype"],
+        format=_format(case),
     )
+
+
+def _format(case: ServingCase) -> str:
+    """What most products are computed in, and from which stored format if from another."""
+    formats = case.plan.formats
+    stored = formats.get("experts" if case.plan.model.mixture else "mlp", formats.get("default", "bfloat16"))
+    dtype, widened = computed(case.system.chip, stored)
+    return f"{stored} in {dtype}" if widened else dtype
 
 
 def null_parts(case: ServingCase, users: int, input_tokens: int, output_tokens: int) -> tuple[float, float, float]:

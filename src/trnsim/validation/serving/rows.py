@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trnsim.errors import InputError, TrnsimError
+from trnsim.hardware import load_system
 from trnsim.hardware.stack import load_stack
 from trnsim.planner.serving import ServingCase, ServingPlan, weight_parts
 from trnsim.workloads import Layout, entry, load_model
@@ -79,13 +80,18 @@ def _named(row: Row) -> tuple[int, int] | None:
 
 
 def _contradicts(row: Row) -> bool:
-    """The degrees do not multiply to the chips, or those of experts to the same ranks."""
+    """The degrees do not multiply to the chips, or those of experts to other ranks, or the name has other chips."""
     ranks = row.count("tp") * row.count("dp") * row.count("pp")
     moe = _named(row)
     named = re.search(r"_tp(\d+)_", row["id"])
-    if named is not None and moe is not None and int(named[1]) != row.count("tp") and row.count("dp") == 1:
+    if named is not None and int(named[1]) != row.count("n_chips"):
         return True
     return ranks != row.count("n_chips") or (moe is not None and moe != (1, 1) and moe[0] * moe[1] != ranks)
+
+
+def _beyond(row: Row) -> bool:
+    """A replica of more chips than a system has: servers of eight are not joined so, and the columns are mistaken."""
+    return row.count("n_chips") > load_system(SYSTEMS[row["chip"]]).chip_count
 
 
 RULES: tuple[Rule, ...] = (
@@ -97,7 +103,8 @@ RULES: tuple[Rule, ...] = (
     Rule("no TPOT", lambda row: not row.number("tpot_ms")),
     Rule("no lengths or users", lambda row: not all(row.number(c) for c in COLUMNS[9:12])),
     Rule("TTFT over 10 s", lambda row: (row.number("ttft_ms") or 0.0) >= LATE_MS),
-    Rule("its layout does not multiply to its chips", _contradicts),
+    Rule("its layout does not multiply to its chips, or its name has others", _contradicts),
+    Rule("a replica over more than one system", _beyond),
 )
 
 
