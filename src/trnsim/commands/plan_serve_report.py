@@ -49,6 +49,11 @@ def describe(one: ServingEstimate) -> str:
     return f"tp{layout.tp}{shared} x {layout.dp}"
 
 
+def uncertain(one: ServingEstimate) -> str:
+    """How a plan's times are known."""
+    return one.support if one.error_percent is None else f"{one.support}, ±{one.error_percent:.0f} %"
+
+
 def to_json(
     found: Found, load: Load, asked: Asked, even: dict[str, Any] | None, simulated: ServingResult | None
 ) -> dict[str, Any]:
@@ -114,6 +119,7 @@ def plan_json(one: ServingEstimate) -> dict[str, Any]:
         if energy is None
         else {"joules_per_output_token": energy, "watts_per_chip": one.watts_per_chip, "support": "assumed"},
         "support": one.support,
+        "error_percent": one.error_percent,
         "reasons": list(one.reasons),
     }
 
@@ -168,7 +174,7 @@ def _show(found: Found, load: Load, asked: Asked, even: dict[str, Any] | None, s
             describe(one), f"{one.chips:g}", f"{one.state.ttft * 1e3:,.0f}", f"{one.state.tpot * 1e3:,.2f}",
             f"{one.output_tokens_per_second:,.0f}", f"{one.output_tokens_per_second_per_chip:,.1f}",
             f"{one.state.batch}", _BOUNDS[one.state.bound], f"{_used(one) / _GIB:,.1f}",
-            "" if cost is None else f"{cost:,.2f}", one.support,
+            "" if cost is None else f"{cost:,.2f}", uncertain(one),
         ])  # fmt: skip
     columns = ["layout", "chips", "TTFT ms", "TPOT ms", "tokens/s", "a chip", "batch", "bound by", "GiB", "USD/M",
                "support"]  # fmt: skip

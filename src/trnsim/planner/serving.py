@@ -15,6 +15,7 @@ from trnsim.errors import InputError
 from trnsim.hardware import load_system
 from trnsim.hardware.stack import load_stack
 from trnsim.planner.serving_costs import Parts, StepCosts
+from trnsim.planner.serving_stack import stack_fit
 from trnsim.planner.training import ranks_per_chip
 from trnsim.planner.uses import worst
 from trnsim.serving.closed_form import SteadyState, steady_state
@@ -92,6 +93,7 @@ class ServingEstimate:
         memory: of a rank, its cache as large as it can be; ``capacity_bytes`` of a rank's memory.
         cache_tokens: that a replica's cache holds.
         chips: that all replicas fill.
+        error_percent: of TPOT: of the stack's fit on runs that were left out; None: there is no fit.
         price: of the system or chip, None where there is none; ``usd_per_hour`` of these chips, a share of the system.
     """
 
@@ -107,6 +109,7 @@ class ServingEstimate:
     price: Price | None
     usd_per_hour: float | None
     watts_per_chip: float | None
+    error_percent: float | None
     support: str
     reasons: tuple[str, ...]
 
@@ -136,7 +139,7 @@ class ServingCase:
     """A plan made ready: costs, memory, and the settings of its replicas."""
 
     def __init__(self, plan: ServingPlan, factors: Parts | None = None, system: System | None = None) -> None:
-        """``factors``: of operators and exchanges, of the stack.
+        """``factors``: of operators and exchanges; None: those fitted for the stack, if there are.
 
         Raises:
             InputError: unknown names; a layout that does not fit; weights that leave no room for the cache.
@@ -145,6 +148,9 @@ class ServingCase:
         self.plan = plan
         self.system = system or load_system(plan.system)
         self.stack: Stack = load_stack(plan.stack or default_serving_stack(self.system))
+        self.fit = stack_fit(self.stack.name, plan, self.system.chip) if factors is None else None
+        if self.fit is not None:
+            factors = self.fit.factors
         self.costs = StepCosts(plan, self.system, *(() if factors is None else (factors,)))
 
     @property
@@ -220,7 +226,7 @@ class ServingCase:
         """
         plan, tp = self.plan, self.plan.layout.tp
         elements = float(plan.model.cache_elements(plan.max_model_len, tp)) / plan.max_model_len
-        return replica_settings(
+        found = replica_settings(
             self.stack,
             max_model_len=plan.max_model_len,
             capacity_bytes=self.cache_bytes * tp,
@@ -230,6 +236,11 @@ class ServingCase:
             max_num_batched_tokens=plan.max_num_batched_tokens,
             speculation=plan.speculation,
         )
+        if self.fit is None:
+            return found
+        # Fitted beside the device's time, whatever of it overlaps.
+        host = replace(found.host, step_ps=round(self.fit.host_ms * 1e9), launch_ps=0, overlap="none")
+        return replace(found, host=host)
 
     def pool(self) -> Pool:
         """All replicas, for the engine."""
@@ -251,8 +262,13 @@ class ServingCase:
         state = steady_state(self.costs, settings, users=each, input_tokens=input_tokens, output_tokens=output_tokens)
         price = chip_price(self.system, price_type)
         power = self.system.chip.power
-        assumed = self.stack.assumed
+        assumed, fit = self.stack.assumed, self.fit
+        if fit is not None:
+            # Time is fitted; what is left decides on memory and batches.
+            assumed = tuple(key for key in assumed if not key.startswith(("host.", "launch.")))
         why = (f"stack {self.stack.name}: {', '.join(assumed)} assumed",) if assumed else ()
+        if fit is not None:
+            why = (f"stack {fit.stack} fitted on {fit.cases} published configurations ({fit.kind}, {fit.format})", *why)
         reserve = self.stack.reserve_bytes + self._graphs * self.stack.graph_bytes
         return ServingEstimate(
             plan=plan,
@@ -267,8 +283,9 @@ class ServingCase:
             price=None if price is None else price[0],
             usd_per_hour=None if price is None else price[1] * self.chips,
             watts_per_chip=power.all_in_watts or power.tdp_watts,
-            support=worst({*self.costs.supports, *(("assumed",) if assumed else ())}),
-            reasons=(*self.costs.reasons, *why),
+            error_percent=None if fit is None else fit.error_percent,
+            support="interpolated" if fit is not None else worst({*self.costs.supports, "assumed"}),
+            reasons=(*why, *self.costs.reasons) if fit is not None else (*self.costs.reasons, *why),
         )
 
 

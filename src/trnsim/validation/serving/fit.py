@@ -116,21 +116,21 @@ def folds(points: Sequence[Point]) -> tuple[list[Predicted], dict[str, Floats]]:
 def _fits(points: Sequence[Point], parts: Callable[[Point], Sequence[float]]) -> dict[str, Floats]:
     """By stack, format, and whether there are experts; all stacks of a kind together for those that a fold lacks."""
     found = {}
-    for name in dict.fromkeys(n for p in points for n in _names(p)):
-        mine = [p for p in points if name in _names(p)]
+    for name in dict.fromkeys(n for p in points for n in group_names(p)):
+        mine = [p for p in points if name in group_names(p)]
         if len(mine) >= _LEAST:
             found[name] = solve([parts(p) for p in mine], [p.measured_ms for p in mine])
     return found
 
 
-def _names(p: Point) -> tuple[str, ...]:
+def group_names(p: Point) -> tuple[str, ...]:
     """Groups that share constants, the narrowest first: kernels for a format, and of experts, are a stack's own."""
     kind = "experts" if p.moe else "dense"
     return f"{p.stack} {kind} {p.format}", f"{p.stack} {kind}", f"any {kind}"
 
 
 def _predict(p: Point, fits: dict[str, Floats], parts: Sequence[float]) -> float:
-    for name in _names(p):
+    for name in group_names(p):
         if name in fits:
             return float(np.dot(fits[name], parts))
     return float(sum(parts[:3]))

@@ -12,7 +12,8 @@ import numpy as np
 
 from trnsim.errors import TrnsimError
 from trnsim.planner.serving import ServingCase
-from trnsim.planner.serving_costs import Parts, computed
+from trnsim.planner.serving_costs import Parts
+from trnsim.planner.serving_stack import product_format
 from trnsim.planner.training import peak_flops
 from trnsim.serving.closed_form import steady_state
 from trnsim.validation.serving.fit import Floats, Point, Predicted, folds
@@ -157,16 +158,8 @@ def point_of(members: Sequence[Row], case: ServingCase) -> Point:
         ttft_measured_ms=float(np.median(first)) if first else None,
         users=load[0],
         lengths=(load[1], load[2]),
-        format=_format(case),
+        format=product_format(plan, case.system.chip),
     )
-
-
-def _format(case: ServingCase) -> str:
-    """What most products are computed in, and from which stored format if from another."""
-    formats = case.plan.formats
-    stored = formats.get("experts" if case.plan.model.mixture else "mlp", formats.get("default", "bfloat16"))
-    dtype, widened = computed(case.system.chip, stored)
-    return f"{stored} in {dtype}" if widened else dtype
 
 
 def null_parts(case: ServingCase, users: int, input_tokens: int, output_tokens: int) -> tuple[float, float, float]:

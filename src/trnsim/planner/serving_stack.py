@@ -1,0 +1,69 @@
+"""Constants of serving stacks that were fitted on published runs (``serving_stacks.toml``)."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trnsim.planner.serving_costs import Parts, computed
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from trnsim.hardware.model import Chip
+    from trnsim.planner.serving import ServingPlan
+
+FILE = Path(__file__).with_name("serving_stacks.toml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackFit:
+    """Factors of operators' work, of their fixed times and of exchanges; host time a step; how well that is known.
+
+    ``error_percent``: mean absolute error of TPOT over ``cases`` published configurations, each left out of the fit.
+    """
+
+    stack: str
+    kind: str
+    format: str
+    work: float
+    fixed: float
+    exchanges: float
+    host_ms: float
+    cases: int
+    error_percent: float
+
+    @property
+    def factors(self) -> Parts:
+        return Parts(self.work, self.fixed, self.exchanges)
+
+
+@cache
+def stack_fits() -> tuple[StackFit, ...]:
+    """All that were fitted."""
+    with FILE.open("rb") as file:
+        return tuple(StackFit(**values) for values in tomllib.load(file)["fits"])
+
+
+def product_format(plan: ServingPlan, chip: Chip) -> str:
+    """What most products are computed in, and from which stored format if from another."""
+    formats = plan.formats
+    stored = formats.get("experts" if plan.model.mixture else "mlp", formats.get("default", "bfloat16"))
+    dtype, widened = computed(chip, stored)
+    return f"{stored} in {dtype}" if widened else dtype
+
+
+def stack_fit(stack: str, plan: ServingPlan, chip: Chip) -> StackFit | None:
+    """The fit of a stack for a plan's kind of model and format, or for the kind alone; None: there is none."""
+    kind = "experts" if plan.model.mixture else "dense"
+    for form in (product_format(plan, chip), ""):
+        for one in stack_fits():
+            if (one.stack, one.kind, one.format) == (stack, kind, form):
+                return one
+    return None
