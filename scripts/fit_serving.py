@@ -15,10 +15,10 @@ from trnsim.validation.serving.report import validate
 from trnsim.validation.serving.rows import read_rows
 
 HEADER = """\
-# Constants of serving stacks, fitted on published TPOT of aggregated serving (aiconfigurator-core 0.12.0, silicon_sample)
-# by scripts/fit_serving.py. A step takes work * (operators' own) + fixed * (what an operator takes however small)
-# + exchanges * (exchanges) + host_ms. error_percent: mean absolute error of TPOT with the chip's runs of the same tensor
-# parallelism left out of the fit; cases: configurations.
+# Constants of serving stacks, fitted on published TPOT of aggregated serving (aiconfigurator-core 0.12.0,
+# silicon_sample) by scripts/fit_serving.py. A step takes work * (operators' own) + fixed * (what an operator takes
+# however small it is) + exchanges * (exchanges) + host_ms. error_percent: mean absolute error of TPOT with the chip's
+# runs of the same tensor parallelism left out of the fit; cases: configurations.
 """
 
 

@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 # Points that constants are fitted on at least.
 _LEAST = 8
+# How far factors are held near 1, as a share of the points' weight; relative errors below which rows count alike.
+_PULL, _FLOOR = 1e-3, 0.05
+_AS_MEASURED = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -71,16 +74,22 @@ class Predicted:
         return self.left_out_ms / self.point.measured_ms - 1
 
 
-def solve(rows: Sequence[Sequence[float]], measured: Sequence[float]) -> Floats:
-    """Factors, none below 0, that minimise the mean absolute relative error."""
+def solve(rows: Sequence[Sequence[float]], measured: Sequence[float], expected: Sequence[float] = ()) -> Floats:
+    """Factors, none below 0, that minimise the mean absolute relative error.
+
+    Those that hardly move it stay near ``expected``, 1 for each of the first so many: kernels as they are measured.
+    """
     y = np.asarray(measured)
     x = np.asarray(rows) / y[:, None]
     weights = np.ones(len(y))
     found = np.ones(x.shape[1])
-    for _ in range(60):
-        root = np.sqrt(weights)
-        found = _nonnegative(x * root[:, None], root)
-        weights = 1 / np.maximum(np.abs(x @ found - 1), 0.01)
+    near = np.zeros((len(expected), x.shape[1]))
+    np.fill_diagonal(near, 1.0)
+    for _ in range(40):
+        root, pull = np.sqrt(weights), np.sqrt(_PULL * weights.sum())
+        left = np.vstack([x * root[:, None], pull * near])
+        found = _nonnegative(left, np.concatenate([root, pull * np.asarray(expected, np.float64)]))
+        weights = 1 / np.maximum(np.abs(x @ found - 1), _FLOOR)
     return found
 
 
@@ -101,25 +110,27 @@ def _nonnegative(x: Floats, y: Floats) -> Floats:
 
 def folds(points: Sequence[Point]) -> tuple[list[Predicted], dict[str, Floats]]:
     """Every point by the fit of all, and by fits without its chip's runs of the same tensor parallelism."""
-    fits = _fits(points, lambda p: p.parts)
+    fits = _fits(points, lambda p: p.parts, _AS_MEASURED)
     whole = [_predict(p, fits, p.parts) for p in points]
     left, null = [0.0] * len(points), [0.0] * len(points)
     for fold in dict.fromkeys((p.chip, p.tp) for p in points):
         others = [p for p in points if (p.chip, p.tp) != fold]
-        mine, nulls = _fits(others, lambda p: p.parts), _fits(others, lambda p: p.null)
+        mine, nulls = _fits(others, lambda p: p.parts, _AS_MEASURED), _fits(others, lambda p: p.null)
         for i, p in enumerate(points):
             if (p.chip, p.tp) == fold:
                 left[i], null[i] = _predict(p, mine, p.parts), _predict(p, nulls, p.null)
     return [Predicted(p, *v) for p, *v in zip(points, whole, left, null, strict=True)], fits
 
 
-def _fits(points: Sequence[Point], parts: Callable[[Point], Sequence[float]]) -> dict[str, Floats]:
+def _fits(
+    points: Sequence[Point], parts: Callable[[Point], Sequence[float]], expected: Sequence[float] = ()
+) -> dict[str, Floats]:
     """By stack, format, and whether there are experts; all stacks of a kind together for those that a fold lacks."""
     found = {}
     for name in dict.fromkeys(n for p in points for n in group_names(p)):
         mine = [p for p in points if name in group_names(p)]
         if len(mine) >= _LEAST:
-            found[name] = solve([parts(p) for p in mine], [p.measured_ms for p in mine])
+            found[name] = solve([parts(p) for p in mine], [p.measured_ms for p in mine], expected)
     return found
 
 
