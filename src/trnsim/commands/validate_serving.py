@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -85,12 +85,30 @@ def _show(found: Validation) -> None:
         ]
         for c in worst
     ]))  # fmt: skip
+    if found.neuron:
+        _show_neuron(out, found)
     for rule, count in found.excluded:
         out.print(f"{count:5} rows left out: {rule}", highlight=False)
     for name, why in found.refused:
         out.print(f"refused: {name}: {why}", highlight=False)
     used = sum(len(c.point.ids) for c in found.cases)
     out.print(f"{used} of {found.rows} rows predicted, in {found.seconds:.1f} s", highlight=False)
+
+
+def _show_neuron(out: Any, found: Validation) -> None:
+    from statistics import median
+
+    rows = []
+    for stack in dict.fromkeys(c.stack for c in found.neuron):
+        mine = [c for c in found.neuron if c.stack == stack]
+        over = [c for c in mine if c.ideal_ms > 1.1 * c.measured_ms]
+        rows.append([
+            stack, str(len(mine)), _share(median(abs(c.ideal_ms / c.measured_ms - 1) for c in mine)), str(len(over)),
+            _share(median(abs(c.stack_ms / c.measured_ms - 1) for c in mine)),
+        ])  # fmt: skip
+    columns = ["", "rows", "ideal, median error", "more than 10 % over", "with the stack, median error"]
+    out.print(table("Neuron devices, nothing fitted", columns, rows))
+    out.print(f"{len(found.neuron_refused)} rows of Neuron devices could not be predicted", highlight=False)
 
 
 def _share(value: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from trnsim.planner.serving_stack import product_format
 from trnsim.planner.training import peak_flops
 from trnsim.serving.closed_form import steady_state
 from trnsim.validation.serving.fit import Floats, Point, Predicted, folds
+from trnsim.validation.serving.neuron import OVER, NeuronCase, neuron_cases
 from trnsim.validation.serving.rows import Row, excluded, try_case
 from trnsim.workloads import Layout
 from trnsim.workloads.memory import serving_cache
@@ -51,7 +52,9 @@ class Validation:
     fits: dict[str, Floats]
     excluded: tuple[tuple[str, int], ...]
     spread: tuple[str, ...]
+    neuron: tuple[NeuronCase, ...]
     refused: tuple[tuple[str, str], ...]
+    neuron_refused: tuple[tuple[str, str], ...]
     rows: int
     seconds: float
 
@@ -62,12 +65,18 @@ class Validation:
         return 1 - len(self.refused) / passed if passed else 0.0
 
     @property
+    def most_over(self) -> float | None:
+        """How far the ideal stack's prediction exceeds a Neuron measurement at most, relative."""
+        return max((c.ideal_ms / c.measured_ms - 1 for c in self.neuron), default=None)
+
+    @property
     def targets(self) -> tuple[Target, ...]:
         found = sets(self.cases)
         values = {name: errors(found[name])["mape"] if name in found else None for name in ("dense", "experts")}
         return (
             Target("Nvidia, dense: TPOT", values["dense"], DENSE_LIMIT),
             Target("Nvidia, experts: TPOT", values["experts"], EXPERTS_LIMIT),
+            Target("Neuron, ideal stack: the most over a measurement", self.most_over, OVER),
             Target("rows that pass the rules and are predicted", self.predicted_share, SHARE_LIMIT, least=True),
         )
 
@@ -104,12 +113,15 @@ def validate(rows: Sequence[Row]) -> Validation:
             refused += [(row["id"], str(error)) for row, _ in members]
     left_out["equal configurations that are spread over 15 %"] += len(spread)
     cases, fits = folds(points)
+    neuron, unknown = neuron_cases(rows)
     return Validation(
         tuple(cases),
         fits,
         tuple(left_out.most_common()),
         tuple(spread),
+        tuple(neuron),
         tuple(refused),
+        tuple(unknown),
         len(rows),
         time.perf_counter() - begin,
     )
@@ -230,6 +242,8 @@ def to_json(found: Validation) -> dict[str, Any]:
         },
         "excluded": [{"rule": rule, "rows": count} for rule, count in found.excluded],
         "spread": list(found.spread),
+        "neuron": [asdict(c) for c in found.neuron],
+        "neuron_refused": [{"id": row, "why": why} for row, why in found.neuron_refused],
         "refused": [{"id": row, "why": why} for row, why in found.refused],
     }
 
