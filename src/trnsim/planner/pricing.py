@@ -56,17 +56,13 @@ FORWARD, BACKWARD, WEIGHT = range(3)
 class Cost:
     """Microseconds [3, kinds] of the forward pass, the backward pass for inputs, and that for weights.
 
-    ``flops``: of products, what is computed again included; ``kept``: bytes that a micro-batch leaves for the backward
-    pass; ``whole``: those that it would without recomputation; ``parameters``: (dense, experts) on the rank.
+    ``flops``: of products, what is computed again included.
     """
 
     times: NDArray[np.float64]
     flops: float
     supports: frozenset[str]
     reasons: tuple[str, ...]
-    kept: float = 0.0
-    whole: float = 0.0
-    parameters: tuple[float, float] = (0.0, 0.0)
 
 
 class Prices:
@@ -98,6 +94,8 @@ class Prices:
             found = np.zeros((len(sizes), len(self.kinds)))
             np.add.at(found, (piece, self._kind), 1.0)
             self._known[key] = found
+            counts = found.reshape(layout.vpp, layout.pp, -1).sum(axis=0)
+            self._known["stages", *key[1:]] = counts, [row.tobytes() for row in counts]
         return cast("NDArray[np.float64]", found)
 
     def layers(self, layout: Layout) -> list[Cost]:
@@ -115,14 +113,26 @@ class Prices:
             UnsupportedError: an operator or exchange that nothing is known of.
         """
         p = training_pass(self.model, layout, self.sequence)
-        ahead, after = layer_steps(layout, p, layer)
-        dense, experts = local_parameters(layer.weights, layout)
-        return replace(
-            self._cost(ahead, after, layout),
-            kept=float(sum(k.bytes for k in layer_kept(layer, p, layout.recompute))),
-            whole=float(sum(k.bytes for k in layer_kept(layer, p, "none"))),
-            parameters=(float(dense), float(experts)),
-        )
+        return self._cost(*layer_steps(layout, p, layer), layout)
+
+    def _held(self, layout: Layout) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Of each kind of layer: bytes that a micro-batch leaves for the backward pass; those that it would without
+        recomputation; and parameters on the rank."""
+        one = layout
+        formats = (one.dtype, one.product_dtype, one.weight_dtype, one.flash, one.sequence_parallel)
+        key = ("held", one.tp, one.cp, one.ep, one.expert_ranks, one.micro_batch, one.recompute, *formats)
+        found = self._known.get(key)
+        if found is None:
+            p = training_pass(self.model, layout, self.sequence)
+            found = self._known[key] = tuple(
+                np.array([float(value) for value in values])
+                for values in (
+                    [sum(k.bytes for k in layer_kept(layer, p, layout.recompute)) for layer in self.kinds],
+                    [sum(k.bytes for k in layer_kept(layer, p, "none")) for layer in self.kinds],
+                    [sum(local_parameters(layer.weights, layout)) for layer in self.kinds],
+                )
+            )
+        return cast("tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]", found)
 
     def ends(self, layout: Layout) -> tuple[Cost, Cost]:
         """What stands before the first layer, and after the last one."""
@@ -167,28 +177,32 @@ class Prices:
 
     def _layers_of(self, layout: Layout, stage: int) -> bytes:
         """Which layers a stage has, as a key."""
-        return bytes(self.chunks(layout)[stage :: layout.pp].sum(axis=0).tobytes())
+        return self._stages(layout)[1][stage]
+
+    def _stages(self, layout: Layout) -> tuple[NDArray[np.float64], list[bytes]]:
+        """[stages, kinds of layers]: how many of each a stage has; and the same as keys."""
+        self.chunks(layout)
+        found = self._known["stages", layout.pp, layout.vpp, layout.stages]
+        return cast("tuple[NDArray[np.float64], list[bytes]]", found)
 
     def memory(self, layout: Layout, reserve: float = 0.0) -> list[Memory]:
         """Memory of a rank of each stage that may need the most: as ``workloads.memory.training_memory``."""
-        layers = self.layers(layout)
-        kept = np.array([cost.kept for cost in layers])
-        whole, sums = [cost.whole for cost in layers], [sum(cost.parameters) for cost in layers]
-        counts = self.chunks(layout).reshape(layout.vpp, layout.pp, -1).sum(axis=0)
+        kept, whole, sums = self._held(layout)
+        counts, _ = self._stages(layout)
         stages: list[int] = list(range(layout.pp))
-        if len(layers) == 1:
+        if len(self.kinds) == 1:
             # Of stages with as many layers the first keeps the most.
             stages = sorted({0, int(np.argmax(counts[:, 0])), layout.pp - 1})
         found = []
         for stage in stages:
-            has = [number for number, count in enumerate(counts[stage]) if count]
+            has = counts[stage] > 0
             found.append(
                 stage_memory(
                     self.model, layout, self.sequence, stage, reserve,
                     parameters=self._parameters(layout, stage),
                     kept=float(counts[stage] @ kept),
-                    largest=max((whole[number] for number in has), default=0.0),
-                    gathered=max((sums[number] for number in has), default=0.0),
+                    largest=float(whole[has].max(initial=0.0)),
+                    gathered=float(sums[has].max(initial=0.0)),
                 )
             )  # fmt: skip
         return found

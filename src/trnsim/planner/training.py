@@ -109,6 +109,7 @@ def pieces_of(prices: Prices, layout: Layout) -> Pieces:
     last = prices.update(layout, layout.pp - 1)
     sizes = chunks.reshape(layout.vpp, layout.pp, -1).sum(axis=0)
     for stage in range(layout.pp):
+        # Stages between the ends with the same layers wait for the same.
         same = stage > 1 and bool((sizes[stage] == sizes[stage - 1]).all()) and stage < layout.pp - 1
         told = (
             last if stage == layout.pp - 1 else first if stage == 0 else told if same else prices.update(layout, stage)
