@@ -83,6 +83,7 @@ class Prices:
         places = {layer: number for number, layer in enumerate(self.kinds)}
         self._kind = np.array([places[layer] for layer in model.layers])
         self._known: dict[tuple[Any, ...], Any] = {}
+        self._active = max((layer.experts.active for layer in self.kinds if layer.experts), default=1)
 
     def chunks(self, layout: Layout) -> NDArray[np.float64]:
         """[pieces, kinds of layers]: how many of each a piece of the model has."""
@@ -246,9 +247,11 @@ class Prices:
 
     def _item(self, item: Use | Exchange, layout: Layout) -> tuple[float, str, str, int]:
         if isinstance(item, Exchange):
-            told = self.exchanges.cost(
-                item.operation, int(item.ranks), stride(layout, item.group), _sent(item, layout), self._used(layout)
-            )
+            apart, used = stride(layout, item.group), self._used(layout)
+            nbytes = _sent(item, layout)
+            if item.operation == "all_to_all":
+                nbytes *= self._once(-(-int(item.ranks) * apart // used))
+            told = self.exchanges.cost(item.operation, int(item.ranks), apart, nbytes, used)
             kind = KIND["gather"] if item.phase != OPTIMIZER and item.group in ("dp", "expert_dp") else None
             kind = KIND[_GROUPS.get(item.group, item.group)] if kind is None else kind
             support, reason, time = told.support, told.reason, told.microseconds * float(item.count)
@@ -256,6 +259,12 @@ class Prices:
             kind = _kind(item)
             time, support, reason = self._use(item, layout)
         return time, support, "" if support == "calibrated" else reason, kind
+
+    def _once(self, systems: int) -> float:
+        """Share of routed tokens that cross to other systems, where each goes to a system once, however many of its
+        experts are there (as DeepEP and HybridEP do), of one copy for each expert."""
+        active = self._active
+        return systems * (1 - (1 - 1 / systems) ** active) / active if systems > 1 else 1.0
 
     def _use(self, item: Use, layout: Layout) -> tuple[float, str, str]:
         if layout.flash or item.operator not in _SCORES or not item.sizes.get("causal", 1):

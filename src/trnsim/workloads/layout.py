@@ -26,7 +26,8 @@ class Layout:
         stages: layers of each chunk, in the order of layers; None: ``stage_layers`` decides.
         sequence_parallel: between products, ranks of tp hold a share of the tokens each.
         zero: 0; 1: optimiser states are shared by ranks of dp; 2: gradients too; 3: weights too.
-        recompute: what the backward pass computes again: ``none``, ``selective`` (scores and softmax), ``full``
+        recompute: what the backward pass computes again: ``none``, ``selective`` (scores and softmax; with
+            flash attention norms, activations and projections out of latents), ``full``
             (layers).
         micro_batch, global_batch: sequences.
         dtype: of activations; ``product_dtype`` of the products of layers with weights (``float8_e4m3``, ``mxfp8``
