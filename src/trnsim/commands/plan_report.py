@@ -17,7 +17,8 @@ SCHEMA = "trnsim-plans-1"
 GIB = 2**30
 _NAMES = {
     "products": "products in 16 bits", "narrow": "products in 8 bits and less", "attention": "attention",
-    "moves": "element-wise work", "casts": "casts", "experts": "products of experts", "routing": "routing of tokens",
+    "moves": "element-wise work", "casts": "casts", "experts": "products of experts",
+    "experts_narrow": "products of experts in 8 bits and less", "routing": "routing of tokens",
     "tp": "exchanges of tp that nothing can hide", "cp": "exchanges of cp that nothing can hide",
     "ep": "exchanges of ep that nothing can hide", "gather": "weights gathered, that nothing can hide",
     "pp": "sending between stages", "dp": "gradients and weights that nothing can hide", "optimizer": "optimiser",

@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 # Kinds of work. Products in 8 bits and less (``narrow``) and those of experts are apart, ``routing`` brings tokens into
 # their order; ``gather`` brings the weights that ranks share (ZeRO 3).
 KINDS = (
-    "products", "narrow", "attention", "moves", "casts", "experts", "routing", "tp", "cp", "ep", "gather", "pp", "dp",
+    "products", "narrow", "attention", "moves", "casts", "experts", "experts_narrow", "routing", "tp", "cp", "ep", "gather", "pp", "dp",
     "optimizer",
 )  # fmt: skip
-COMPUTE = slice(0, 7)
+COMPUTE = slice(0, 8)
 KIND = {name: number for number, name in enumerate(KINDS)}
 _GROUPS = {"expert_tp": "ep", "expert_dp": "dp", "embedding": "dp"}
 # Bytes that cross HBM for each score of attention in 16 bits where no kernel is fused. Forward: written by the product;
@@ -294,7 +294,7 @@ def _kind(use: Use) -> int:
     if use.operator.startswith("quantize"):
         return KIND["casts"]
     if use.operator == "grouped_matmul":
-        return KIND["experts"]
+        return KIND["experts_narrow" if format_bytes(use.dtype) < 2 else "experts"]
     if use.operator in ("router", "permute", "combine"):
         return KIND["routing"]
     if use.operator in PRODUCTS:

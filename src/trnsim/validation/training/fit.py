@@ -35,6 +35,7 @@ EXPECTED: Mapping[str, tuple[float, float, float, float]] = {
     "moves": (1.2, 0.5, 0.0, 5.0),
     "casts": (1.0, 0.5, 0.0, 5.0),
     "experts": (1.2, 0.3, 0.3, 5.0),
+    "experts_narrow": (1.2, 0.3, 0.3, 5.0),
     "routing": (1.5, 1.0, 0.0, 10.0),
     "tp": (0.5, 0.25, 0.0, 1.5),
     "cp": (0.3, 0.25, 0.0, 1.5),
@@ -45,7 +46,7 @@ EXPECTED: Mapping[str, tuple[float, float, float, float]] = {
     "optimizer": (1.0, 0.3, 0.0, 4.0),
 }
 # What models without experts do not do.
-WITH_EXPERTS = ("experts", "routing", "ep")
+WITH_EXPERTS = ("experts", "experts_narrow", "routing", "ep")
 # Relative error of a published step itself, one standard deviation.
 NOISE = 0.03
 # Relative errors beyond which a step is taken for one that no factors explain.
