@@ -35,13 +35,14 @@ if TYPE_CHECKING:
     from trnsim.workloads.model import Layer, Model
     from trnsim.workloads.operators import Step
 
-# Kinds of work. Products in 8 bits and less (``narrow``) and those of experts are apart, ``routing`` brings tokens into
-# their order; ``gather`` brings the weights that ranks share (ZeRO 3).
+# Kinds of work. Apart are the loss, which frameworks compute in several passes over logits; products in 8 bits and less
+# (``narrow``); those of experts. ``routing`` brings tokens into their order; ``gather`` brings the weights that ranks
+# share (ZeRO 3).
 KINDS = (
-    "products", "narrow", "attention", "moves", "casts", "experts", "experts_narrow", "routing", "tp", "cp", "ep", "gather", "pp", "dp",
+    "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "routing", "tp", "cp", "ep", "gather", "pp", "dp",
     "optimizer",
 )  # fmt: skip
-COMPUTE = slice(0, 8)
+COMPUTE = slice(0, 9)
 KIND = {name: number for number, name in enumerate(KINDS)}
 _GROUPS = {"expert_tp": "ep", "expert_dp": "dp", "embedding": "dp"}
 # Bytes that cross HBM for each score of attention in 16 bits where no kernel is fused. Forward: written by the product;
@@ -118,7 +119,8 @@ class Prices:
 
     def _held(self, layout: Layout) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Of each kind of layer: bytes that a micro-batch leaves for the backward pass; those that it would without
-        recomputation; and parameters on the rank."""
+        recomputation; and parameters on the rank.
+        """
         one = layout
         formats = (one.dtype, one.product_dtype, one.weight_dtype, one.flash, one.sequence_parallel)
         key = ("held", one.tp, one.cp, one.ep, one.expert_ranks, one.micro_batch, one.recompute, *formats)
@@ -262,7 +264,8 @@ class Prices:
 
     def _once(self, systems: int) -> float:
         """Share of routed tokens that cross to other systems, where each goes to a system once, however many of its
-        experts are there (as DeepEP and HybridEP do), of one copy for each expert."""
+        experts are there (as DeepEP and HybridEP do), of one copy for each expert.
+        """
         active = self._active
         return systems * (1 - (1 - 1 / systems) ** active) / active if systems > 1 else 1.0
 
@@ -293,6 +296,8 @@ def _kind(use: Use) -> int:
         return KIND["attention"]
     if use.operator.startswith("quantize"):
         return KIND["casts"]
+    if use.operator.startswith("cross_entropy"):
+        return KIND["loss"]
     if use.operator == "grouped_matmul":
         return KIND["experts_narrow" if format_bytes(use.dtype) < 2 else "experts"]
     if use.operator in ("router", "permute", "combine"):

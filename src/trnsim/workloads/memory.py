@@ -7,7 +7,7 @@ activations of as many micro-batches as its place in the pipeline keeps at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from trnsim.numerics import as_dtype

@@ -37,9 +37,7 @@ def test_within_one_percent_of_replayed_steps(stages, chunks, groups, first, las
     times[-1] *= last
     count = groups * stages
     found = counts(times, send, stages, chunks, count)
-    assert _length(times, send, found) == pytest.approx(
-        _replayed(times, send, stages, chunks, count, "1f1b"), rel=0.01
-    )
+    assert _length(times, send, found) == pytest.approx(_replayed(times, send, stages, chunks, count, "1f1b"), rel=0.01)
 
 
 @pytest.mark.parametrize(("stages", "count"), [(2, 8), (4, 16), (8, 64)])
