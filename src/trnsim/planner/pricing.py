@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 # (``narrow``); those of experts. ``routing`` brings tokens into their order; ``gather`` brings the weights that ranks
 # share (ZeRO 3).
 KINDS = (
-    "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "routing", "tp", "cp", "ep", "gather", "pp", "dp",
-    "optimizer",
+    "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "routing", "tp", "cp",
+    "ep", "gather", "pp", "dp", "optimizer",
 )  # fmt: skip
 COMPUTE = slice(0, 9)
 KIND = {name: number for number, name in enumerate(KINDS)}
@@ -97,7 +97,7 @@ class Prices:
             np.add.at(found, (piece, self._kind), 1.0)
             self._known[key] = found
             counts = found.reshape(layout.vpp, layout.pp, -1).sum(axis=0)
-            self._known["stages", *key[1:]] = counts, [row.tobytes() for row in counts]
+            self._known[("stages", *key[1:])] = counts, [row.tobytes() for row in counts]
         return cast("NDArray[np.float64]", found)
 
     def layers(self, layout: Layout) -> list[Cost]:

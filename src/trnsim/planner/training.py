@@ -262,7 +262,7 @@ def estimate(plan: TrainingPlan, stack: TrainingStack | None = None, prices: Pri
         peak_flops=peak_flops(system, layout),
         support=worst({*pieces.supports, support}),
         reasons=(reason, *pieces.reasons),
-        error_percent=stack.error_percent(system.chip),
+        error_percent=stack.error_percent(system.chip, plan.model.mixture),
         slowest_stage=waits.stage,
         pieces=pieces,
     )
