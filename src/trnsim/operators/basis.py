@@ -125,7 +125,7 @@ class Knots:
 def _base_of(axis: Axis) -> int:
     """Tiles before the block that stands for those that follow."""
     period, low = axis.block // axis.tile, -(-axis.low // axis.tile)
-    return max(axis.first, -(-low // period)) * period
+    return max(axis.first, -(-low // period)) * period if axis.first else 0
 
 
 def _repeats(axis: Axis) -> bool:

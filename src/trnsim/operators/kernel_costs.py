@@ -27,6 +27,7 @@ _MODULES = (
 )  # fmt: skip
 # Costs that are remembered as they are.
 _KNOWN = 100_000
+_INSTRUCTIONS = QUANTITIES.index("instructions")
 _BUSY = QUANTITIES.index(f"busy {ENGINES[0]}")
 
 
@@ -73,32 +74,40 @@ class KernelCosts:
         contract = self.contract(operator)
         problem = contract.problem(dtype, self.cores, given, self.generation)
         found, point = self.surface(contract, problem)
-        how = "surface"
-        if found.trusted and found.covers(point):
+        quantities, error = None, 0.0
+        if found.knots and found.covers(point):
             quantities = found.evaluate(point)
             if np.isnan(quantities[0]):
                 surface.fill(found, contract, problem, found.missing(point), self._sample(contract))
                 quantities = found.evaluate(point)
-        else:
+            error = found.error(quantities[_INSTRUCTIONS])
+            if error > surface.LARGEST_ERROR:
+                quantities = None
+        how = "surface"
+        if quantities is None:
             surface.refuse_if_large(contract, problem)
             quantities, how = self._source.sampler(contract, problem)[0], "simulated"
         if len(self._known) >= _KNOWN:
             self._known.clear()
-        values = quantities.tolist()
-        self._known[use] = OperatorCost(
-            operator=operator,
-            implementation="kernel",
-            time_ps=values[0],
-            hbm_bytes=round(values[1]),
-            flops=contract.flops(problem),
-            sbuf_bytes=round(values[-1]),
-            support=found.support,
-            reason=found.reason,
-            how=how if found.knots else "simulated",
-            error_percent=100 * found.error if how == "surface" and found.checks else None,
-            busy_ps=dict(zip(ENGINES, values[_BUSY : _BUSY + len(ENGINES)], strict=True)),
-        )
+        self._known[use] = _cost(contract, problem, quantities, found, how, error)
         return self._known[use]
+
+    def simulated(self, operator: str, dtype: str, **given: Any) -> OperatorCost:
+        """What one use costs, simulated whole.
+
+        Raises:
+            InputError: no such operator, or one that its contract forbids.
+            UnsupportedError: too large to be simulated.
+        """
+        contract = self.contract(operator)
+        problem = contract.problem(dtype, self.cores, given, self.generation)
+        surface.refuse_if_large(contract, problem)
+        quantities, support, reason = self._source.sampler(contract, problem)
+        return _cost(contract, problem, quantities, surface.Surface((), {}, (), support, reason), "simulated", 0.0)
+
+    def sample(self, contract: Contract, problem: Problem) -> NDArray[np.float64]:
+        """The quantities of a use that is simulated."""
+        return self._source.sampler(contract, problem)[0]
 
     def costs(self, operator: str, dtype: str, **given: Any) -> OperatorCosts:
         """What many uses cost: as ``cost``, where sizes are arrays of one length, or numbers for all of them.
@@ -158,16 +167,23 @@ class KernelCosts:
     def _many(self, contract: Contract, one: Problem, some: Problem, count: int) -> NDArray[np.float64]:
         found, _ = self.surface(contract, one)
         coordinates = contract.coordinates(some)
-        points = np.stack([np.broadcast_to(coordinates[axis.name], (count,)) for axis in found.axes], axis=1)
-        if not found.trusted:
-            return self._simulated(contract, some, count)
-        quantities = found.evaluate_many(points)
-        missing = np.isnan(quantities[:, 0])
-        if missing.any():
-            for point in np.unique(points[missing], axis=0):
-                place = tuple(point.tolist())
-                surface.fill(found, contract, one, found.missing(place), self._sample(contract))
-            quantities[missing] = found.evaluate_many(points[missing])
+        columns = [np.broadcast_to(coordinates[axis.name], (count,)) for axis in found.axes]
+        points = np.stack(columns, axis=1) if columns else np.empty((count, 0), np.int64)
+        quantities = np.full((count, len(QUANTITIES)), np.nan)
+        inside = np.array([found.covers(point) for point in points.tolist()]) if found.knots else np.zeros(count, bool)
+        if inside.any():
+            quantities[inside] = found.evaluate_many(points[inside])
+            missing = inside & np.isnan(quantities[:, 0])
+            for point in np.unique(points[missing], axis=0).tolist():
+                surface.fill(found, contract, one, found.missing(tuple(point)), self._sample(contract))
+            if missing.any():
+                quantities[missing] = found.evaluate_many(points[missing])
+        few = quantities[:, _INSTRUCTIONS] < surface.FEW
+        wrong = [found.error(number) > surface.LARGEST_ERROR for number in (0, surface.FEW)]
+        whole = ~inside | (few & wrong[0]) | (~few & wrong[1])
+        if whole.any():
+            uses = some.resized({name: np.broadcast_to(size, (count,))[whole] for name, size in some.sizes.items()})
+            quantities[whole] = self._simulated(contract, uses, int(whole.sum()))
         return quantities
 
     def _simulated(self, contract: Contract, some: Problem, count: int) -> NDArray[np.float64]:
@@ -183,6 +199,25 @@ class KernelCosts:
 
     def _sample(self, contract: Contract) -> Sample:
         return lambda use: self._source.sampler(contract, use)
+
+
+def _cost(
+    contract: Contract, problem: Problem, quantities: NDArray[np.float64], found: Surface, how: str, error: float
+) -> OperatorCost:
+    values = quantities.tolist()
+    return OperatorCost(
+        operator=contract.name,
+        implementation="kernel",
+        time_ps=values[0],
+        hbm_bytes=round(values[1]),
+        flops=contract.flops(problem),
+        sbuf_bytes=round(values[-1]),
+        support=found.support,
+        reason=found.reason,
+        how=how,
+        error_percent=100 * error if how == "surface" and found.checks else None,
+        busy_ps=dict(zip(ENGINES, values[_BUSY : _BUSY + len(ENGINES)], strict=True)),
+    )
 
 
 def _groups(contract: Contract, problem: Problem, count: int) -> list[NDArray[np.int64]]:
