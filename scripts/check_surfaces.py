@@ -102,14 +102,16 @@ def _line(row: dict[str, Any]) -> str:
     sizes = " ".join(f"{name}={value}" for name, value in row["given"].items())
     if "error" not in row:
         return f"{what} {row['how']}: {row['reason'].splitlines()[0]} | {sizes}"
-    return f"{what} {row['how']:9s} {row['error']:+8.2%} of {row['us']:10.1f} us, {row['instructions']} instructions | {sizes}"
+    found = f"{row['how']:9s} {row['error']:+8.2%} of {row['us']:10.1f} us, {row['instructions']} instructions"
+    return f"{what} {found} | {sizes}"
 
 
 def _report(rows: list[dict[str, Any]]) -> int:
     surfaces = [row for row in rows if row.get("how") == "surface"]
-    print(f"\n{len(rows)} uses: {len(surfaces)} by surfaces, "
-          f"{sum(row['how'] == 'simulated' for row in rows)} simulated whole because checks failed or no regime covers them, "
-          f"{sum(row['how'] == 'refused' for row in rows)} refused")  # fmt: skip
+    whole = sum(row["how"] == "simulated" for row in rows)
+    refused = sum(row["how"] == "refused" for row in rows)
+    print(f"\n{len(rows)} uses: {len(surfaces)} by surfaces; {whole} simulated whole, as checks failed or no regime")
+    print(f"covers them; {refused} refused")
     if not surfaces:
         return 1
     print(f"\n{'operator':28s} uses  median    worst")
@@ -117,9 +119,8 @@ def _report(rows: list[dict[str, Any]]) -> int:
         errors = np.abs([row["error"] for row in surfaces if row["operator"] == operator])
         print(f"{operator:28s} {len(errors):4d} {np.median(errors):8.2%} {errors.max():8.2%}")
     errors = np.abs([row["error"] for row in surfaces])
-    print(
-        f"{'all':28s} {len(errors):4d} {np.median(errors):8.2%} {errors.max():8.2%}; 90 % below {np.quantile(errors, 0.9):.2%}"
-    )
+    print(f"{'all':28s} {len(errors):4d} {np.median(errors):8.2%} {errors.max():8.2%}")
+    print(f"90 % below {np.quantile(errors, 0.9):.2%}")
     print("\nworst:")
     for row in sorted(surfaces, key=lambda row: -abs(row["error"]))[:12]:
         print(_line(row))

@@ -46,7 +46,8 @@ class Axis:
         grain: what its values are multiples of.
         degree: of time as a polynomial in the number of blocks.
         first: blocks after which they are taken to repeat; 0: they all do.
-        far: blocks between the two samples that say by how much time grows with a block (degree one).
+        far: blocks between samples that say by how much time grows with a block (degree one): more where DMAs,
+            which settle slowly, decide it.
     """
 
     name: str

@@ -90,7 +90,9 @@ def _sizes(operator: str, draw: Any) -> dict[str, int]:
         },
         "mlp": _mlp,
         "gated_mlp": _mlp,
-        "rope": lambda d: {"tokens": _log(d, 1000, 10**6), "heads": int(d.choice([8, 16, 32])), "depth": int(d.choice([64, 128]))},
+        "rope": lambda d: {
+            "tokens": _log(d, 1000, 10**6), "heads": int(d.choice([8, 16, 32])), "depth": int(d.choice([64, 128])),
+        },
         "router": lambda d: {
             "tokens": _log(d, 1000, 10**6), "width": _log(d, 1024, 8192, 128),
             "experts": int(d.choice([8, 64, 128, 256])), "k": int(d.choice([1, 2, 6, 8])),

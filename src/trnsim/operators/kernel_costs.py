@@ -74,22 +74,22 @@ class KernelCosts:
         contract = self.contract(operator)
         problem = contract.problem(dtype, self.cores, given, self.generation)
         found, point = self.surface(contract, problem)
-        quantities, error = None, 0.0
+        values, error = None, 0.0
         if found.knots and found.covers(point):
-            quantities = found.evaluate(point)
-            if np.isnan(quantities[0]):
+            values = found.evaluate(point).tolist()
+            if values[0] != values[0]:  # not a number: samples are missing
                 surface.fill(found, contract, problem, found.missing(point), self._sample(contract))
-                quantities = found.evaluate(point)
-            error = found.error(quantities[_INSTRUCTIONS])
+                values = found.evaluate(point).tolist()
+            error = found.error(values[_INSTRUCTIONS])
             if error > surface.LARGEST_ERROR:
-                quantities = None
+                values = None
         how = "surface"
-        if quantities is None:
+        if values is None:
             surface.refuse_if_large(contract, problem)
-            quantities, how = self._source.sampler(contract, problem)[0], "simulated"
+            values, how = self.sample(contract, problem).tolist(), "simulated"
         if len(self._known) >= _KNOWN:
             self._known.clear()
-        self._known[use] = _cost(contract, problem, quantities, found, how, error)
+        self._known[use] = _cost(contract, problem, values, found, how, error)
         return self._known[use]
 
     def simulated(self, operator: str, dtype: str, **given: Any) -> OperatorCost:
@@ -103,7 +103,9 @@ class KernelCosts:
         problem = contract.problem(dtype, self.cores, given, self.generation)
         surface.refuse_if_large(contract, problem)
         quantities, support, reason = self._source.sampler(contract, problem)
-        return _cost(contract, problem, quantities, surface.Surface((), {}, (), support, reason), "simulated", 0.0)
+        return _cost(
+            contract, problem, quantities.tolist(), surface.Surface((), {}, (), support, reason), "simulated", 0.0
+        )
 
     def sample(self, contract: Contract, problem: Problem) -> NDArray[np.float64]:
         """The quantities of a use that is simulated."""
@@ -202,9 +204,8 @@ class KernelCosts:
 
 
 def _cost(
-    contract: Contract, problem: Problem, quantities: NDArray[np.float64], found: Surface, how: str, error: float
+    contract: Contract, problem: Problem, values: list[float], found: Surface, how: str, error: float
 ) -> OperatorCost:
-    values = quantities.tolist()
     return OperatorCost(
         operator=contract.name,
         implementation="kernel",

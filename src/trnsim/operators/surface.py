@@ -47,6 +47,8 @@ LARGEST_SAMPLE = 2_000_000
 _INSTRUCTIONS = QUANTITIES.index("instructions")
 # Uses that are evaluated together.
 _TOGETHER = 8192
+# Coordinates whose weights are remembered.
+_HELD = 100_000
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Surface:
     support: str = ""
     reason: str = ""
     _held: dict[tuple[int, int], tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _held_rest: dict[Point, tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -87,8 +90,15 @@ class Surface:
 
     def error(self, instructions: float) -> float:
         """The largest of the checks, of uses with few or with many instructions; where there is none, of all."""
-        alike = [c for c in self.checks if (c.instructions < FEW) == (instructions < FEW)] or self.checks
-        return max((check.error for check in alike), default=0.0)
+        return self._errors[instructions >= FEW]
+
+    @cached_property
+    def _errors(self) -> tuple[float, float]:
+        found = []
+        for many in (False, True):
+            alike = [c for c in self.checks if (c.instructions >= FEW) == many] or self.checks
+            found.append(max((check.error for check in alike), default=0.0))
+        return found[0], found[1]
 
     def covers(self, point: Sequence[int]) -> bool:
         """Whether the coordinates are of this regime."""
@@ -116,13 +126,35 @@ class Surface:
 
     def evaluate(self, point: Sequence[int]) -> NDArray[np.float64]:
         """The quantities at some coordinates; not a number where samples are missing."""
-        total: Any = 0.0
-        for along in self._terms(point):
-            rows, weights = along[0][1], along[0][2]
-            for _, places, more in along[1:]:
-                rows, weights = np.add.outer(rows, places).ravel(), np.multiply.outer(weights, more).ravel()
-            total = total + weights @ self._table[rows]
-        found: NDArray[np.float64] = total
+        first = self._along(0, point[0])
+        rest = self._rest(tuple(point[1:]))
+        found: Any = self._sum(first[0], rest[0])
+        for one, other in ((first[0], lacking) for lacking in rest[1:]):
+            found = found + self._sum(one, other)
+        if len(first[1][0]):
+            found = found + self._sum(first[1], rest[0])
+        result: NDArray[np.float64] = found
+        return result
+
+    def _sum(self, first: tuple[Any, ...], rest: tuple[Any, Any] | None) -> Any:
+        _, rows, weights = first
+        if rest is not None:
+            rows, weights = (rows[:, None] + rest[0]).ravel(), (weights[:, None] * rest[1]).ravel()
+        return weights.dot(self._table.take(rows, 0))
+
+    def _rest(self, point: Point) -> tuple[Any, ...]:
+        """Rows and weights of the axes but the first, which vary less: of whole tiles, and of what they lack."""
+        found = self._held_rest.get(point)
+        if found is None:
+            along = [self._along(number, at) for number, at in enumerate(point, 1)]
+            terms = [[whole for whole, _ in along]]
+            for number, (_, lacking) in enumerate(along):
+                if len(lacking[0]):
+                    terms.append([*terms[0][:number], lacking, *terms[0][number + 1 :]])
+            found = tuple(_product(term) for term in terms)
+            if len(self._held_rest) >= _HELD:
+                self._held_rest.clear()
+            self._held_rest[point] = found
         return found
 
     def evaluate_many(self, points: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -183,6 +215,8 @@ class Surface:
                 (tuple(part), np.array([place[at] * stride for at in part], np.int64), np.array(list(part.values())))
                 for part in self.knots[number].weights(size)
             )
+            if len(self._held) >= _HELD:
+                self._held.clear()
             self._held[number, size] = found
         return found
 
@@ -209,6 +243,16 @@ class Surface:
             if all(at in places for at, (places, _) in zip(point, self._places, strict=True)):
                 table[self._row(point)] = values
         return table
+
+
+def _product(term: list[tuple[Any, ...]]) -> tuple[Any, Any] | None:
+    """Rows and weights of the points of some axes together; None: no axis."""
+    if not term:
+        return None
+    _, rows, weights = term[0]
+    for _, more, shares in term[1:]:
+        rows, weights = np.add.outer(rows, more).ravel(), np.multiply.outer(weights, shares).ravel()
+    return rows, weights
 
 
 def build(contract: Contract, problem: Problem, sample: Sample) -> Surface:
@@ -285,8 +329,8 @@ class _Builder:
 
     def at(self, point: Point) -> NDArray[np.float64]:
         if point not in self.taken:
-            values, *self.support = simulated(self.contract, self.problem, self.axes, point, self.sample)
-            self.taken[point] = values
+            values, *support = simulated(self.contract, self.problem, self.axes, point, self.sample)
+            self.taken[point], self.support = values, (support[0], support[1])
         return self.taken[point]
 
     def build(self) -> Surface:
@@ -359,7 +403,8 @@ def _drawn(draw: Any, knots: Knots, *, large: bool) -> int:
     """A coordinate between the lowest, or a block, and a little beyond the last knot."""
     axis = knots.axis
     low = max(axis.low, axis.tile)
-    high = max(low, min(axis.high or 4 * axis.block, axis.first * axis.block + low + 3 * axis.block))
+    reach = axis.first * axis.block + low + (1 + axis.far) * axis.block
+    high = max(low, min(axis.high or reach, reach))
     low = max(low, min(axis.block, high)) if large else low
     size = round(float(np.exp(draw.uniform(np.log(low), np.log(high)))))
     return min(max(axis.low, size // axis.grain * axis.grain), high)
