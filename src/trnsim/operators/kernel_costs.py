@@ -180,8 +180,8 @@ class KernelCosts:
                 surface.fill(found, contract, one, found.missing(tuple(point)), self._sample(contract))
             if missing.any():
                 quantities[missing] = found.evaluate_many(points[missing])
-        few = quantities[:, _INSTRUCTIONS] < surface.FEW
-        wrong = [found.error(number) > surface.LARGEST_ERROR for number in (0, surface.FEW)]
+        few = quantities[:, _INSTRUCTIONS] < found.few
+        wrong = [found.error(number) > surface.LARGEST_ERROR for number in (0, found.few)]
         whole = ~inside | (few & wrong[0]) | (~few & wrong[1])
         if whole.any():
             uses = some.resized({name: np.broadcast_to(size, (count,))[whole] for name, size in some.sizes.items()})
