@@ -96,11 +96,6 @@ def reference(chip: Chip) -> str:
     return f"{base if ROOT in Path(chip.path).parents else chip.path}{inside}"
 
 
-def unchanged(chip: Chip) -> str:
-    """What ``load_chip`` gives the chip for that ``chip`` is with changes."""
-    return reference(replace(chip, changes=()))
-
-
 def choose(chip: str | None, settings: Sequence[str], default: str | None = None) -> str | None:
     """The name of the chip that ``--chip`` and ``--set`` options ask for; ``chip`` itself without settings.
 

@@ -15,11 +15,13 @@ from trnsim.operators.samples import QUANTITIES
 from trnsim.operators.surfaces import Surfaces
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
 
     from trnsim.kernels.contract import Contract, Problem
     from trnsim.operators.store import Store
-    from trnsim.operators.surface import Sample, Surface
+    from trnsim.operators.surface import Surface
 
 _MODULES = (
     "matmul", "matmul_fp8", "matmul_mx", "attention_contracts", "rmsnorm", "layernorm", "rope", "mlp", "router",
@@ -58,7 +60,7 @@ class KernelCosts:
         self._contracts = contracts()
         self._known: dict[tuple[Any, ...], OperatorCost] = {}
         self._surfaces: dict[tuple[Any, ...], Surface] = {}
-        self._source = Surfaces(chip, cores, store, use_shipped=use_shipped)
+        self.source = Surfaces(chip, cores, store, use_shipped=use_shipped)
 
     def cost(self, operator: str, dtype: str, **given: Any) -> OperatorCost:
         """What one use costs. ``given``: sizes and options of the operator's contract.
@@ -78,7 +80,7 @@ class KernelCosts:
         if found.knots and found.covers(point):
             values = found.evaluate(point).tolist()
             if values[0] != values[0]:  # not a number: samples are missing
-                surface.fill(found, contract, problem, found.missing(point), self._sample(contract))
+                self._fill(found, contract, problem, [point])
                 values = found.evaluate(point).tolist()
             error = found.error(values[_INSTRUCTIONS])
             if error > surface.LARGEST_ERROR:
@@ -102,14 +104,14 @@ class KernelCosts:
         contract = self.contract(operator)
         problem = contract.problem(dtype, self.cores, given, self.generation)
         surface.refuse_if_large(contract, problem)
-        quantities, support, reason = self._source.sampler(contract, problem)
+        quantities, support, reason = self.source.sampler(contract, problem)
         return _cost(
             contract, problem, quantities.tolist(), surface.Surface((), {}, (), support, reason), "simulated", 0.0
         )
 
     def sample(self, contract: Contract, problem: Problem) -> NDArray[np.float64]:
         """The quantities of a use that is simulated."""
-        return self._source.sampler(contract, problem)[0]
+        return self.source.sampler(contract, problem)[0]
 
     def costs(self, operator: str, dtype: str, **given: Any) -> OperatorCosts:
         """What many uses cost: as ``cost``, where sizes are arrays of one length, or numbers for all of them.
@@ -155,14 +157,27 @@ class KernelCosts:
             raise InputError(f"no kernel for {operator!r}", operand="operator", limit=sorted(self._contracts))
         return contract
 
+    def prepare(self, contract: Contract, problems: Sequence[Problem]) -> Surface:
+        """The surface that uses of one regime have in common, with the samples that they need."""
+        found, _ = self.surface(contract, problems[0])
+        if found.knots and found.trusted:
+            points = [self.surface(contract, problem)[1] for problem in problems]
+            lacking = [point for point in points if found.covers(point) and found.missing(point)]
+            if lacking:
+                self._fill(found, contract, problems[0], lacking)
+        return found
+
+    def key(self, contract: Contract, problem: Problem) -> tuple[Any, ...]:
+        """Equal for the uses that have a surface in common."""
+        key = (contract.name, problem.dtype, *problem.options.values(), contract.regime(problem))
+        return (*key, *(problem.sizes[name] for name in contract.fixed))
+
     def surface(self, contract: Contract, problem: Problem) -> tuple[Surface, tuple[int, ...]]:
         """The surface of a use's regime, and its coordinates there."""
-        key = (contract.name, problem.dtype, *problem.options.values(), contract.regime(problem))
-        key = (*key, *(problem.sizes[name] for name in contract.fixed))
+        key = self.key(contract, problem)
         found = self._surfaces.get(key)
         if found is None:
-            found, _ = self._source.of(contract, problem, repr(key), lambda _: True)
-            self._surfaces[key] = found
+            found = self._surfaces[key] = self.source.of(contract, problem, repr(key))
         coordinates = contract.coordinates(problem)
         return found, tuple([coordinates[knots.axis.name] for knots in found.knots])
 
@@ -176,9 +191,8 @@ class KernelCosts:
         if inside.any():
             quantities[inside] = found.evaluate_many(points[inside])
             missing = inside & np.isnan(quantities[:, 0])
-            for point in np.unique(points[missing], axis=0).tolist():
-                surface.fill(found, contract, one, found.missing(tuple(point)), self._sample(contract))
             if missing.any():
+                self._fill(found, contract, one, [tuple(p) for p in np.unique(points[missing], axis=0).tolist()])
                 quantities[missing] = found.evaluate_many(points[missing])
         few = quantities[:, _INSTRUCTIONS] < found.few
         wrong = [found.error(number) > surface.LARGEST_ERROR for number in (0, found.few)]
@@ -196,11 +210,18 @@ class KernelCosts:
         for row in unique.tolist():
             use = some.resized(dict(zip(names, row, strict=True)))
             surface.refuse_if_large(contract, use)
-            found.append(self._source.sampler(contract, use)[0])
+            found.append(self.source.sampler(contract, use)[0])
         return np.stack(found)[places]
 
-    def _sample(self, contract: Contract) -> Sample:
-        return lambda use: self._source.sampler(contract, use)
+    def _fill(self, found: Surface, contract: Contract, problem: Problem, points: Iterable[tuple[int, ...]]) -> None:
+        """Take the samples that some coordinates lack, and keep the surface with them."""
+
+        def sample(use: Problem) -> Any:
+            return self.source.sampler(contract, use)
+
+        for point in points:
+            surface.fill(found, contract, problem, found.missing(point), sample)
+        self.source.keep(contract, problem, repr(self.key(contract, problem)), found)
 
 
 def _cost(

@@ -1,17 +1,15 @@
 """Where surfaces come from: those that are shipped, those in a store, else samples that are simulated now.
 
-A chip that a user changed takes the surfaces of the chip as it is, with the same samples timed again: their traces are
-what they were.
+The surfaces of a chip that a user changed are made like any others; most of their traces are in the store already.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from trnsim.hardware import load_chip
-from trnsim.hardware.whatif import unchanged
 from trnsim.operators import surface
 from trnsim.operators.decides import surface_key
 from trnsim.operators.packing import pack, unpack
@@ -19,12 +17,8 @@ from trnsim.operators.samples import Sampler
 from trnsim.operators.shipped import Entry, shipped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trnsim.kernels.contract import Contract, Problem
     from trnsim.operators.store import Store
-
-    Covers = Callable[[surface.Surface], bool]
 
 
 class Surfaces:
@@ -38,57 +32,52 @@ class Surfaces:
         self.sampler = Sampler(chip, store)
         self.made = 0
         self._use_shipped = use_shipped
-        self._shipped: dict[str, dict[str, list[Entry]]] = {}
-        self._base: Surfaces | None = None
+        self._shipped: dict[str, list[Entry]] = {}
 
-    def of(self, contract: Contract, problem: Problem, key: str, covers: Covers) -> tuple[surface.Surface, str]:
-        """A surface for ``problem``, and where it is from: ``shipped``, ``stored`` or ``made``.
+    def of(self, contract: Contract, problem: Problem, key: str) -> surface.Surface:
+        """The surface of the regime of ``problem``, with the samples that are known.
 
         Args:
             contract: of the operator.
-            problem: the use that is asked for.
-            key: equal for the uses that may have the same surface.
-            covers: whether a surface of that key is for this use.
+            problem: a use.
+            key: equal for the uses that have this surface.
 
         Raises:
             TrnsimError: as the simulation of a sample.
         """
-        for entry in self._entries(contract).get(key, ()):
-            found = unpack(entry.surface)
-            if covers(found):
-                return found, "shipped"
-        where = f"{surface_key(contract, self.chip)} {self.cores} {contract.name} {key}"
-        for data in self.store.surfaces(where) if self.store is not None else ():
-            found = unpack(msgspec.msgpack.decode(data, type=Entry).surface)
-            if covers(found):
-                return found, "stored"
-        made = self._make(contract, problem, key, covers)
-        self.made += 1
+        known = [e.surface for e in self._entries(contract) if e.key == key]
         if self.store is not None:
-            entry = entry_of(made, problem, key)
-            self.store.add_surface(where, repr(sorted(problem.sizes.items())), msgspec.msgpack.encode(entry))
-        return made, "made"
+            rows = self.store.surfaces(self._where(contract, key))
+            known += [msgspec.msgpack.decode(data, type=Entry).surface for data in rows]
+        found: surface.Surface | None = None
+        for data in known:
+            one: surface.Surface = unpack(data)
+            if found is None:
+                found = one
+            elif one.knots == found.knots:  # the store has samples beyond those that are shipped
+                found.samples.update(one.samples)
+        if found is None:
+            self.made += 1
+            found = surface.build(contract, problem, lambda use: self.sampler(contract, use))
+            self.keep(contract, problem, key, found)
+        return found
 
-    def _make(self, contract: Contract, problem: Problem, key: str, covers: Covers) -> surface.Surface:
-        def sample(use: Problem) -> Any:
-            return self.sampler(contract, use)
+    def keep(self, contract: Contract, problem: Problem, key: str, found: surface.Surface) -> None:
+        """Put a surface that is new, or has new samples, into the store."""
+        if self.store is not None:
+            data = msgspec.msgpack.encode(entry_of(found, problem, key))
+            self.store.add_surface(self._where(contract, key), "", data)
 
-        if not self.chip.changes:
-            return surface.build(contract, problem, sample)
-        if self._base is None:
-            self._base = Surfaces(unchanged(self.chip), self.cores, self.store, use_shipped=self._use_shipped)
-        base, _ = self._base.of(contract, problem, key, covers)
-        return surface.timed_again(base, contract, problem, sample)
+    def _where(self, contract: Contract, key: str) -> str:
+        return f"{surface_key(contract, self.chip)} {self.cores} {key}"
 
-    def _entries(self, contract: Contract) -> dict[str, list[Entry]]:
-        """The shipped entries of an operator, by key."""
+    def _entries(self, contract: Contract) -> list[Entry]:
+        """The shipped entries of an operator."""
         found = self._shipped.get(contract.name)
         if found is None:
-            found = self._shipped[contract.name] = {}
             there = shipped() if self._use_shipped else None
-            for entry in there.entries(contract, self.chip) if there is not None else ():
-                if entry.cores == self.cores:
-                    found.setdefault(entry.key, []).append(entry)
+            entries = there.entries(contract, self.chip) if there is not None else []
+            found = self._shipped[contract.name] = [e for e in entries if e.cores == self.cores]
         return found
 
 
