@@ -91,6 +91,8 @@ def _costs(
 
 def _sizes(arguments: list[str]) -> dict[str, int | str]:
     """``--m 4096 --activation=silu`` as sizes and options."""
+    from trnsim.operators.kernel_costs import contracts
+
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if len(words) % 2:
         raise InputError("sizes are written as --NAME NUMBER", value=" ".join(arguments))
@@ -98,10 +100,13 @@ def _sizes(arguments: list[str]) -> dict[str, int | str]:
     for name, text in zip(words[::2], words[1::2], strict=True):
         if not name.startswith("--"):
             raise InputError(f"sizes are written as --NAME NUMBER, not {name!r}", value=name)
-        number = text.removeprefix("-").isdecimal()
-        if not number and not text.replace("_", "").isalnum():
-            raise InputError(f"{name} needs an integer or a word", operand=name, value=text)
-        found[name[2:].replace("-", "_")] = int(text) if number else text
+        word = name[2:].replace("-", "_")
+        try:
+            found[word] = int(text)
+        except ValueError:
+            if not any(word in contract.options for contract in contracts().values()):
+                raise InputError(f"{name} needs an integer", operand=name, value=text) from None
+            found[word] = text
     return found
 
 

@@ -201,9 +201,9 @@ class KernelCosts:
             if missing.any():
                 self._fill(found, contract, one, [tuple(p) for p in np.unique(points[missing], axis=0).tolist()])
                 quantities[missing] = found.evaluate_many(points[missing])
-        few = quantities[:, _INSTRUCTIONS] < found.few
-        wrong = [found.error(number) > surface.LARGEST_ERROR for number in (0, found.few)]
-        whole = ~inside | (few & wrong[0]) | (~few & wrong[1])
+        counts, places = np.unique(np.where(inside, quantities[:, _INSTRUCTIONS], 0), return_inverse=True)
+        wrong = np.array([found.error(number) > surface.LARGEST_ERROR for number in counts.tolist()])
+        whole = ~inside | wrong[places]
         if whole.any():
             uses = some.resized({name: np.broadcast_to(size, (count,))[whole] for name, size in some.sizes.items()})
             quantities[whole] = self._simulated(contract, uses, int(whole.sum()))
