@@ -81,7 +81,7 @@ def _costs(
     from trnsim.operators.compiled import CompilerCosts
     from trnsim.operators.kernel_costs import KernelCosts
 
-    costs, refused = [KernelCosts(chip, lnc, store).cost(operator, dtype, **given)], {}
+    costs, refused = [KernelCosts(chip, lnc, store).once(operator, dtype, **given)], {}
     try:
         costs.append(CompilerCosts(chip, lnc).cost(operator, dtype, **given))
     except UnsupportedError as error:
