@@ -84,7 +84,7 @@ def _costs(
     costs, refused = [KernelCosts(chip, lnc, store).once(operator, dtype, **given)], {}
     try:
         costs.append(CompilerCosts(chip, lnc).cost(operator, dtype, **given))
-    except UnsupportedError as error:
+    except (UnsupportedError, InputError) as error:
         refused["compiler"] = str(error)
     return costs, refused
 
@@ -130,7 +130,7 @@ def _list(json: str | None) -> None:
     lines = [
         (
             c.name,
-            " ".join(f"--{size}" for size in c.sizes),
+            " ".join(f"--{size.replace('_', '-')}" for size in c.sizes),
             " ".join(f"--{name.replace('_', '-')} {'|'.join(map(str, of))}" for name, of in c.options.items()),
             _formats(c.dtypes),
         )

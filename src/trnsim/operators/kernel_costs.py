@@ -112,6 +112,10 @@ class KernelCosts:
             return self.cost(operator, dtype, **given)
         return self.simulated(operator, dtype, **given)
 
+    def forget(self) -> None:
+        """Costs that were asked for; surfaces stay."""
+        self._known.clear()
+
     def simulated(self, operator: str, dtype: str, **given: Any) -> OperatorCost:
         """What one use costs, simulated whole.
 
