@@ -13,7 +13,7 @@ from typing import Any
 
 from trnsim import nki
 from trnsim.kernels.contract import Contract, Problem
-from trnsim.kernels.tiles import load_to_all, pieces, share
+from trnsim.kernels.tiles import item_bytes, load_to_all, pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 from trnsim.numerics import as_dtype
@@ -33,7 +33,7 @@ def matmul(lhs: Any, rhs: Any, contract_lhs: int = 0, contract_rhs: int = 0) -> 
         lhs: [K, M], or [M, K] with ``contract_lhs=1``, in HBM, of any format that TensorE multiplies.
         rhs: [K, N], or [N, K] with ``contract_rhs=1``, in HBM, of the same format.
         contract_lhs: which dimension of ``lhs`` is the contraction. TensorE wants it in the partitions: 1 costs a
-            transposition on TensorE, and a copy, of every 128 x 128 block that is loaded.
+            transposition of all that is loaded, by the DMA engines (two bytes, NeuronCore-v3 on) or on TensorE.
         contract_rhs: the same of ``rhs``.
 
     Returns:
@@ -66,23 +66,25 @@ def multiply(
     depths = pieces(0, k_size, BLOCK_K)
     keep = k_size // TILE_K * BLOCK_N * (4 if lhs.dtype == nl.float32 else 2) <= KEPT_BYTES
     for n_first, n_length in pieces(columns[0], columns[1], BLOCK_N):
-        kept = [load_block(rhs, contract[1], k, length, n_first, n_length) for k, length in depths] if keep else []
+        kept: list[Any] = []
         offsets = load_to_all(bias[n_first : n_first + n_length]) if bias is not None else None
         for m_first, m_length in pieces(rows[0], rows[1], BLOCK_M):
             sums: list[Any] = []
             for block, (k_first, k_length) in enumerate(depths):
                 left = load_block(lhs, contract[0], k_first, k_length, m_first, m_length)
-                right = kept[block] if keep else load_block(rhs, contract[1], k_first, k_length, n_first, n_length)
+                if not keep or len(kept) == block:  # while the first rows of lhs arrive
+                    kept.append(load_block(rhs, contract[1], k_first, k_length, n_first, n_length))
+                right = kept[block] if keep else kept.pop()
                 last = block == len(depths) - 1
                 partial, sums = sums, []
                 for m, m_tile in pieces(0, m_length, TILE_M):
                     for n, n_tile in pieces(0, n_length, TILE_N):
                         product = nl.ndarray((m_tile, n_tile), dtype=nl.float32, buffer=nl.psum)
-                        for k in range(len(left)):
+                        for k in range(len(left[0])):
                             nisa.nc_matmul(
                                 dst=product,
-                                stationary=left[k][:, m : m + m_tile],
-                                moving=right[k][:, n : n + n_tile],
+                                stationary=columns_of(left, k, m, m_tile),
+                                moving=columns_of(right, k, n, n_tile),
                             )
                         total = nl.ndarray((m_tile, n_tile), dtype=lhs.dtype if last else nl.float32, buffer=nl.sbuf)
                         if block:
@@ -99,42 +101,66 @@ def multiply(
                             nisa.dma_copy(dst=result[row : row + m_tile, column : column + n_tile], src=total)
 
 
-def load_block(source: Any, contract: int, k_first: int, k_length: int, first: int, length: int) -> list[Any]:
-    """Tiles of a block, [128 of the contraction, length], in SBUF."""
+def load_block(source: Any, contract: int, k_first: int, k_length: int, first: int, length: int) -> list[list[Any]]:
+    """A block in SBUF: for all of its columns, or for each 512, tiles of [128 of the contraction, columns].
+
+    With ``contract=1`` the rows of ``source`` are transposed on the way: by the DMA engines where they can (two bytes,
+    NeuronCore-v3 on, sixteen rows), else by TensorE.
+    """
     depths = pieces(0, k_length, TILE_K)
-    tiles = []
-    for k, k_tile in depths:
-        tile = nl.ndarray((k_tile, length), dtype=source.dtype, buffer=nl.sbuf)
-        if contract == 0:  # a DMA for each tile, so that TensorE can begin with the first
+    if contract == 0:
+        tiles = []
+        for k, k_tile in depths:  # a DMA for each tile, so that TensorE can begin with the first
+            tile = nl.ndarray((k_tile, length), dtype=source.dtype, buffer=nl.sbuf)
             nisa.dma_copy(dst=tile, src=source[k_first + k : k_first + k + k_tile, first : first + length])
-        tiles.append(tile)
-    if contract == 1:
-        for at, group in pieces(0, length, TILE_N):
-            _load_transposed(tiles, depths, source, k_first, k_length, first, at, group)
-    return tiles
+            tiles.append(tile)
+        return [tiles]
+    by_dma = nisa.get_nc_version() >= nisa.nc_version.gen3 and item_bytes(source.dtype) == 2
+    groups = []
+    for at, size in pieces(first, first + length, TILE_N):  # a tile for each, whose place is free as soon as it is used
+        turned = nl.ndarray((TILE_K, len(depths), size), dtype=source.dtype, buffer=nl.sbuf)
+        sixteens = size // 16 * 16 if by_dma else 0
+        for part, rows in pieces(0, sixteens, TILE_M):
+            _transpose_by_dma(turned[:, :, part : part + rows], source, at + part, k_first, k_length)
+        if sixteens < size:
+            _transpose_by_tensor(turned[:, :, sixteens:size], source, at + sixteens, k_first, k_length)
+        groups.append([turned[0:k_tile, number, :] for number, (_, k_tile) in enumerate(depths)])
+    return groups
 
 
-def _load_transposed(
-    tiles: list[Any],
-    depths: list[tuple[int, int]],
-    source: Any,
-    k_first: int,
-    k_length: int,
-    first: int,
-    at: int,
-    group: int,
-) -> None:
-    """Columns ``at`` to ``at + group`` of the tiles, from rows of ``source``: a bank of PSUM at a time."""
+def columns_of(block: list[list[Any]], k: int, at: int, size: int) -> Any:
+    """Columns of a block's tile ``k`` that do not cross a multiple of 512."""
+    if len(block) == 1:
+        return block[0][k][:, at : at + size]
+    return block[at // TILE_N][k][:, at % TILE_N : at % TILE_N + size]
+
+
+def _transpose_by_dma(turned: Any, source: Any, first: int, k_first: int, k_length: int) -> None:
+    """Rows of ``source`` from ``first`` on to ``turned``, [128 of the contraction, blocks of it, rows]."""
+    rows, whole = turned.shape[2], k_length // TILE_K
+    here = source[first : first + rows, k_first : k_first + k_length]
+    if whole:
+        nisa.dma_transpose(
+            dst=turned[:, 0:whole, :], src=here[:, 0 : whole * TILE_K].reshape_dim(1, (whole, TILE_K))
+        )
+    if k_length > whole * TILE_K:
+        rest = k_length - whole * TILE_K
+        nisa.dma_transpose(dst=turned[0:rest, whole, :], src=here[:, whole * TILE_K : k_length])
+
+
+def _transpose_by_tensor(turned: Any, source: Any, first: int, k_first: int, k_length: int) -> None:
+    """The same, up to 512 rows: a bank of PSUM at a time."""
+    length = turned.shape[2]
     rows = []
-    for part, size in pieces(at, at + group, TILE_M):
+    for part, size in pieces(0, length, TILE_M):
         row = nl.ndarray((size, k_length), dtype=source.dtype, buffer=nl.sbuf)
         nisa.dma_copy(dst=row, src=source[first + part : first + part + size, k_first : k_first + k_length])
         rows.append(row)
-    for number, (k, k_tile) in enumerate(depths):
-        turned = nl.ndarray((k_tile, group), dtype=source.dtype, buffer=nl.psum)
-        for index, (part, size) in enumerate(pieces(0, group, TILE_M)):
-            nisa.nc_transpose(dst=turned[:, part : part + size], data=rows[index][:, k : k + k_tile])
-        nisa.tensor_copy(dst=tiles[number][:, at : at + group], src=turned)
+    for number, (k, k_tile) in enumerate(pieces(0, k_length, TILE_K)):
+        bank = nl.ndarray((k_tile, length), dtype=source.dtype, buffer=nl.psum)
+        for index, (part, size) in enumerate(pieces(0, length, TILE_M)):
+            nisa.nc_transpose(dst=bank[:, part : part + size], data=rows[index][:, k : k + k_tile])
+        nisa.tensor_copy(dst=turned[0:k_tile, number, :], src=bank)
 
 
 def _shares_columns(problem: Problem) -> bool:

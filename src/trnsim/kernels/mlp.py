@@ -10,7 +10,7 @@ from typing import Any
 
 from trnsim import nki
 from trnsim.kernels.elementwise import activation_of
-from trnsim.kernels.matmul import TILE_K, TILE_M, TILE_N, load_block, multiply
+from trnsim.kernels.matmul import TILE_K, TILE_M, TILE_N, columns_of, load_block, multiply
 from trnsim.kernels.tiles import check_format, check_rows, check_width, item_bytes, pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
@@ -123,11 +123,11 @@ def _hidden_layer(
                     products = []
                     for weight in weights:
                         product = nl.ndarray((size, width), dtype=nl.float32, buffer=nl.psum)
-                        for k in range(len(moving)):
+                        for k in range(len(moving[0])):
                             nisa.nc_matmul(
                                 dst=product,
                                 stationary=weight[k][:, part : part + size],
-                                moving=moving[k][:, token : token + width],
+                                moving=columns_of(moving, k, token, width),
                             )
                         products.append(product)
                     here = tile[:, token : token + width]
