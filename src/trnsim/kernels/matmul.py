@@ -21,6 +21,7 @@ from trnsim.session import ShapeOnly
 
 BLOCK_M, BLOCK_N, BLOCK_K = 2048, 1024, 1024
 TILE_K, TILE_M, TILE_N = 128, 128, 512
+TOGETHER = 4  # blocks of 128 of the contraction that a DMA loads
 # Bytes a partition that columns of rhs may hold while all rows of lhs pass.
 KEPT_BYTES = 64 * 1024
 
@@ -71,10 +72,10 @@ def multiply(
         for m_first, m_length in pieces(rows[0], rows[1], BLOCK_M):
             sums: list[Any] = []
             for block, (k_first, k_length) in enumerate(depths):
-                left = load_block(lhs, contract[0], k_first, k_length, m_first, m_length)
-                if not keep or len(kept) == block:  # while the first rows of lhs arrive
+                if not keep or len(kept) == block:  # not before: what comes first is multiplied first
                     kept.append(load_block(rhs, contract[1], k_first, k_length, n_first, n_length))
                 right = kept[block] if keep else kept.pop()
+                left = load_block(lhs, contract[0], k_first, k_length, m_first, m_length)
                 last = block == len(depths) - 1
                 partial, sums = sums, []
                 for m, m_tile in pieces(0, m_length, TILE_M):
@@ -102,36 +103,43 @@ def multiply(
 
 
 def load_block(source: Any, contract: int, k_first: int, k_length: int, first: int, length: int) -> list[list[Any]]:
-    """A block in SBUF: for all of its columns, or for each 512, tiles of [128 of the contraction, columns].
+    """A block in SBUF: for each 512 of its columns, tiles of [128 of the contraction, columns].
 
     With ``contract=1`` the rows of ``source`` are transposed on the way: by the DMA engines where they can (two bytes,
     NeuronCore-v3 on, sixteen rows), else by TensorE.
     """
     depths = pieces(0, k_length, TILE_K)
-    if contract == 0:
-        tiles = []
-        for k, k_tile in depths:  # a DMA for each tile, so that TensorE can begin with the first
-            tile = nl.ndarray((k_tile, length), dtype=source.dtype, buffer=nl.sbuf)
-            nisa.dma_copy(dst=tile, src=source[k_first + k : k_first + k + k_tile, first : first + length])
-            tiles.append(tile)
-        return [tiles]
     by_dma = nisa.get_nc_version() >= nisa.nc_version.gen3 and item_bytes(source.dtype) == 2
     groups = []
     for at, size in pieces(first, first + length, TILE_N):  # a tile for each, whose place is free as soon as it is used
-        turned = nl.ndarray((TILE_K, len(depths), size), dtype=source.dtype, buffer=nl.sbuf)
+        tile = nl.ndarray((TILE_K, len(depths), size), dtype=source.dtype, buffer=nl.sbuf)
         sixteens = size // 16 * 16 if by_dma else 0
-        for part, rows in pieces(0, sixteens, TILE_M):
-            _transpose_by_dma(turned[:, :, part : part + rows], source, at + part, k_first, k_length)
+        if contract == 0:
+            _load_rows(tile, source, k_first, k_length, at)
+            sixteens = size
+        for part, rows in pieces(0, sixteens, TILE_M) if contract else []:
+            _transpose_by_dma(tile[:, :, part : part + rows], source, at + part, k_first, k_length)
         if sixteens < size:
-            _transpose_by_tensor(turned[:, :, sixteens:size], source, at + sixteens, k_first, k_length)
-        groups.append([turned[0:k_tile, number, :] for number, (_, k_tile) in enumerate(depths)])
+            _transpose_by_tensor(tile[:, :, sixteens:size], source, at + sixteens, k_first, k_length)
+        groups.append([tile[0:k_tile, number, :] for number, (_, k_tile) in enumerate(depths)])
     return groups
+
+
+def _load_rows(tile: Any, source: Any, k_first: int, k_length: int, at: int) -> None:
+    """Columns of ``source`` from ``at`` on to ``tile``, [128 of the contraction, blocks of it, columns]."""
+    size, whole = tile.shape[2], k_length // TILE_K
+    for block, count in pieces(0, whole, TOGETHER):
+        k = k_first + block * TILE_K
+        rows = source[k : k + count * TILE_K, at : at + size].reshape_dim(0, (count, TILE_K))
+        nisa.dma_copy(dst=tile[:, block : block + count, :], src=rows.permute((1, 0, 2)))
+    rest = k_length - whole * TILE_K
+    if rest:
+        here = source[k_first + whole * TILE_K : k_first + k_length, at : at + size]
+        nisa.dma_copy(dst=tile[0:rest, whole, :], src=here)
 
 
 def columns_of(block: list[list[Any]], k: int, at: int, size: int) -> Any:
     """Columns of a block's tile ``k`` that do not cross a multiple of 512."""
-    if len(block) == 1:
-        return block[0][k][:, at : at + size]
     return block[at // TILE_N][k][:, at % TILE_N : at % TILE_N + size]
 
 
