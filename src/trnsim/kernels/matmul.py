@@ -148,9 +148,7 @@ def _transpose_by_dma(turned: Any, source: Any, first: int, k_first: int, k_leng
     rows, whole = turned.shape[2], k_length // TILE_K
     here = source[first : first + rows, k_first : k_first + k_length]
     if whole:
-        nisa.dma_transpose(
-            dst=turned[:, 0:whole, :], src=here[:, 0 : whole * TILE_K].reshape_dim(1, (whole, TILE_K))
-        )
+        nisa.dma_transpose(dst=turned[:, 0:whole, :], src=here[:, 0 : whole * TILE_K].reshape_dim(1, (whole, TILE_K)))
     if k_length > whole * TILE_K:
         rest = k_length - whole * TILE_K
         nisa.dma_transpose(dst=turned[0:rest, whole, :], src=here[:, whole * TILE_K : k_length])
