@@ -132,7 +132,7 @@ def decode_wrapper() -> Any:
         batch, heads, context, depth, block = sizes
         cfg = config(
             bs=batch, q_head=heads, s_active=1, curr_sprior=context, full_sprior=context, d_head=depth,
-            block_len=block, tp_k_prior=True, qk_in_sb=True,
+            block_len=block, tp_k_prior=True, strided_mm1=False, qk_in_sb=True,
         )  # fmt: skip
         sbm = manager(0, nl.tile_size.total_available_sbuf_size - 16 * 1024, logger("SBM"))
         sbm.open_scope()
@@ -240,7 +240,7 @@ def other_cases() -> Iterator[Case]:
             ),
             cross_entropy_backward, (logits, targets, logs, logs),
         )  # fmt: skip
-    for tokens, width, experts, k in ((128, 4096, 128, 8), (2048, 2880, 128, 4)):
+    for tokens, width, experts, k in ((128, 4096, 128, 8), (2048, 3072, 128, 4)):
         yield Case(
             "router", f"{tokens} tokens of {width}, {k} of {experts} experts", router_wrapper,
             lambda tokens=tokens, width=width, experts=experts, k=k: dict(
