@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
+from trnsim.kernels.blocks import TILE_K, TILE_M, TILE_N, columns_of, load_block
 from trnsim.kernels.elementwise import activation_of
-from trnsim.kernels.matmul import TILE_K, TILE_M, TILE_N, columns_of, load_block
 from trnsim.kernels.tiles import check_format, check_rows, check_width, item_bytes, load_to_all, pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl

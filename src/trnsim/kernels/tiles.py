@@ -39,7 +39,7 @@ def item_bytes(dtype: Any) -> int:
     """Bytes of an element."""
     if dtype in (nl.float32, nl.int32, nl.uint32):
         return 4
-    return 2 if dtype in (nl.bfloat16, nl.float16) else 1
+    return 2 if dtype in (nl.bfloat16, nl.float16, nl.int16, nl.uint16) else 1
 
 
 def check_format(name: str, dtype: Any) -> None:
