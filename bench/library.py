@@ -1,8 +1,8 @@
 """Our kernels beside nki-library's, both timed by the simulator at the same shapes.
 
 ``python bench/library.py [--chip trn2] [NAME ...]``; NAME is part of a family's name. The kernels of nki-library come
-from a checkout of d2ad3a5 that ``TRNSIM_LIBRARY`` names (repaired by ``tests/conformance/repair_nki_library.py``); without it
-nothing runs, visibly. A ratio above 1 is a kernel of ours that takes longer.
+from a checkout of d2ad3a5 that ``TRNSIM_LIBRARY`` names, repaired as ``tests/conformance/repair_nki_library.py`` does;
+without it nothing runs, visibly. A ratio above 1 is a kernel of ours that takes longer.
 
 Where layouts differ (gradients of attention, decode attention, token norms), each kernel has its own, of the same
 sizes; what nki-library fuses, its cases here leave out, and what it does besides (scores of a router) it does.
@@ -19,8 +19,8 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import trnsim
@@ -55,11 +55,15 @@ class Case:
 
     family: str
     problem: str
-    theirs: Callable[[], Any]
-    their_arguments: Callable[[], Mapping[str, Any]]
+    theirs: Any
+    their_arguments: Mapping[str, Any]
     ours: Any
     our_arguments: tuple[Any, ...]
-    our_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def named(**arguments: Any) -> dict[str, Any]:
+    """Arguments by name."""
+    return arguments
 
 
 def attention_cases() -> Iterator[Case]:
@@ -70,8 +74,8 @@ def attention_cases() -> Iterator[Case]:
         q, k, v = t(heads, depth, size), t(key_heads, depth, size), t(key_heads, size, depth)
         yield Case(
             "attention", f"{heads}/{key_heads} heads of {depth}, {size} tokens{', causal' * causal}",
-            lambda: library("core.attention.attention_cte", "attention_cte"),
-            lambda q=q, k=k, v=v, causal=causal: dict(q=q, k=k, v=v, scale=0.125, causal_mask=causal, tp_q=False),
+            library("core.attention.attention_cte", "attention_cte"),
+            named(q=q, k=k, v=v, scale=0.125, causal_mask=causal, tp_q=False),
             attention, (q, k, v, 0.125, causal),
         )  # fmt: skip
 
@@ -81,14 +85,14 @@ def attention_backward_cases() -> Iterator[Case]:
         (4, 4, 2048, 128, True), (4, 2, 4096, 128, True), (4, 4, 4096, 64, True), (2, 2, 4096, 128, False),
     ):  # fmt: skip
         q, k = t(1, heads, depth, size), t(1, key_heads, depth, size)
-        theirs = dict(
+        theirs = named(
             q_ref=q, k_ref=k, v_ref=k, o_ref=q, dy_ref=q, use_causal_mask=causal, mixed_precision=True,
             lse_ref=t(1, heads, 128, size // 128, dtype="f32"), softmax_scale=0.125,
         )  # fmt: skip
         mine, keys, rows = t(heads, depth, size), t(key_heads, depth, size), t(heads, size, depth)
         yield Case(
             "attention backward", f"{heads}/{key_heads} heads of {depth}, {size} tokens{', causal' * causal}",
-            lambda: library("core.attention.attention_bwd", "attention_bwd"), lambda theirs=theirs: theirs,
+            library("core.attention.attention_bwd", "attention_bwd"), theirs,
             attention_backward,
             (mine, keys, t(key_heads, size, depth), rows, t(heads, size, dtype="f32"), rows, 0.125, causal),
         )  # fmt: skip
@@ -98,7 +102,7 @@ def decode_cases() -> Iterator[Case]:
     for batch, heads, context, block in ((4, 8, 2048, 16), (16, 8, 4096, 16), (8, 1, 8192, 32), (4, 8, 8192, 32)):
         depth, blocks = 128, batch * context // block
         pages = t(blocks, block, depth)
-        theirs = dict(
+        theirs = named(
             q=t(depth, batch * heads), k_active=t(depth, batch), v_active=t(batch, 1, 1, depth), k_prior=pages,
             v_prior=pages, mask=t(context, batch, heads, 1, dtype="u8"),
             active_blocks_table=t(batch, context // block, dtype="u32"), sizes=(batch, heads, context, depth, block),
@@ -106,7 +110,7 @@ def decode_cases() -> Iterator[Case]:
         cache = t(blocks, block, 1, depth)
         yield Case(
             "decode attention", f"{batch} sequences, {heads} heads of {depth}, {context} tokens by {block}",
-            decode_wrapper, lambda theirs=theirs: theirs, decode_attention,
+            decode_wrapper(), theirs, decode_attention,
             (
                 t(batch, depth, heads), cache, t(batch, context // block, dtype="i32"), t(batch, 1, dtype="i32"), cache,
                 0.125,
@@ -158,8 +162,8 @@ def mlp_cases() -> Iterator[Case]:
         x, up, down = t(tokens, width), t(width, hidden), t(hidden, width)
         form = "context" if tokens > 128 else "token"
         yield Case(
-            f"mlp, {form}", f"{tokens} tokens, {width} x {hidden}", lambda: library("core.mlp.mlp", "mlp"),
-            lambda x=t(1, tokens, width), up=up, down=down: mlp_arguments(x, up, down), gated_mlp, (x, up, up, down),
+            f"mlp, {form}", f"{tokens} tokens, {width} x {hidden}", library("core.mlp.mlp", "mlp"),
+            mlp_arguments(x, up, down), gated_mlp, (x, up, up, down),
         )  # fmt: skip
 
 
@@ -167,7 +171,7 @@ def mlp_arguments(x: str, up: str, down: str) -> dict[str, Any]:
     import nki.language as nl
 
     types = "core.utils.common_types"
-    return dict(
+    return named(
         hidden_tensor=x, gate_proj_weights_tensor=up, up_proj_weights_tensor=up, down_proj_weights_tensor=down,
         activation_fn=library(types, "ActFnType").SiLU, normalization_type=library(types, "NormType").NO_NORM,
         output_dtype=nl.bfloat16,
@@ -179,11 +183,11 @@ def norm_cases() -> Iterator[Case]:
     for name, ours in (("rmsnorm_tkg", rmsnorm), ("layernorm_tkg", layernorm)):
         for tokens, width in ((1, 8192), (8, 8192), (64, 4096), (128, 8192), (512, 4096)):
             row, both = t(1, width), name == "layernorm_tkg"
-            theirs = dict(input=t(1, tokens, width), gamma=row, output=t(128, tokens, width // 128))
-            theirs |= dict(beta=row) if both else {}
+            theirs = named(input=t(1, tokens, width), gamma=row, output=t(128, tokens, width // 128))
+            theirs |= {"beta": row} if both else {}
             yield Case(
-                name.removesuffix("_tkg"), f"{tokens} x {width}", lambda name=name: token_norm(name),
-                lambda theirs=theirs: theirs, ours, (t(tokens, width), *(t(width),) * (1 + both)),
+                name.removesuffix("_tkg"), f"{tokens} x {width}", token_norm(name),
+                theirs, ours, (t(tokens, width), *(t(width),) * (1 + both)),
             )  # fmt: skip
 
 
@@ -198,8 +202,8 @@ def projection_cases() -> Iterator[Case]:
     for tokens, width, outputs in ((2048, 4096, 1536), (4096, 8192, 1280), (1024, 16384, 512)):
         x, weight = t(1, tokens, width), t(width, outputs)
         yield Case(
-            "qkv", f"{tokens} tokens, {width} x {outputs}", lambda: library("core.qkv.qkv", "qkv"),
-            lambda x=x, weight=weight: dict(input=x, fused_qkv_weights=weight), matmul,
+            "qkv", f"{tokens} tokens, {width} x {outputs}", library("core.qkv.qkv", "qkv"),
+            named(input=x, fused_qkv_weights=weight), matmul,
             (t(tokens, width), weight, 1, 0),
         )  # fmt: skip
     for tokens, heads, outputs in ((2048, 8, 4096), (4096, 16, 8192)):
@@ -207,8 +211,8 @@ def projection_cases() -> Iterator[Case]:
         path = "core.output_projection.output_projection_cte"
         yield Case(
             "output projection", f"{tokens} tokens, {heads * 128} x {outputs}",
-            lambda path=path: library(f"{path}.output_projection_cte", "output_projection_cte"),
-            lambda x=t(1, heads, 128, tokens), weight=weight: dict(attention=x, weight=weight), matmul,
+            library(f"{path}.output_projection_cte", "output_projection_cte"),
+            named(attention=x, weight=weight), matmul,
             (t(heads * 128, tokens), weight),
         )  # fmt: skip
 
@@ -219,31 +223,31 @@ def other_cases() -> Iterator[Case]:
         every = t(tokens, heads + key_heads, 128)
         yield Case(
             "rope", f"{tokens} tokens, {heads + key_heads} heads of 128",
-            lambda: library("core.embeddings.rope_hf", "rope_hf"),
-            lambda q=q, k=k, table=table: dict(q=q, k=k, q_out=q, k_out=k, cos=table, sin=table), rope,
+            library("core.embeddings.rope_hf", "rope_hf"),
+            named(q=q, k=k, q_out=q, k_out=k, cos=table, sin=table), rope,
             (every, t(tokens, 64), t(tokens, 64)),
         )  # fmt: skip
     for rows, width in ((512, 32768), (1024, 131072)):
         logits, targets = t(rows, width), t(rows, dtype="i32")
         path = "experimental.loss.cross_entropy"
         yield Case(
-            "cross-entropy", f"{rows} x {width}", lambda path=path: library(path, "cross_entropy_forward"),
-            lambda logits=logits, targets=targets: dict(logits_hbm=logits, targets_hbm=targets, positions_per_batch=128),
+            "cross-entropy", f"{rows} x {width}", library(path, "cross_entropy_forward"),
+            named(logits_hbm=logits, targets_hbm=targets, positions_per_batch=128),
             cross_entropy, (logits, targets),
         )  # fmt: skip
         logs = t(rows, dtype="f32")
         yield Case(
             "cross-entropy backward", f"{rows} x {width}",
-            lambda path=path: library(path, "cross_entropy_backward"),
-            lambda logits=logits, targets=targets, logs=t(rows): dict(
+            library(path, "cross_entropy_backward"),
+            named(
                 logits_hbm=logits, targets_hbm=targets, lse_state_hbm=logs, positions_per_batch=128, inplace=False
             ),
             cross_entropy_backward, (logits, targets, logs, logs),
         )  # fmt: skip
     for tokens, width, experts, k in ((128, 4096, 128, 8), (2048, 3072, 128, 4)):
         yield Case(
-            "router", f"{tokens} tokens of {width}, {k} of {experts} experts", router_wrapper,
-            lambda tokens=tokens, width=width, experts=experts, k=k: dict(
+            "router", f"{tokens} tokens of {width}, {k} of {experts} experts", router_wrapper(),
+            named(
                 x=t(width, tokens), w=t(width, experts), router_logits=t(tokens, experts),
                 expert_affinities=t(tokens, experts), expert_index=t(tokens, k, dtype="u32"), k=k,
             ),
@@ -305,8 +309,8 @@ def main() -> None:
         if given.names and not any(name in case.family for name in given.names):
             continue
         for lnc in [given.lnc] if given.lnc else [1, 2]:
-            theirs = microseconds(case.theirs(), given.chip, lnc, **case.their_arguments())
-            ours = microseconds(case.ours, given.chip, lnc, *case.our_arguments, **case.our_options)
+            theirs = microseconds(case.theirs, given.chip, lnc, **case.their_arguments)
+            ours = microseconds(case.ours, given.chip, lnc, *case.our_arguments)
             line = f"{case.family:<24}{case.problem:<52}{lnc:>4}"
             if isinstance(theirs, str) or isinstance(ours, str):
                 print(f"{line}  theirs {theirs}; ours {ours}", flush=True)

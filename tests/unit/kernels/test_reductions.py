@@ -3,9 +3,9 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from kernel_harness import BF16, assert_close, dtypes, normal, places, run
+from kernel_harness import BF16, assert_close, drawn, dtypes, normal, places, run
 
 from trnsim.errors import TrnsimError
 from trnsim.kernels.quantization import quantize_mxfp8, quantize_rows, quantize_tensor
@@ -22,7 +22,7 @@ shapes = st.tuples(st.integers(1, 400), st.integers(1, 700))
 
 
 @given(shapes, st.sampled_from(["sum", "mean", "max"]), dtypes, places)
-@settings(max_examples=40, deadline=None)
+@drawn(40)
 def test_reductions(shape, operation, dtype, where):
     x = normal(1, shape, dtype) - dtype.type(1)
     exact, reduce = x.astype(np.float64), {"sum": np.sum, "mean": np.mean, "max": np.max}[operation]
@@ -34,7 +34,7 @@ def test_reductions(shape, operation, dtype, where):
 
 
 @given(shapes, st.sampled_from(list(LARGEST)), dtypes, places)
-@settings(max_examples=40, deadline=None)
+@drawn(40)
 def test_quantisation(shape, kind, dtype, where):
     """Scales take the largest magnitude to the format's largest; values are rounded to it, once."""
     x = normal(1, shape, dtype)
@@ -58,7 +58,7 @@ def test_quantisation(shape, kind, dtype, where):
         [(nl.float8_e4m3fn_x4, ml_dtypes.float8_e4m3fn, 7), (nl.float8_e5m2_x4, ml_dtypes.float8_e5m2, 14)]
     ),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@drawn(40)
 def test_mxfp8(blocks, width, dtype, cores, kind):
     """The largest power of two that takes the largest of 32 elements no further than one exponent below the last."""
     name, element, exponent = kind
