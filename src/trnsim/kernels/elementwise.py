@@ -11,8 +11,8 @@ from trnsim.kernels.tiles import (
     check_width,
     load_group,
     load_to_all,
+    own_groups,
     pieces,
-    row_groups,
     share,
     store_group,
 )
@@ -145,8 +145,7 @@ def elementwise(
         check_rows("bias", bias, (x.shape[1],), x.dtype)
         check_width(x.shape[1], x.dtype)
         offset = load_to_all(bias)
-        first, last = share(x.shape[0], 128)
-        for start, lanes, count in row_groups(first, last, x.shape[1], x.dtype):
+        for start, lanes, count in own_groups(x):
             data = load_group(x, start, lanes, count)
             for row in range(count):
                 nisa.scalar_tensor_tensor(

@@ -61,7 +61,7 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, block: int = 256) -> Any:
     result = nl.ndarray((tokens, width), dtype=x.dtype, buffer=nl.shared_hbm)
     count = (tokens + experts * (block - 1)) // block  # no division of tokens among experts fills more
     blocks = _locate(offsets, experts, block, count)
-    lanes = nl.ndarray((ROWS, 1), dtype=nl.float32, buffer=nl.sbuf)
+    lanes = _tile(1)
     nisa.iota(dst=lanes, pattern=[[0, 1]], channel_multiplier=1)
     depths = [(at, min(ROWS, size - at)) for at in range(0, size, ROWS)]
     cores, core = nl.num_programs(0), nl.program_id(0)
@@ -137,9 +137,14 @@ def _weights(w: Any, expert: Any, number: int, depths: list[tuple[int, int]], co
     return tiles
 
 
+def _tile(width: int, dtype: Any = nl.float32) -> Any:
+    """[128, width] in SBUF."""
+    return nl.ndarray((ROWS, width), dtype=dtype, buffer=nl.sbuf)
+
+
 def _rows(blocks: _Blocks, lanes: Any, number: int, start: int, tokens: int) -> Any:
     """Rows of 128 tokens of a block, [128, 1] int32; those that are not the expert's are out of bounds."""
-    row = nl.ndarray((ROWS, 1), dtype=nl.float32, buffer=nl.sbuf)
+    row = _tile(1)
     nisa.tensor_scalar(
         dst=row,
         data=lanes,
@@ -148,7 +153,7 @@ def _rows(blocks: _Blocks, lanes: Any, number: int, start: int, tokens: int) -> 
         op1=nl.add,
         operand1=float(start),
     )
-    beyond = nl.ndarray((ROWS, 1), dtype=nl.float32, buffer=nl.sbuf)
+    beyond = _tile(1)
     nisa.tensor_scalar(
         dst=beyond,
         data=row,
@@ -157,64 +162,75 @@ def _rows(blocks: _Blocks, lanes: Any, number: int, start: int, tokens: int) -> 
         op1=nl.multiply,
         operand1=float(tokens),
     )
-    index = nl.ndarray((ROWS, 1), dtype=nl.int32, buffer=nl.sbuf)
+    index = _tile(1, nl.int32)
     nisa.tensor_tensor(dst=index, data1=row, data2=beyond, op=nl.add)
     return index
 
 
 def _locate(offsets: Any, experts: int, block: int, count: int) -> _Blocks:
     """Where each block's rows are, and whose: blocks in partitions, experts in the free dimension."""
-    given = nl.ndarray((ROWS, experts + 1), dtype=nl.int32, buffer=nl.sbuf)
+    given = _tile(experts + 1, nl.int32)
     nisa.dma_copy(dst=given, src=offsets.broadcast(0, ROWS))
-    at = nl.ndarray((ROWS, experts + 1), dtype=nl.float32, buffer=nl.sbuf)
+    at = _tile(experts + 1)
     nisa.tensor_copy(dst=at, src=given)
-    sizes = nl.ndarray((ROWS, experts), dtype=nl.int32, buffer=nl.sbuf)
+    sizes = _tile(experts, nl.int32)
     nisa.tensor_tensor(dst=sizes, data1=at[:, 1 : experts + 1], data2=at[:, 0:experts], op=nl.subtract)
-    raised = nl.ndarray((ROWS, experts), dtype=nl.int32, buffer=nl.sbuf)
+    raised = _tile(experts, nl.int32)
     nisa.tensor_scalar(dst=raised, data=sizes, op0=nl.add, operand0=float(block - 1))
-    whole = nl.ndarray((ROWS, experts), dtype=nl.int32, buffer=nl.sbuf)
+    whole = _tile(experts, nl.int32)
     nisa.tensor_scalar(dst=whole, data=raised, op0=nl.right_shift, operand0=7 + (block > 128) + (block > 256))
-    each = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)
+    each = _tile(experts)
     nisa.tensor_copy(dst=each, src=whole)
-    ones = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)
+    ones = _tile(experts)
     nisa.memset(dst=ones, value=1.0)
-    ends = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)  # blocks of experts up to each
+    ends = _tile(experts)  # blocks of experts up to each
     nisa.tensor_tensor_scan(dst=ends, data0=ones, data1=each, initial=0.0, op0=nl.multiply, op1=nl.add)
-    starts = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)
+    starts = _tile(experts)
     nisa.tensor_tensor(dst=starts, data1=ends, data2=each, op=nl.subtract)
-    base = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)  # row of block 0, were it the expert's too
+    base = _tile(experts)  # row of block 0, were it the expert's too
     nisa.scalar_tensor_tensor(
         dst=base, data=starts, op0=nl.multiply, operand0=-float(block), op1=nl.add, operand1=at[:, 0:experts]
     )
+    return _of_blocks(starts, ends, base, at[:, 1 : experts + 1], experts, block, count)
+
+
+def _of_blocks(starts: Any, ends: Any, base: Any, last: Any, experts: int, block: int, count: int) -> _Blocks:
+    """What is known of experts, [128, experts] everywhere, for the blocks that are theirs.
+
+    Args:
+        starts, ends: numbers of an expert's first block and of the one after its last.
+        base: row that block 0 would begin at, were it the expert's.
+        last: one past the expert's last row.
+    """
     one = identity(nl.float32)
-    square = nl.ndarray((ROWS, ROWS), dtype=nl.float32, buffer=nl.sbuf)
+    square = _tile(ROWS)
     nisa.memset(dst=square, value=1.0)
     found = _Blocks()
-    found.first = nl.ndarray((ROWS, count), dtype=nl.float32, buffer=nl.sbuf)
-    found.end = nl.ndarray((ROWS, count), dtype=nl.float32, buffer=nl.sbuf)
+    found.first = _tile(count)
+    found.end = _tile(count)
     found.expert = nl.ndarray((1, count), dtype=nl.int32, buffer=nl.sbuf)
     for first in range(0, count, ROWS):
         some = min(ROWS, count - first)
-        number = nl.ndarray((ROWS, 1), dtype=nl.float32, buffer=nl.sbuf)
+        number = _tile(1)
         nisa.iota(dst=number, pattern=[[0, 1]], offset=first, channel_multiplier=1)
-        past = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)  # experts whose blocks all come before
+        past = _tile(experts)  # experts whose blocks all come before
         nisa.tensor_scalar(dst=past, data=ends, op0=nl.less_equal, operand0=number)
-        begun = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)
+        begun = _tile(experts)
         nisa.tensor_scalar(dst=begun, data=starts, op0=nl.less_equal, operand0=number)
-        mine = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)
+        mine = _tile(experts)
         nisa.tensor_tensor(dst=mine, data1=begun, data2=past, op=nl.subtract)
-        columns = nl.ndarray((ROWS, 3), dtype=nl.float32, buffer=nl.sbuf)
+        columns = _tile(3)
         nisa.tensor_reduce(dst=columns[:, 0:1], op=nl.add, data=past, axis=1)
         nisa.tensor_scalar(dst=columns[:, 0:1], data=columns[:, 0:1], op0=nl.minimum, operand0=float(experts - 1))
-        for place, values in ((1, base), (2, at[:, 1 : experts + 1])):
-            own = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)
+        for place, values in ((1, base), (2, last)):
+            own = _tile(experts)
             nisa.tensor_tensor(dst=own, data1=mine, data2=values, op=nl.multiply)
             nisa.tensor_reduce(dst=columns[:, place : place + 1], op=nl.add, data=own, axis=1)
-        row = nl.ndarray((ROWS, 1), dtype=nl.float32, buffer=nl.sbuf)
+        row = _tile(1)
         nisa.tensor_scalar(dst=row, data=number, op0=nl.multiply, operand0=float(block))
         nisa.tensor_tensor(dst=columns[:, 1:2], data1=columns[:, 1:2], data2=row, op=nl.add)
         for place, target in ((0, found.expert), (1, found.first), (2, found.end)):
-            diagonal = nl.ndarray((ROWS, ROWS), dtype=nl.float32, buffer=nl.sbuf)
+            diagonal = _tile(ROWS)
             nisa.tensor_scalar(dst=diagonal, data=one, op0=nl.multiply, operand0=columns[:, place : place + 1])
             lanes = 1 if place == 0 else ROWS
             everywhere = nl.ndarray((lanes, some), dtype=nl.float32, buffer=nl.psum)

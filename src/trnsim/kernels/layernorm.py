@@ -23,6 +23,7 @@ from trnsim.kernels.tiles import (
     load_to_all,
     mean_of_parts,
     over_parts,
+    own_groups,
     parts_of_rows,
     pieces,
     row_groups,
@@ -193,8 +194,7 @@ def layernorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-5) ->
     epsilon = filled((128, 1), eps)
     ones = filled((128, 1), 1.0, x.dtype)
     totals, plain = column_totals(width), column_totals(width)
-    first, last = share(x.shape[0], 128)
-    groups = row_groups(first, last, width, x.dtype)
+    groups = own_groups(x)
     ahead = groups_ahead(width, x.dtype, 2, 9)
     loaded: list[Any] = []
     # Groups that have their moments, and their sums: one of each is in flight, where SBUF holds them, so that the steps
@@ -222,8 +222,8 @@ def layernorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-5) ->
     for group in begun:
         _backward_sums(totals, group)
         _backward_result(result, group)
-    store_columns(of_weight, totals, last > first, 0)
-    store_columns(of_bias, plain, last > first, 1)
+    store_columns(of_weight, totals, len(groups) > 0, 0)
+    store_columns(of_bias, plain, len(groups) > 0, 1)
     return result, of_weight, of_bias
 
 

@@ -21,6 +21,7 @@ from trnsim.kernels.tiles import (
     load_to_all,
     mean_of_parts,
     over_parts,
+    own_groups,
     parts_of_rows,
     row_groups,
     share,
@@ -111,8 +112,7 @@ def rmsnorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-6) -> A
     scale = load_to_all(weight)
     epsilon = filled((128, 1), eps)
     totals = column_totals(width)
-    first, last = share(x.shape[0], 128)
-    groups = row_groups(first, last, width, x.dtype)
+    groups = own_groups(x)
     ahead = groups_ahead(width, x.dtype, 2, 3)
     loaded: list[Any] = []
     for index, (start, lanes, count) in enumerate(groups):
@@ -168,5 +168,5 @@ def rmsnorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-6) -> A
                 operand1=arrived[:, row, :],
             )
         store_group(result, start, out)
-    store_columns(of_weight, totals, last > first, 0)
+    store_columns(of_weight, totals, len(groups) > 0, 0)
     return result, of_weight

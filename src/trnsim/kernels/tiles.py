@@ -84,6 +84,12 @@ def row_groups(first: int, last: int, width: int, dtype: Any) -> list[tuple[int,
     return groups
 
 
+def own_groups(tensor: Any) -> list[tuple[int, int, int]]:
+    """Groups of this core's part of the rows of a tensor, [rows, width]."""
+    first, last = share(tensor.shape[0], PARTITIONS)
+    return row_groups(first, last, tensor.shape[1], tensor.dtype)
+
+
 def group_of(tensor: Any, start: int, lanes: int, count: int) -> Any:
     """A group of rows of a tensor in HBM, [lanes, count, width]."""
     return tensor[start : start + lanes * count, :].reshape((lanes, count, tensor.shape[1]))
