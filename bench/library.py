@@ -163,7 +163,7 @@ def mlp_cases() -> Iterator[Case]:
         form = "context" if tokens > 128 else "token"
         yield Case(
             f"mlp, {form}", f"{tokens} tokens, {width} x {hidden}", library("core.mlp.mlp", "mlp"),
-            mlp_arguments(x, up, down), gated_mlp, (x, up, up, down),
+            mlp_arguments(t(1, tokens, width), up, down), gated_mlp, (x, up, up, down),
         )  # fmt: skip
 
 
@@ -212,7 +212,7 @@ def projection_cases() -> Iterator[Case]:
         yield Case(
             "output projection", f"{tokens} tokens, {heads * 128} x {outputs}",
             library(f"{path}.output_projection_cte", "output_projection_cte"),
-            named(attention=x, weight=weight), matmul,
+            named(attention=t(1, heads, 128, tokens), weight=weight), matmul,
             (t(heads * 128, tokens), weight),
         )  # fmt: skip
 
@@ -240,7 +240,7 @@ def other_cases() -> Iterator[Case]:
             "cross-entropy backward", f"{rows} x {width}",
             library(path, "cross_entropy_backward"),
             named(
-                logits_hbm=logits, targets_hbm=targets, lse_state_hbm=logs, positions_per_batch=128, inplace=False
+                logits_hbm=logits, targets_hbm=targets, lse_state_hbm=t(rows), positions_per_batch=128, inplace=False
             ),
             cross_entropy_backward, (logits, targets, logs, logs),
         )  # fmt: skip

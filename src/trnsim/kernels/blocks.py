@@ -29,9 +29,17 @@ def in_pairs(source: Any, contract: int) -> Any:
 
 
 def load_block(
-    source: Any, contract: int, k_first: int, k_length: int, first: int, length: int, pairs: Any = None
+    source: Any,
+    contract: int,
+    k_first: int,
+    k_length: int,
+    first: int,
+    length: int,
+    pairs: Any = None,
+    group: int = TILE_N,
+    together: int = TOGETHER,
 ) -> list[list[Any]]:
-    """A block in SBUF: for each 512 of its columns, tiles of [128 of the contraction, columns].
+    """A block in SBUF: for each ``group`` of its columns, tiles of [128 of the contraction, columns].
 
     Args:
         source: a matrix in HBM, or what ``in_pairs`` makes of it.
@@ -39,15 +47,16 @@ def load_block(
         k_first, k_length: of the contraction, in pairs where there are any.
         first, length: columns of the block.
         pairs: format of elements of pairs, None if there are none; tiles are [128, 2, columns] then.
+        group, together: how many columns, and blocks of 128 of the contraction, a DMA loads of what lies as it should.
     """
     depths = pieces(0, k_length, TILE_K)
     by_dma = nisa.get_nc_version() >= nisa.nc_version.gen3 and item_bytes(source.dtype) == 2
     groups = []
-    for at, size in pieces(first, first + length, TILE_N):
+    for at, size in pieces(first, first + length, group):
         if contract == 0:
             shape = (TILE_K, len(depths), size) if pairs is None else (TILE_K, len(depths), 2, size)
             tile = nl.ndarray(shape, dtype=source.dtype, buffer=nl.sbuf)
-            _load_rows(tile, source, k_first, k_length, at, size)
+            _load_rows(tile, source, k_first, k_length, at, size, together)
         else:
             tile = nl.ndarray((TILE_K, len(depths), size), dtype=source.dtype, buffer=nl.sbuf)
             sixteens = size // 16 * 16 if by_dma else 0
@@ -65,16 +74,17 @@ def load_block(
 
 
 def columns_of(block: list[list[Any]], k: int, at: int, size: int, pairs: Any = None) -> Any:
-    """Columns of a block's tile ``k`` that do not cross a multiple of 512."""
-    tile, at = block[at // TILE_N][k], at % TILE_N
+    """Columns of a block's tile ``k`` that do not cross a multiple of its ``group``."""
+    group = block[0][k].shape[-1]
+    tile, at = block[at // group][k], at % group
     return tile[:, at : at + size] if pairs is None else tile[:, :, at : at + size]
 
 
-def _load_rows(tile: Any, source: Any, k_first: int, k_length: int, at: int, size: int) -> None:
+def _load_rows(tile: Any, source: Any, k_first: int, k_length: int, at: int, size: int, together: int) -> None:
     """``size`` columns of ``source`` from ``at`` on to ``tile``, [128 of the contraction, blocks of it, columns]."""
     whole = k_length // TILE_K
     paired = len(source.shape) == 3
-    for block, count in pieces(0, whole, TOGETHER):
+    for block, count in pieces(0, whole, together):
         k = k_first + block * TILE_K
         last = k + count * TILE_K
         here = source[k:last, :, at : at + size] if paired else source[k:last, at : at + size]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
-from trnsim.kernels.blocks import TILE_K, TILE_M, TILE_N, columns_of, load_block
+from trnsim.kernels.blocks import TILE_K, TILE_M, TILE_N, TOGETHER, columns_of, load_block
 from trnsim.kernels.elementwise import activation_of
 from trnsim.kernels.tiles import check_format, check_rows, check_width, item_bytes, load_to_all, pieces, share
 from trnsim.nki import isa as nisa
@@ -151,12 +151,14 @@ def _exchange(exchanged: Any, own: list[Any], features: tuple[int, int], at: int
 def _second_layer(result: Any, at: int, hidden: list[Any], down: Any, columns: tuple[int, int], bias: Any) -> None:
     """``columns`` of the rows of ``result`` from ``at`` on: hidden^T down + bias."""
     tokens = pieces(0, hidden[0].shape[1], TILE_M)
+    # Few tokens wait for weights, which then come in the order of use: whole rows, long descriptors.
+    group, together = (result.shape[1], 1) if len(tokens) == 1 else (TILE_N, TOGETHER)
     for column, length in pieces(columns[0], columns[1], TILE_N * (BANKS // len(tokens))):
         offsets = load_to_all(bias[column : column + length]) if bias is not None else None
         parts = pieces(0, length, TILE_N)
         products = [[nl.ndarray((rows, n), dtype=nl.float32, buffer=nl.psum) for _, n in parts] for _, rows in tokens]
         for k_first, k_length in pieces(0, down.shape[0], BLOCK_K):
-            loaded = load_block(down, 0, k_first, k_length, column, length)
+            loaded = load_block(down, 0, k_first, k_length, column, length, group=group, together=together)
             for k in range(len(loaded[0])):
                 for row, (token, rows) in enumerate(tokens):
                     for number, (part, size) in enumerate(parts):
