@@ -111,13 +111,19 @@ def _hidden_layer(
     op = activation_of(activation)
     moving: list[Any] = []
     hidden = []
-    for feature, length in pieces(features[0], features[1], TILE_M * (BANKS // len(weights))):
+    # Products of few tokens leave room for others in their banks: longer rows of weights at a time.
+    sweep = TILE_M * (BANKS // len(weights)) * (2 if count <= TILE_M else 1)
+    group, together = (sweep, 2) if count <= TILE_M else (TILE_N, TOGETHER)
+    for feature, length in pieces(features[0], features[1], sweep):
         parts = pieces(0, length, TILE_M)
         products = [[nl.ndarray((size, count), dtype=nl.float32, buffer=nl.psum) for _ in weights] for _, size in parts]
         for chunk, (k_first, k_length) in enumerate(pieces(0, x.shape[1], BLOCK_K)):
             if chunk == len(moving):  # not before: what comes first is multiplied first
                 moving.append(load_block(x, 1, k_first, k_length, at, count)[0])
-            loaded = [load_block(weight, 0, k_first, k_length, feature, length) for weight in weights]
+            loaded = [
+                load_block(weight, 0, k_first, k_length, feature, length, group=group, together=together)
+                for weight in weights
+            ]
             for k in range(len(moving[chunk])):
                 for number, (part, size) in enumerate(parts):
                     for index in range(len(weights)):
