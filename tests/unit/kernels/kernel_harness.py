@@ -58,13 +58,25 @@ def assert_close(found, wanted, dtype, roundings, size=None, sums=4e-6):
     size = np.abs(wanted).max() if size is None else size
     limit = (roundings * ROUNDING[np.dtype(dtype)] + sums) * size
     error = np.abs(found.astype(np.float64) - wanted).max()
-    kernel, where, label = _case
-    record = compared[kernel, label or np.dtype(dtype).name]
-    record[0].add(where)
-    record[1] += 1
-    if size:
-        record[2:] = max(record[2], error / limit), max(record[3], error / size)
+    record(dtype, error / limit if size else 0, error / size if size else 0)
     assert error <= limit
+
+
+def assert_same(found, wanted):
+    """Bit for bit."""
+    found, wanted = np.asarray(found), np.asarray(wanted)
+    assert found.dtype == wanted.dtype
+    record(wanted.dtype, 0, 0)
+    assert np.array_equal(found, wanted)
+
+
+def record(dtype, share, error):
+    """Count a result of the last run: its largest error, and the share of what is allowed that this is."""
+    kernel, where, label = _case
+    row = compared[kernel, label or np.dtype(dtype).name]
+    row[0].add(where)
+    row[1] += 1
+    row[2:] = max(row[2], share), max(row[3], error)
 
 
 def share_of_peak(kernel, where, dtype, flops, *arguments, **named):

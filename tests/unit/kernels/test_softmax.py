@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_harness import assert_close, drawn, dtypes, normal, places, run
+from kernel_harness import assert_close, assert_same, drawn, dtypes, normal, places, run
 
 from trnsim.errors import TrnsimError
 from trnsim.kernels.cross_entropy import cross_entropy, cross_entropy_backward
@@ -60,8 +60,7 @@ def test_embedding(tokens, rows, width, dtype, where):
     leaf = double(table)
     wanted = torch.nn.functional.embedding(torch.tensor(numbers).long(), leaf)
     wanted.backward(double(arrived).detach())
-    found = run(embedding, where, numbers, table)
-    assert np.array_equal(np.asarray(found), table[numbers])
+    assert_same(run(embedding, where, numbers, table), table[numbers])
     size = max(3, leaf.grad.abs().max().item())  # of what is added up, which may cancel
     assert_close(run(embedding_backward, where, arrived, numbers, rows), leaf.grad, np.float32, 1, size)
 
