@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from kernel_harness import assert_close, drawn, dtypes, normal, places, run
 
 import trnsim
+from trnsim.kernels.grouped_gradient import grouped_weight_gradient
 from trnsim.kernels.grouped_matmul import grouped_matmul
 from trnsim.kernels.router import router
 
@@ -45,17 +46,22 @@ def test_router(size, tokens, experts, k, biased, normalized, function, scale, d
 
 @given(
     st.integers(1, 900), st.integers(1, 260), st.integers(1, 700), st.sampled_from([1, 2, 7, 40, 150]),
-    st.sampled_from([128, 256, 512]), dtypes, places, st.integers(0, 99),
+    st.sampled_from([128, 256, 512]), st.integers(0, 1), dtypes, places, st.integers(0, 99),
 )  # fmt: skip
 @drawn(15)
-def test_grouped_matmul(tokens, size, width, experts, block, dtype, where, seed):
-    """Any division of the tokens, experts without any among them."""
+def test_grouped_matmul(tokens, size, width, experts, block, contract_w, dtype, where, seed):
+    """Any division of the tokens, experts without any among them; and the gradient of the weights."""
     x, w = normal(1, (tokens, size), dtype), normal(2, (experts, size, width), dtype)
+    given_w = np.ascontiguousarray(w.transpose(0, 2, 1)) if contract_w else w
+    gradient = normal(3, (tokens, width), dtype)
     inner = np.sort(np.random.default_rng(seed).integers(0, tokens + 1, experts - 1))
     offsets = np.array([[0, *inner, tokens]], np.int32)
-    found = run(grouped_matmul, where, x, w, offsets, block)
-    parts = zip(offsets[0, :-1], offsets[0, 1:], tensor(w), strict=True)
+    found = run(grouped_matmul, where, x, given_w, offsets, block, contract_w)
+    parts = list(zip(offsets[0, :-1], offsets[0, 1:], tensor(w), strict=True))
     wanted = torch.cat([tensor(x)[first:last] @ each for first, last, each in parts]).numpy()
+    assert_close(found, wanted, dtype, 1.01)
+    found = run(grouped_weight_gradient, where, x, gradient, offsets, block)
+    wanted = torch.stack([tensor(x)[first:last].T @ tensor(gradient)[first:last] for first, last, _ in parts])
     assert_close(found, wanted, dtype, 1.01)
 
 
