@@ -70,6 +70,19 @@ def repeated_matmul(lhs, rhs, rows, columns):
     return out
 
 
+@nki.jit
+def repeated_product(left, right, count, wide, rewrite):
+    """A product and a sum that are the same in each iteration, unless ``rewrite`` changes an operand."""
+    out = nl.ndarray((count, 128, wide), dtype=left.dtype, buffer=nl.shared_hbm)
+    x, y = nl.load(left), nl.load(right)
+    for i in nl.affine_range(count):
+        if rewrite:
+            x[...] = nisa.tensor_scalar(x, op0=nl.add, operand0=1.0)
+        product = nisa.tensor_tensor(nisa.tensor_tensor(x, y, op=nl.multiply), y, op=nl.add)
+        nl.store(out[i], nisa.activation(op=nl.exp, data=product))
+    return out
+
+
 def profile(kernel, *args, without=(), only=None):
     passes = frozenset(PASSES) - set(without) if only is None else frozenset(only)
     options = trnsim.SimulationOptions(chip="trn2", numeric=False, schedule="tensorizer", passes=passes)
@@ -104,6 +117,21 @@ def test_a_copy_goes_where_its_readers_can_read_psum():
 def test_half_of_psum_may_be_read_in_place():
     # Four iterations run together: 8 tiles of a bank, of which PSUM keeps four.
     assert softmax(4, 2)["COPY"] == 4
+
+
+@pytest.mark.parametrize(
+    ("wide", "rewrite", "without", "products"),
+    [
+        (512, False, [], 2),
+        (512, True, [], 8),
+        (512, False, ["keep-values"], 8),
+        (11264, False, [], 8),  # 44 KiB a partition each: what would be kept does not fit beside the others
+    ],
+)
+def test_what_a_loop_computes_again_is_kept(wide, rewrite, without, products):
+    data = np.zeros((128, wide), np.float32)
+    found = counts(profile(repeated_product, data, data, 4, wide, rewrite, without=without))
+    assert found["TENSOR_TENSOR"] == products
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from trnsim.timing.options import (
     CHOOSE_DESCRIPTORS,
     COALESCE_DMA,
+    KEEP_VALUES,
     MERGE_COPIES,
     MERGE_ITERATIONS,
     PRELOAD_TABLE,
@@ -21,6 +22,7 @@ from trnsim.timing.tensorizer.copies import merge_copies, propagate_copies
 from trnsim.timing.tensorizer.rows import Rows
 from trnsim.timing.tensorizer.tables import preload_table
 from trnsim.timing.tensorizer.transfers import choose_descriptors, coalesce, load_identities
+from trnsim.timing.tensorizer.values import keep_values
 from trnsim.timing.tensorizer.vectors import merge_iterations
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ def tensorize(trace: Trace, core: Core, timing: Timing, passes: frozenset[str]) 
     rows = Rows.of(trace)
     load_identities(rows)
     _leave_gpsimd(rows)
+    if KEEP_VALUES in passes:
+        keep_values(rows, core)
     if MERGE_ITERATIONS in passes:
         merge_iterations(rows, core, timing)
     if PROPAGATE_COPIES in passes:
