@@ -20,7 +20,12 @@ def test_results(case):
     causal = window is not None
     inputs = attention_cases.arrays(heads, depth, queries, queries + more if causal else more + 1, width, dtype)
     dy = normal(3, (heads[0], queries, width), dtype)
-    arguments = (depth**-0.5, causal, window or 0, more // 2 if causal else 0)
+    check(inputs, dy, (depth**-0.5, causal, window or 0, more // 2 if causal else 0), where)
+
+
+def check(inputs, dy, arguments, where):
+    """All three gradients."""
+    dtype = dy.dtype
     leaves = [torch.tensor(x.astype(np.float64), requires_grad=True) for x in inputs]
     result, logs = attention_cases.attend(*leaves, *arguments)
     result.backward(torch.tensor(dy.astype(np.float64)))
@@ -30,6 +35,15 @@ def test_results(case):
         wanted = (leaf.grad.transpose(1, 2) if turned else leaf.grad).numpy()
         # Steps of the format in weights, their gradients and results; one key leaves 0 but for rounding.
         assert_close(one, wanted, dtype, 8, max(np.abs(wanted).max(), 0.5), sums=2e-5)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_long_sequences(cores, monkeypatch):
+    """More keys than a tile has, of smaller ones than usual; two heads of queries for one of keys."""
+    for module in ("attention", "attention_backward"):
+        monkeypatch.setattr(f"trnsim.kernels.{module}.LOAD", 512)
+    inputs = attention_cases.arrays((2, 1), 64, 700, 900, 64, np.float32)
+    check(inputs, normal(3, (2, 700, 64), np.float32), (0.125, True, 0, 200), ("trn2", cores))
 
 
 @pytest.mark.parametrize(

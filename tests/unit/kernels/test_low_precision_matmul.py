@@ -46,10 +46,14 @@ def test_fp8(half, m, n, left, right, scale_rows, scale_columns, contract_lhs, c
 )  # fmt: skip
 @drawn(15)
 def test_mx(quadrants, half, n, left, right, cores):
-    rng = np.random.default_rng(quadrants * half + n)
-    rows = 32 * quadrants
+    check_mx(32 * quadrants, 2 * half, n, left, right, cores)
+
+
+def check_mx(rows, m, n, left, right, cores):
+    """Products of ``rows`` packed rows."""
+    rng = np.random.default_rng(rows * m + n)
     operands, values = [], []
-    for columns, name in ((2 * half, left), (n, right)):
+    for columns, name in ((m, left), (n, right)):
         data = rng.standard_normal((rows, 4 * columns)).astype(np.float32)
         packed, scales = mx.quantize(data, as_dtype(name))
         operands += [packed, scales]
@@ -58,6 +62,30 @@ def test_mx(quadrants, half, n, left, right, cores):
         values.append(exact.reshape(rows, columns, 4).transpose(0, 2, 1).reshape(4 * rows, columns))
     found = run(matmul_mx, ("trn3", cores), *operands, left, right, label=left)
     assert_close(found, values[0].T @ values[1], BF16, 1.01)
+
+
+@pytest.mark.parametrize("contract", [(0, 1), (1, 0)])
+def test_many_blocks_of_fp8(contract, monkeypatch):
+    """Several blocks each way, smaller ones than usual, the last not whole, and scales."""
+    for name, value in (("BLOCK_M", 256), ("BLOCK_N", 512), ("BLOCK_K", 128), ("KEPT_BYTES", 0)):
+        monkeypatch.setattr(f"trnsim.kernels.matmul.{name}", value)
+    lhs, rhs = normal(1, (600, 700), FP8[0]), normal(2, (600, 1100), FP8[0])
+    scales = (
+        np.random.default_rng(3).random((700, 1), np.float32),
+        np.random.default_rng(4).random((1, 1100), np.float32),
+    )
+    given_lhs, given_rhs = (np.ascontiguousarray(x.T) if c else x for x, c in zip((lhs, rhs), contract, strict=True))
+    named = {"contract_lhs": contract[0], "contract_rhs": contract[1], "label": "float8_e4m3"}
+    found = run(matmul_fp8, ("trn2", 2), given_lhs, given_rhs, *scales, **named)
+    wanted = lhs.astype(np.float64).T @ rhs.astype(np.float64) * scales[0] * scales[1]
+    assert_close(found, wanted, BF16, 1.01)
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_many_blocks_of_mx(kept, monkeypatch):
+    for name, value in (("BLOCK_M", 256), ("BLOCK_N", 512), ("BLOCK_K", 64), ("KEPT_BYTES", kept)):
+        monkeypatch.setattr(f"trnsim.kernels.matmul_mx.{name}", value)
+    check_mx(160, 600, 1100, MX[0], MX[2], 2)
 
 
 def test_sizes_that_do_not_fit():

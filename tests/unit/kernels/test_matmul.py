@@ -23,6 +23,19 @@ def test_results(k, m, n, dtype, contract_lhs, contract_rhs, where):
     assert_close(found, left @ right, dtype, 1.01)
 
 
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+@pytest.mark.parametrize("contract", [(0, 0), (1, 1)])
+@pytest.mark.parametrize("where", [("trn1", 1), ("trn2", 2)])
+def test_many_blocks(where, contract, kept, monkeypatch):
+    """Several blocks each way, smaller ones than usual, the last not whole; rhs that stays and that does not."""
+    for name, value in (("BLOCK_M", 256), ("BLOCK_N", 512), ("BLOCK_K", 256), ("KEPT_BYTES", kept)):
+        monkeypatch.setattr(f"trnsim.kernels.matmul.{name}", value)
+    lhs, rhs = normal(1, (700, 600) if contract[0] else (600, 700), BF16), normal(2, (1100, 600), BF16)
+    wanted = (lhs if contract[0] else lhs.T).astype(np.float64) @ rhs.astype(np.float64).T
+    found = run(matmul, where, lhs, rhs if contract[1] else np.ascontiguousarray(rhs.T), *contract)
+    assert_close(found, wanted, BF16, 1.01)
+
+
 def test_sizes_that_do_not_fit():
     with pytest.raises(AssertionError, match="lhs contracts 128 elements, rhs 256"):
         trnsim.simulate(matmul, np.zeros((128, 8), np.float32), np.zeros((256, 8), np.float32))

@@ -46,6 +46,22 @@ def test_share_of_peak(where, least):
 
 
 @pytest.mark.parametrize("where", [("trn1", 1), ("trn2", 2)])
+@pytest.mark.parametrize("tokens", [40, 600])
+def test_many_blocks(tokens, where, monkeypatch):
+    """Several blocks, smaller ones than usual, of tokens, of features, of outputs and of both contractions."""
+    for name, value in (("BLOCK_TOKENS", 256), ("BLOCK_K", 128), ("BANKS", 2)):
+        monkeypatch.setattr(f"trnsim.kernels.mlp.{name}", value)
+    shapes = (tokens, 200), (200, 600), (200, 600), (600, 1100)
+    x, gate, up, down = (normal(seed, shape, np.float32) * shape[0] ** -0.5 for seed, shape in enumerate(shapes))
+    x, gate, up, down = (a.astype(BF16) for a in (x * tokens**0.5, gate, up, down))
+    token, first, second, last = (torch.tensor(a.astype(np.float64)) for a in (x, gate, up, down))
+    hidden = F.silu(token @ first) * (token @ second)
+    assert_close(run(gated_mlp, where, x, gate, up, down), hidden @ last, BF16, 3, max(1, (hidden @ last).abs().max()))
+    wanted = F.gelu(token @ second) @ last
+    assert_close(run(mlp, where, x, up, down), wanted, BF16, 3, max(1, wanted.abs().max().item()))
+
+
+@pytest.mark.parametrize("where", [("trn1", 1), ("trn2", 2)])
 def test_tokens_that_do_not_fit(where, monkeypatch):
     """Blocks of 128 tokens; with few of them two cores exchange each block's hidden layer."""
     monkeypatch.setattr("trnsim.kernels.mlp.FIT_BYTES", 4 * 128 * 4)
