@@ -160,7 +160,7 @@ class KernelCosts:
     def prepare(self, contract: Contract, problems: Sequence[Problem]) -> Surface:
         """The surface that uses of one regime have in common, with the samples that they need."""
         found, _ = self.surface(contract, problems[0])
-        if found.knots and min(found.error(few) for few in (0, surface.FEW)) <= surface.LARGEST_ERROR:
+        if found.knots and min(found.error(few) for few in (0, found.few)) <= surface.LARGEST_ERROR:
             points = [self.surface(contract, problem)[1] for problem in problems]
             lacking = [point for point in points if found.covers(point) and found.missing(point)]
             if lacking:
@@ -192,12 +192,10 @@ class KernelCosts:
             quantities[inside] = found.evaluate_many(points[inside])
             missing = inside & np.isnan(quantities[:, 0])
             if missing.any():
-                self._fill(
-                    found, contract, one, [tuple(point) for point in np.unique(points[missing], axis=0).tolist()]
-                )
+                self._fill(found, contract, one, [tuple(p) for p in np.unique(points[missing], axis=0).tolist()])
                 quantities[missing] = found.evaluate_many(points[missing])
-        few = quantities[:, _INSTRUCTIONS] < surface.FEW
-        wrong = [found.error(number) > surface.LARGEST_ERROR for number in (0, surface.FEW)]
+        few = quantities[:, _INSTRUCTIONS] < found.few
+        wrong = [found.error(number) > surface.LARGEST_ERROR for number in (0, found.few)]
         whole = ~inside | (few & wrong[0]) | (~few & wrong[1])
         if whole.any():
             uses = some.resized({name: np.broadcast_to(size, (count,))[whole] for name, size in some.sizes.items()})

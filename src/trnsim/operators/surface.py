@@ -38,8 +38,9 @@ MOST_KNOTS = 16
 # Samples that only check: the last so many tell the error, after at most so many of which some led to more knots.
 CHECKS, MOST_CHECKS = 3, 12
 GOOD = 0.02
-# Below as many instructions a use is a small one: fixed parts weigh more there, so it is checked, and trusted, apart.
-FEW = 3000
+# A use of fewer instructions than this many times those of one block of every loop is a small one: what happens once
+# weighs more there, so small ones are checked, and trusted, apart.
+FEW = 4
 # The largest error of a check with which a surface is used.
 LARGEST_ERROR = 0.04
 # Instructions of the largest sample that is simulated, and of a use that is not extrapolated.
@@ -74,6 +75,7 @@ class Surface:
         samples: quantities by coordinates.
         checks: samples that were only compared.
         support, reason: of the samples.
+        few: instructions below which a use is a small one.
     """
 
     knots: tuple[Knots, ...]
@@ -81,6 +83,7 @@ class Surface:
     checks: tuple[Check, ...] = ()
     support: str = ""
     reason: str = ""
+    few: float = 0.0
     _held: dict[tuple[int, int], tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
     _held_rest: dict[Point, tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -90,13 +93,13 @@ class Surface:
 
     def error(self, instructions: float) -> float:
         """The largest of the checks, of uses with few or with many instructions; where there is none, of all."""
-        return self._errors[instructions >= FEW]
+        return self._errors[instructions >= self.few]
 
     @cached_property
     def _errors(self) -> tuple[float, float]:
         found = []
         for many in (False, True):
-            alike = [c for c in self.checks if (c.instructions >= FEW) == many] or self.checks
+            alike = [c for c in self.checks if (c.instructions >= self.few) == many] or self.checks
             found.append(max((check.error for check in alike), default=0.0))
         return found[0], found[1]
 
@@ -272,7 +275,7 @@ def fill(surface: Surface, contract: Contract, problem: Problem, points: Iterabl
 
 def timed_again(surface: Surface, contract: Contract, problem: Problem, sample: Sample) -> Surface:
     """The same surface from other samples at the same points, as of a chip with other rates."""
-    again = Surface(surface.knots, {})
+    again = Surface(surface.knots, {}, few=surface.few)
     for point in surface.samples:
         values, again.support, again.reason = simulated(contract, problem, surface.axes, point, sample)
         again.add(point, values)
@@ -363,17 +366,18 @@ class _Builder:
         """The surface, after samples that only check it: where one is wrong, the axis that is gets another knot."""
         draw = np.random.default_rng(len(self.axes))
         found: tuple[list[Check], list[Check]] = ([], [])
+        few = FEW * float(self.at(self.middle)[_INSTRUCTIONS])
         for number in range(MOST_CHECKS):
             surface = Surface(tuple(self.knots), self.taken, (), *self.support)
             point = tuple(_drawn(draw, knots, large=number % 2 == 0) for knots in self.knots)
             check = self.check(surface, point)
-            found[check.instructions < FEW].append(check)
+            found[check.instructions < few].append(check)
             if all(_enough(checks) for checks in found):
                 break
             if check.error > GOOD:
                 self.repair(point)
         last = tuple(check for checks in found for check in checks[-CHECKS:])
-        return Surface(tuple(self.knots), self.taken, last, *self.support)
+        return Surface(tuple(self.knots), self.taken, last, *self.support, few)
 
     def check(self, surface: Surface, point: Point) -> Check:
         for other in surface.missing(point):
