@@ -22,7 +22,7 @@ _SHORT = {"bf16": "bfloat16", "f16": "float16", "fp16": "float16", "f32": "float
 
 def op(
     context: typer.Context,
-    operator: Annotated[str, typer.Argument(help="An operator, such as matmul; list: all of them with their sizes.")],
+    operator: Annotated[str, typer.Argument(help="Such as matmul; list: what there is; all: common uses of each.")],
     dtype: Annotated[str, typer.Option("--dtype", help="Number format: bf16, fp16, fp32.")] = "bf16",
     chip: common.Chip = None,
     set: common.Set = None,
@@ -48,6 +48,11 @@ def op(
     given, dtype = _sizes(context.args), _SHORT.get(dtype, dtype)
     name = common.changed_chip(chip, set, DEFAULT_CHIP) or DEFAULT_CHIP
     store = _store(cache)
+    if operator == "all":
+        from trnsim.commands.operators_all import show_all
+
+        show_all(name, lnc, store, json)
+        return
     costs, refused = _costs(operator, dtype, name, lnc, store, given)
     before = _costs(operator, dtype, name.partition("[")[0], lnc, store, given)[0] if name.endswith("]") else []
     if json is not None:
