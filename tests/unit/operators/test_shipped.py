@@ -1,8 +1,12 @@
 """Surfaces that come with the package: what makes them stale, that they are not, and chips that a user changed."""
 
+import json
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from trnsim.cli import app
 from trnsim.hardware import load_chip
 from trnsim.operators import decides, shipped, surface
 from trnsim.operators.kernel_costs import KernelCosts, contracts
@@ -185,3 +189,13 @@ def test_packing(made):
     assert pack(found) == bytes(entry.surface)
     assert unpack(pack(found)).knots == found.knots
     assert np.array_equal(found.evaluate((2048,)), unpack(pack(found)).evaluate((2048,)))
+
+
+def test_all_uses_at_once(tmp_path):
+    arguments = ["op", "all", "--chip", "trn1", "--cache", str(tmp_path / "costs.db")]
+    done = CliRunner().invoke(app, [*arguments, "--json", "-"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["made"], found["traced"]) == (0, 0), AGAIN  # all is shipped
+    assert {row["operator"] for row in found["uses"]} >= {"matmul", "rmsnorm", "softmax"}
+    assert all(row["time_us"] > 0 for row in found["uses"])
