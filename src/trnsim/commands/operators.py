@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from trnsim.operators.store import Store
 
 DEFAULT_CHIP = "trn2"
-_SHORT = {"bf16": "bfloat16", "f16": "float16", "fp16": "float16", "f32": "float32", "fp32": "float32"}
+_SHORT = {
+    "bf16": "bfloat16", "f16": "float16", "fp16": "float16", "f32": "float32", "fp32": "float32",
+    "fp8": "float8_e4m3", "mxfp8": "float8_e4m3fn_x4", "mxfp4": "float4_e2m1fn_x4",
+}  # fmt: skip
 
 
 def op(
     context: typer.Context,
     operator: Annotated[str, typer.Argument(help="Such as matmul; list: what there is; all: common uses of each.")],
-    dtype: Annotated[str, typer.Option("--dtype", help="Number format: bf16, fp16, fp32.")] = "bf16",
+    dtype: Annotated[str, typer.Option("--dtype", help="Number format: bf16, fp16, fp32, fp8, mxfp8, mxfp4.")] = "bf16",
     chip: common.Chip = None,
     set: common.Set = None,
     lnc: Annotated[int, typer.Option("--lnc", help="Cores of a logical core.")] = 1,
@@ -78,7 +81,7 @@ def _store(cache: str | None) -> Store | None:
 
 
 def _costs(
-    operator: str, dtype: str, chip: str, lnc: int, store: Store | None, given: Mapping[str, int]
+    operator: str, dtype: str, chip: str, lnc: int, store: Store | None, given: Mapping[str, int | str]
 ) -> tuple[list[OperatorCost], dict[str, str]]:
     from trnsim.operators.compiled import CompilerCosts
     from trnsim.operators.kernel_costs import KernelCosts
@@ -91,19 +94,19 @@ def _costs(
     return costs, refused
 
 
-def _sizes(arguments: list[str]) -> dict[str, int]:
-    """``--m 4096 --k=4096`` as sizes."""
+def _sizes(arguments: list[str]) -> dict[str, int | str]:
+    """``--m 4096 --activation=silu`` as sizes and options."""
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if len(words) % 2:
         raise InputError("sizes are written as --NAME NUMBER", value=" ".join(arguments))
-    found: dict[str, int] = {}
+    found: dict[str, int | str] = {}
     for name, text in zip(words[::2], words[1::2], strict=True):
         if not name.startswith("--"):
             raise InputError(f"sizes are written as --NAME NUMBER, not {name!r}", value=name)
-        try:
-            found[name[2:].replace("-", "_")] = int(text)
-        except ValueError:
-            raise InputError(f"{name} needs an integer", operand=name, value=text) from None
+        number = text.removeprefix("-").isdecimal()
+        if not number and not text.replace("_", "").isalnum():
+            raise InputError(f"{name} needs an integer or a word", operand=name, value=text)
+        found[name[2:].replace("-", "_")] = int(text) if number else text
     return found
 
 
@@ -115,7 +118,8 @@ def _list(json: str | None) -> None:
             "operator": c.name,
             "sizes": list(c.sizes),
             "options": {k: list(v) for k, v in c.options.items()},
-            "dtypes": list(c.dtypes),
+            "dtypes": {generation: list(of) for generation, of in c.dtypes.items()},
+            "summary": c.summary,
         }
         for c in contracts().values()
     ]
@@ -128,11 +132,18 @@ def _list(json: str | None) -> None:
             c.name,
             " ".join(f"--{size}" for size in c.sizes),
             " ".join(f"--{name.replace('_', '-')} {'|'.join(map(str, of))}" for name, of in c.options.items()),
-            " ".join(c.dtypes),
+            _formats(c.dtypes),
         )
         for c in contracts().values()
     ]
     console().print(table("Operators", ("operator", "sizes", "options", "number formats"), lines))
+
+
+def _formats(dtypes: Mapping[str, tuple[str, ...]]) -> str:
+    """By generation, where they differ."""
+    if len(set(dtypes.values())) == 1:
+        return " ".join(next(iter(dtypes.values())))
+    return "; ".join(f"{generation}: {' '.join(of) or 'none'}" for generation, of in dtypes.items())
 
 
 def _as_json(cost: OperatorCost) -> dict[str, Any]:

@@ -36,7 +36,7 @@ TOLERANCE = 0.005
 # Knots that an axis gets in this way, at most.
 MOST_KNOTS = 16
 # Samples that only check: the last so many tell the error, after at most so many of which some led to more knots.
-CHECKS, MOST_CHECKS = 3, 12
+CHECKS, MOST_CHECKS = 3, 9
 GOOD = 0.02
 # A use of fewer instructions than this many times those of one block of every loop is a small one: what happens once
 # weighs more there, so small ones are checked, and trusted, apart.
@@ -271,21 +271,6 @@ def fill(surface: Surface, contract: Contract, problem: Problem, points: Iterabl
     """Take samples of the regime of ``problem``."""
     for point in points:
         surface.add(point, simulated(contract, problem, surface.axes, point, sample)[0])
-
-
-def timed_again(surface: Surface, contract: Contract, problem: Problem, sample: Sample) -> Surface:
-    """The same surface from other samples at the same points, as of a chip with other rates."""
-    again = Surface(surface.knots, {}, few=surface.few)
-    for point in surface.samples:
-        values, again.support, again.reason = simulated(contract, problem, surface.axes, point, sample)
-        again.add(point, values)
-    checks = []
-    for check in surface.checks:
-        values = simulated(contract, problem, surface.axes, check.point, sample)[0]
-        found = float(again.evaluate(check.point)[0])
-        checks.append(Check(check.point, found, float(values[0]), float(values[_INSTRUCTIONS])))
-    again.checks = tuple(checks)
-    return again
 
 
 def simulated(
