@@ -197,5 +197,5 @@ def test_all_uses_at_once(tmp_path):
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert (found["made"], found["traced"]) == (0, 0), AGAIN  # all is shipped
-    assert {row["operator"] for row in found["uses"]} >= {"matmul", "rmsnorm", "softmax"}
+    assert {row["operator"] for row in found["uses"]} >= {"rmsnorm", "softmax"}
     assert all(row["time_us"] > 0 for row in found["uses"])
