@@ -121,7 +121,7 @@ def test_a_changed_chip_is_what_a_fresh_one_would_be(made, tmp_path):
     fresh = KernelCosts(f"{file}[dma.packet=12ns]", 1, use_shipped=False)
     again = KernelCosts(CHANGED, 1, Store(path), use_shipped=False)
     plain = KernelCosts("trn2", 1, Store(path), use_shipped=False)
-    for given in ({"rows": 300, "width": 1024}, {"rows": 5000, "width": 1024}):
+    for given in ({"rows": 300, "width": 4096}, {"rows": 5000, "width": 4096}):
         costs = [costs.cost(SMALL, "bfloat16", **given) for costs in (fresh, again, plain)]
         assert costs[0].time_ps == costs[1].time_ps != costs[2].time_ps
         assert costs[0].busy_ps == costs[1].busy_ps
@@ -166,13 +166,13 @@ def test_what_is_shipped_is_used_and_what_is_stale_is_not(file, made, monkeypatc
     assert not shipped.write({("trn2", SMALL): made[1]["trn2"].entries[SMALL]}, CONTRACTS, file)
     decides.listed.cache_clear()
     costs = KernelCosts("trn2", 1)
-    costs.cost(SMALL, "bfloat16", rows=512, width=1024)
+    costs.cost(SMALL, "bfloat16", rows=512, width=4096)
     assert (costs.source.made, costs.source.sampler.timed) == (0, 0)
     real = shipped.code_hash
     monkeypatch.setattr(shipped, "code_hash", lambda f: "other" if f == "timing/link.py" else real(f))
     assert there.stale([contract]) == [f"timing/link.py ({SMALL})"]
     costs = KernelCosts("trn2", 1)
-    costs.cost(SMALL, "bfloat16", rows=512, width=1024)
+    costs.cost(SMALL, "bfloat16", rows=512, width=4096)
     assert costs.source.made == 1
     assert costs.source.sampler.traced > 0
 
