@@ -86,16 +86,18 @@ def _costs(
     from trnsim.operators.compiled import CompilerCosts
     from trnsim.operators.kernel_costs import KernelCosts
 
-    costs, refused = [KernelCosts(chip, lnc, store).cost(operator, dtype, **given)], {}
+    costs, refused = [KernelCosts(chip, lnc, store).once(operator, dtype, **given)], {}
     try:
         costs.append(CompilerCosts(chip, lnc).cost(operator, dtype, **given))
-    except UnsupportedError as error:
+    except (UnsupportedError, InputError) as error:
         refused["compiler"] = str(error)
     return costs, refused
 
 
 def _sizes(arguments: list[str]) -> dict[str, int | str]:
     """``--m 4096 --activation=silu`` as sizes and options."""
+    from trnsim.operators.kernel_costs import contracts
+
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if len(words) % 2:
         raise InputError("sizes are written as --NAME NUMBER", value=" ".join(arguments))
@@ -103,10 +105,13 @@ def _sizes(arguments: list[str]) -> dict[str, int | str]:
     for name, text in zip(words[::2], words[1::2], strict=True):
         if not name.startswith("--"):
             raise InputError(f"sizes are written as --NAME NUMBER, not {name!r}", value=name)
-        number = text.removeprefix("-").isdecimal()
-        if not number and not text.replace("_", "").isalnum():
-            raise InputError(f"{name} needs an integer or a word", operand=name, value=text)
-        found[name[2:].replace("-", "_")] = int(text) if number else text
+        word = name[2:].replace("-", "_")
+        try:
+            found[word] = int(text)
+        except ValueError:
+            if not any(word in contract.options for contract in contracts().values()):
+                raise InputError(f"{name} needs an integer", operand=name, value=text) from None
+            found[word] = text
     return found
 
 
@@ -130,7 +135,7 @@ def _list(json: str | None) -> None:
     lines = [
         (
             c.name,
-            " ".join(f"--{size}" for size in c.sizes),
+            " ".join(f"--{size.replace('_', '-')}" for size in c.sizes),
             " ".join(f"--{name.replace('_', '-')} {'|'.join(map(str, of))}" for name, of in c.options.items()),
             _formats(c.dtypes),
         )

@@ -73,7 +73,7 @@ class CompilerCosts:
         Rates.of(chip, cores, "bfloat16")
         self.chip, self.cores = chip, cores
 
-    def cost(self, operator: str, dtype: str, **given: int) -> OperatorCost:
+    def cost(self, operator: str, dtype: str, **given: int | str) -> OperatorCost:
         """What one use costs. ``given``: sizes of the operator.
 
         Raises:
