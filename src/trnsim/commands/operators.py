@@ -25,7 +25,7 @@ _SHORT = {
 
 def op(
     context: typer.Context,
-    operator: Annotated[str, typer.Argument(help="An operator, such as matmul; list: all of them with their sizes.")],
+    operator: Annotated[str, typer.Argument(help="Such as matmul; list: what there is; all: common uses of each.")],
     dtype: Annotated[str, typer.Option("--dtype", help="Number format: bf16, fp16, fp32, fp8, mxfp8, mxfp4.")] = "bf16",
     chip: common.Chip = None,
     set: common.Set = None,
@@ -51,6 +51,11 @@ def op(
     given, dtype = _sizes(context.args), _SHORT.get(dtype, dtype)
     name = common.changed_chip(chip, set, DEFAULT_CHIP) or DEFAULT_CHIP
     store = _store(cache)
+    if operator == "all":
+        from trnsim.commands.operators_all import show_all
+
+        show_all(name, lnc, store, json)
+        return
     costs, refused = _costs(operator, dtype, name, lnc, store, given)
     before = _costs(operator, dtype, name.partition("[")[0], lnc, store, given)[0] if name.endswith("]") else []
     if json is not None:
