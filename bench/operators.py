@@ -23,7 +23,8 @@ CASES: dict[str, tuple[dict[str, int], str, range]] = {
     "rope": ({"heads": 32, "depth": 128}, "tokens", range(4096, 12_288, 128)),
     "matmul": ({"k": 4096, "n": 4096}, "m", range(2048, 4097, 128)),
 }
-ROUNDS, MANY = 2000, 200_000
+# Rounds are short, so that some of them are not interrupted.
+ROUNDS, USES, MANY = 50, 100, 200_000
 
 
 def main() -> None:
@@ -56,11 +57,11 @@ def _warm(operator: str, fixed: dict[str, int], name: str, values: range) -> tup
 def _best(ask: Callable[[int], Any], values: range) -> float:
     """Microseconds of a use, in the best of some rounds."""
     best = float("inf")
-    for _ in range(5):
+    for _ in range(ROUNDS):
         begin = time.perf_counter()
-        for number in range(ROUNDS):
+        for number in range(USES):
             ask(values[number % len(values)])
-        best = min(best, (time.perf_counter() - begin) / ROUNDS * 1e6)
+        best = min(best, (time.perf_counter() - begin) / USES * 1e6)
     return best
 
 

@@ -43,7 +43,7 @@ GOOD = 0.02
 # checked as of others.
 FEW = 4
 # A check tells the error of uses of up to so many times its instructions; that of the largest, of all above.
-NEAR = 8
+NEAR = 4
 # The largest error of a check with which a surface is used.
 LARGEST_ERROR = 0.04
 # Instructions of the largest sample that is simulated, and of a use that is not extrapolated.
