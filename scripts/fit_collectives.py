@@ -69,7 +69,7 @@ def node_text(points: list[fit.Point]) -> list[str]:
             "held_out": _only(held.predicted, mine),
             "chip_left_out": _only(left.predicted, mine),
         }
-        lines += [_errors(folds), f"chips = {_list(dict.fromkeys(p.chip for p in mine))}", f"points = {len(mine)}",
+        lines += [_errors(folds), _chips(mine), f"points = {len(mine)}",
                   f'largest = "{max(p.nbytes for p in mine) >> 20} MiB"', ""]  # fmt: skip
     return lines
 
@@ -97,6 +97,7 @@ def network_text(points: list[fit.Point]) -> list[str]:
             _errors({"fit": _only(fitted, mine), "held_out": _only(held.predicted, mine)}),
             f"systems = {_list(dict.fromkeys(p.system for p in mine))}",
             f"points = {len(mine)}",
+            f'largest = "{max(p.nbytes for p in mine) >> 20} MiB"',
             "",
         ]
     return lines
@@ -127,12 +128,13 @@ NETWORK_STEP = "15 us"  # about 15 us: NETWORK_DOCUMENTED
 def links_text(rows: list[Row]) -> str:
     """``links.toml``."""
     gathers = neuron.series(rows)
-    v2, efa = neuron.fit_link(gathers), neuron.fit_efa(rows)
+    v2, (efa, efa_error) = neuron.fit_link(gathers), neuron.fit_efa(rows)
     v3 = neuron.fit_v3_efficiency(rows)
     launch = f"{v2.launch_ps / 1e6:.3g} us"
     carried = "launch as fitted on trn1"
     gather = f"fitted on {len(gathers)} all-gathers of 32 ranks of trn1.32xlarge"
     writes = "two writes from HBM to HBM of trn2 (kvcache-ai/Mooncake#3888)"
+    writes += f", of each from the other {100 * efa_error:.0f} % off"
     entries = [
         ("NeuronLink-v2", launch, STEP, v2.efficiency, "calibrated",
          f"{gather}; error {100 * v2.error:.1f} %, of sizes left out one by one {100 * v2.held_out:.1f} %"),
@@ -202,6 +204,12 @@ def _errors(folds: Mapping[str, Mapping[fit.Point, float]]) -> str:
             entries += [f"{name}_{size} = {100 * share:.1f}" for size, share in
                         (("large", found.large), ("small", found.small)) if share is not None]  # fmt: skip
     return f"error = {{ {', '.join(entries)} }}"
+
+
+def _chips(points: list[fit.Point]) -> str:
+    """Numbers of ranks by chip."""
+    ranks = {c: sorted({p.ranks for p in points if p.chip == c}) for c in dict.fromkeys(p.chip for p in points)}
+    return f"chips = {{ {', '.join(f'{chip} = {of}' for chip, of in ranks.items())} }}"
 
 
 def _list(names: Iterable[str]) -> str:

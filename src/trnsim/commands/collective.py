@@ -74,12 +74,12 @@ def collective(
     found = [predict(where, chosen, size) for size in wanted]
     late = _stragglers(where, seed) if skew else None
     published = _published(data, where, chosen, wanted[-1]) if data is not None else []
+    if plot is not None:
+        _plot(plot, where, found, late, published)
     if json is not None:
         write_json(_json(where, found, late, published, seed), json)
     if json != "-":
         _show(where, found, late, published, seed)
-    if plot is not None:
-        _plot(plot, where, found, published)
 
 
 def parse_sizes(text: str) -> list[int]:
@@ -176,6 +176,8 @@ def _show(
     out.print(table(title, columns, rows))
     for reason in dict.fromkeys(f"{p.support}: {p.reason}" for p in found):
         out.print(reason, highlight=False)
+    if any(point.traced for point in published):
+        out.print("published min, median, p90, max: of a trace, in which ranks waited for the last", highlight=False)
     if late:
         from trnsim.fabric.skew import published as skew_of
 
@@ -185,7 +187,7 @@ def _show(
 def _beside(point: _Point, p: Prediction) -> str:
     """A published time with our error; the quantiles of traces, where ranks wait, stand without one."""
     if point.traced:
-        return f"{point.us:,.1f} ({point.traced} of a trace)"
+        return f"{point.traced} {point.us:,.1f}"
     return f"{point.us:,.1f} ({p.time_ps / 1e6 / point.us - 1:+.0%})"
 
 
@@ -219,61 +221,65 @@ def _json(
     }
 
 
-def _plot(file: Path, where: Group, found: Sequence[Prediction], published: Sequence[_Point]) -> None:
+def _plot(
+    file: Path,
+    where: Group,
+    found: Sequence[Prediction],
+    late: tuple[float, float] | None,
+    published: Sequence[_Point],
+) -> None:
     from trnsim.report.charts import html, svg
     from trnsim.report.files import write_text_atomic
 
-    charts = _charts(where, found, published)
+    charts = [_chart(where, found, late, published, of_time=of_time) for of_time in (True, False)]
     notes = dict.fromkeys(f"{p.support}: {p.reason}" for p in found)
-    title = charts[0].title
-    write_text_atomic(file, svg(charts) if file.suffix == ".svg" else html(title, charts, list(notes)))
+    write_text_atomic(file, svg(charts) if file.suffix == ".svg" else html(charts[0].title, charts, list(notes)))
     said(f"wrote {file}")
 
 
-def _charts(where: Group, found: Sequence[Prediction], published: Sequence[_Point]) -> tuple[Chart, Chart]:
+def _chart(
+    where: Group,
+    found: Sequence[Prediction],
+    late: tuple[float, float] | None,
+    published: Sequence[_Point],
+    *,
+    of_time: bool,
+) -> Chart:
+    """Time, or bus bandwidth, by size: a line for each algorithm, dashed with stragglers, and published points."""
     from trnsim.fabric.predict import bus_factor
     from trnsim.report.charts import Chart, Series
 
-    title = f"{found[0].collective}, {where.size} ranks, {where.topology.name}"
-    points = [p for p in published if p.nbytes >= found[0].nbytes]
     factor = bus_factor(found[0].collective, where.size) / 1e3
-    runs: list[list[Prediction]] = []
+
+    def series(name: str, points: Sequence[tuple[int, float]], color: int, **how: bool) -> Series:
+        heights = [us if of_time else size / us * factor for size, us in points]
+        return Series(name, [size for size, _ in points], heights, color=color, **how)
+
+    runs: list[tuple[str, list[tuple[int, float]]]] = []
     for p in found:
-        if not runs or runs[-1][0].algorithm != p.algorithm or runs[-1][0].protocol != p.protocol:
-            runs.append([])
-        runs[-1].append(p)
-    charts = []
-
-    def height(nbytes: int, us: float, of_time: bool) -> float:
-        return us if of_time else nbytes / us * factor
-
-    for y_title, of_time in (("time, us", True), ("bus bandwidth, GB/s", False)):
-        names: dict[str, int] = {}
-        series = []
-        for run in runs:
-            label = f"{run[0].algorithm} {run[0].protocol}".strip()
-            color = names.setdefault(label, len(names))
-            series.append(
-                Series(
-                    label,
-                    [p.nbytes for p in run],
-                    [height(p.nbytes, p.time_ps / 1e6, of_time) for p in run],
-                    color=color,
-                )
-            )
-            if len(run) == 1:
-                series[-1] = Series(label, [run[0].nbytes] * 2, list(series[-1].y) * 2, color=color)
-        for label, color, chosen in (
-            ("published", 5, [x for x in points if not x.traced]),
-            ("published, ranks waited", 4, [x for x in points if x.traced]),
-        ):
-            if chosen:
-                ys = [height(x.nbytes, x.us, of_time) for x in chosen]
-                series.append(Series(label, [x.nbytes for x in chosen], ys, line=False, color=color))
-        charts.append(
-            Chart(title, "size", y_title, series, lambda x: format_bytes(x).replace(".0 ", " "), "{:g}".format)
+        name = f"{p.algorithm} {p.protocol}".strip()
+        if not runs or runs[-1][0] != name:
+            runs.append((name, []))
+        runs[-1][1].append((p.nbytes, p.time_ps / 1e6))
+    colors = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in runs))}
+    drawn = [series(name, points, colors[name]) for name, points in runs]
+    for name, wait in zip(("median with stragglers", "p90"), late or (), strict=False):
+        drawn.append(
+            series(name, [(p.nbytes, (p.time_ps + wait) / 1e6) for p in found], 4 + len(drawn) % 2, dashed=True)
         )
-    return charts[0], charts[1]
+    shown = [p for p in published if p.nbytes >= found[0].nbytes]
+    for name, color, traced in (("published", 5, False), ("published trace, ranks waited", 4, True)):
+        points = [(p.nbytes, p.us) for p in shown if bool(p.traced) == traced]
+        if points:
+            drawn.append(series(name, points, color, line=False))
+    return Chart(
+        title=f"{found[0].collective}, {where.size} ranks, {where.topology.name}",
+        x_title="size",
+        y_title="time, us" if of_time else "bus bandwidth, GB/s",
+        series=drawn,
+        x_tick=lambda x: format_bytes(x).replace(".0 ", " "),
+        y_tick="{:g}".format,
+    )
 
 
 def register(app: typer.Typer) -> None:

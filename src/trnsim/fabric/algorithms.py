@@ -58,6 +58,7 @@ def schedule(
     inner: int | None = None,
     inner_algorithm: str = "ring",
     outer_algorithm: str = "ring",
+    outer_orders: Sequence[Sequence[int]] | NDArray[np.int64] | None = None,
     counts: Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64] | None = None,
     root: int = 0,
     pairs: Sequence[tuple[int, int]] | None = None,
@@ -75,6 +76,7 @@ def schedule(
             list a channel; channels share the data evenly and run at the same time.
         inner: hierarchical: how many consecutive ranks are inside one server (or chip).
         inner_algorithm: hierarchical: the algorithm within, ``outer_algorithm`` the one between.
+        outer_orders: hierarchical: for each place within, the order in which the pattern between takes the servers.
         counts: bytes of each rank's share (all_gather, reduce_scatter), or from each to each (all_to_all); default:
             even.
         root: broadcast: the rank that has the data.
@@ -107,7 +109,7 @@ def schedule(
         return _whole_reduce(algorithm, ranks, elements, itemsize, pieces, common)
     shares = _shares(collective, ranks, elements, itemsize, counts)
     if algorithm == "hierarchical":
-        stages, ids = _hierarchical(collective, ranks, inner, inner_algorithm, outer_algorithm), 1
+        stages, ids = _hierarchical(collective, ranks, inner, inner_algorithm, outer_algorithm, outer_orders), 1
     else:
         order = _orders(orders, ranks, algorithm)
         ids = len(order)
@@ -212,7 +214,9 @@ def _inner(ranks: int, inner: int | None) -> tuple[int, int]:
     return inner, ranks // inner
 
 
-def _hierarchical(collective: str, ranks: int, inner: int | None, within: str, between: str) -> list[Stage]:
+def _hierarchical(
+    collective: str, ranks: int, inner: int | None, within: str, between: str, outer_orders: object
+) -> list[Stage]:
     for name in (within, between):
         if name not in _HALVES:
             raise InputError(f"a hierarchical {collective} is not made of {name!r}", value=name,
@@ -221,12 +225,26 @@ def _hierarchical(collective: str, ranks: int, inner: int | None, within: str, b
     grid = np.arange(ranks).reshape(o, i)
     # Inside, chunk c of a server stands for the shares of the ranks at place c of all servers.
     inside_parts = np.broadcast_to(grid.T[None, :, :], (o, i, o))
-    between_parts = grid.T[:, :, None]
+    columns = grid.T if outer_orders is None else np.take_along_axis(grid.T, outer_order_table(outer_orders, i, o), 1)
+    between_parts = columns[:, :, None]
     scatter: list[Stage] = [(p, grid, inside_parts) for p in _halves("reduce_scatter", within, i)]
-    scatter += [(p, grid.T, between_parts) for p in _halves("reduce_scatter", between, o)]
-    gather: list[Stage] = [(p, grid.T, between_parts) for p in _halves("all_gather", between, o)]
+    scatter += [(p, columns, between_parts) for p in _halves("reduce_scatter", between, o)]
+    gather: list[Stage] = [(p, columns, between_parts) for p in _halves("all_gather", between, o)]
     gather += [(p, grid, inside_parts) for p in _halves("all_gather", within, i)]
     return {"reduce_scatter": scatter, "all_gather": gather, "all_reduce": scatter + gather}[collective]
+
+
+def outer_order_table(orders: object, inner: int, outer: int) -> Ints:
+    """Orders of the servers, one for each place within.
+
+    Raises:
+        InputError: not ``inner`` orders of all ``outer`` servers.
+    """
+    found = np.atleast_2d(np.asarray(orders, np.int64))
+    if found.shape != (inner, outer) or (np.sort(found, axis=1) != np.arange(outer)).any():
+        raise InputError(f"a hierarchical collective needs {inner} orders that name all {outer} servers once",
+                         operand="outer_orders", value=found.shape)  # fmt: skip
+    return found
 
 
 def _whole_reduce(

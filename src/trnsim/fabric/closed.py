@@ -16,6 +16,7 @@ import numpy as np
 
 from trnsim.errors import UnsupportedError
 
+from .algorithms import outer_order_table
 from .group import Group
 from .links import LinkModel
 from .program import Demand, Floats, Program, Wires, make
@@ -107,6 +108,7 @@ def program(
     inner: int | None = None,
     inner_algorithm: str = "ring",
     outer_algorithm: str = "ring",
+    outer_orders: Sequence[Sequence[int]] | Ints | None = None,
     orders: Sequence[Sequence[int]] | Ints | None = None,
     models: dict[str, LinkModel] | None = None,
     name: str = "",
@@ -118,7 +120,11 @@ def program(
     """
     folded = fold(group)
     wires = Wires(folded.topology, nbytes, models)
-    steps = _steps(collective, algorithm, group.size, float(nbytes), inner, inner_algorithm, outer_algorithm, orders)
+    n, size_ = group.size, float(nbytes)
+    if algorithm == "hierarchical" and collective != "all_to_all" and n > 1:
+        steps = _hierarchical(collective, n, size_, inner, inner_algorithm, outer_algorithm, outer_orders)
+    else:
+        steps = _steps(collective, algorithm, n, size_, orders)
     keys: dict[bytes, Demand] = {}
     demands: list[Demand] = []
     order, repeats = [], []
@@ -190,13 +196,9 @@ def _everyone(folded: Fold) -> tuple[Ints, Ints, Floats]:
 # -- algorithms as kinds of steps --------------------------------------------------------------------------------------
 
 
-def _steps(
-    collective: str, algorithm: str, n: int, nbytes: float, inner: int | None, within: str, between: str, orders: object
-) -> Steps:
+def _steps(collective: str, algorithm: str, n: int, nbytes: float, orders: object) -> Steps:
     if n == 1:
         return []
-    if algorithm == "hierarchical" and collective != "all_to_all":
-        return _hierarchical(collective, n, nbytes, inner, within, between)
     if collective in ("all_reduce", "reduce_scatter", "all_gather"):
         if algorithm == "single_step_mesh":
             return [(1, Hop(all_others=True), nbytes)]
@@ -235,13 +237,18 @@ def _half(collective: str, algorithm: str, n: int, chunk: float, orders: object 
     raise _no_form(collective, algorithm, n)
 
 
-def _hierarchical(collective: str, n: int, nbytes: float, inner: int | None, within: str, between: str) -> Steps:
+def _hierarchical(
+    collective: str, n: int, nbytes: float, inner: int | None, within: str, between: str, outer_orders: object
+) -> Steps:
     if inner is None or inner < 1 or n % inner:
         raise _no_form(collective, "hierarchical", n)
     i, o = inner, n // inner
     inside = [(c, _within(hop, i), size) for c, hop, size in _half(collective, within, i, nbytes / i)] if i > 1 else []
+    table = None if outer_orders is None else outer_order_table(outer_orders, i, o)
     outside = (
-        [(c, _between(hop, i, o), size) for c, hop, size in _half(collective, between, o, nbytes / n)] if o > 1 else []
+        [(c, _between(hop, i, o, table), size) for c, hop, size in _half(collective, between, o, nbytes / n)]
+        if o > 1
+        else []
     )
     gather = outside + inside
     if collective == "all_gather":
@@ -257,12 +264,16 @@ def _within(hop: Hop, inner: int) -> Hop:
     return Hop(to=lambda m: m - m % inner + to(m % inner))
 
 
-def _between(hop: Hop, inner: int, outer: int) -> Hop:
+def _between(hop: Hop, inner: int, outer: int, orders: Ints | None) -> Hop:
     if hop.all_others:
         return Hop(to=lambda m: _others(m // inner, outer) * inner + m[:, None] % inner)
     to = hop.to
     assert to is not None
-    return Hop(to=lambda m: to(m // inner) * inner + m % inner)
+    if orders is None:
+        return Hop(to=lambda m: to(m // inner) * inner + m % inner)
+    # The pattern numbers the servers in the order of the place within.
+    number = np.argsort(orders, axis=1)
+    return Hop(to=lambda m: orders[m % inner, to(number[m % inner, m // inner])] * inner + m % inner)
 
 
 def _others(at: Ints, n: int) -> Ints:

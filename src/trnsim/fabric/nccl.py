@@ -40,8 +40,8 @@ class NvlinkConstants:
     technology: str
     values: Mapping[str, float]
     tuner: Tuner
-    chips: tuple[str, ...]
-    """On which they were fitted."""
+    chips: Mapping[str, tuple[int, ...]]
+    """On which they were fitted, with the numbers of ranks."""
     error: Mapping[str, float]
     """Mean absolute relative errors: ``fit``, ``held_out`` (four ranks), ``chip_left_out``."""
     largest_bytes: int
@@ -59,6 +59,8 @@ class NetworkConstants:
     efficiency: float
     """Of the rate of a node's adapters."""
     error: Mapping[str, float]
+    largest_bytes: int = 0
+    """Of a fitted point."""
 
 
 @dataclass(frozen=True, kw_only=True)

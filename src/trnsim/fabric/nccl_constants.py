@@ -65,7 +65,7 @@ def nvlink(technology: str) -> NvlinkConstants:
         technology=technology,
         values=values,
         tuner=tuner_of(technology),
-        chips=tuple(found["chips"]),
+        chips={chip: tuple(ranks) for chip, ranks in found["chips"].items()},
         error=found["error"],
         largest_bytes=int(SIZE.parse(found["largest"])),
     )
@@ -85,6 +85,7 @@ def networks() -> Mapping[str, NetworkConstants]:
             latency_ps=float(DURATION.parse(found["latency"])),
             efficiency=float(found["efficiency"]),
             error=found["error"],
+            largest_bytes=int(SIZE.parse(found["largest"])),
         )
         for name, found in _file()["network"]["kinds"].items()
     }

@@ -23,7 +23,7 @@ from .algorithms import schedule
 from .group import Group
 from .links import LinkModel, link_model
 from .program import Program, from_schedule
-from .rings import ring_orders
+from .rings import hypercube_orders, ring_orders
 from .schedule import Ints
 from .selection import HALVING_TO, MESH_BELOW, RING_COLLECTIVES, neuron_algorithm
 
@@ -46,6 +46,7 @@ class Plan:
     inner_algorithm: str = "ring"
     outer_algorithm: str = "ring"
     orders: Ints | None = None
+    outer_orders: Ints | None = None
 
 
 def plan(group: Group, collective: str, nbytes: int) -> Plan:
@@ -78,7 +79,8 @@ def plan(group: Group, collective: str, nbytes: int) -> Plan:
         # Rings over a switch join ranks at the same place of each chip: one of all ranks would have many more steps.
         if chips == 1 or spread.ranks == 1:
             return Plan(name, name)
-        return Plan(name, "hierarchical", spread.ranks, "mesh", name)
+        axes = hypercube_orders(group) if name == "rdh" else None
+        return Plan(name, "hierarchical", spread.ranks, "mesh", name, outer_orders=axes)
     if name == "kangaring" and (spread.servers > 1 or group.copies > 1):
         name = "ring"  # documented within a server; and copies are folded, which KangaRing is not
     return Plan(name, name, orders=ring_orders(group))
@@ -132,6 +134,7 @@ def neuron_program(
         inner=chosen.inner,
         inner_algorithm=chosen.inner_algorithm,
         outer_algorithm=chosen.outer_algorithm,
+        outer_orders=chosen.outer_orders,
         orders=chosen.orders,
         models=given,
     )

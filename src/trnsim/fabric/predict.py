@@ -14,7 +14,6 @@ from .neuron import neuron_program, neuron_support
 from .schedule import COLLECTIVES
 from .selection import RING_COLLECTIVES
 
-FITTED_RANKS = (2, 4, 8)
 FITTED = (*RING_COLLECTIVES, "all_to_all")
 
 
@@ -91,7 +90,8 @@ def _nccl(group: Group, collective: str, nbytes: int) -> Prediction:
             inside, _ = node_ps(constants, collective, ranks, nbytes, rate)
             time = max(time, inside)
         whole = ranks == system.chip_count
-        if nodes == 2 and whole and collective == "all_reduce" and system.name in network.systems:
+        seen = nbytes <= network.largest_bytes
+        if nodes == 2 and whole and collective == "all_reduce" and system.name in network.systems and seen:
             support, error = "calibrated", network.error.get(f"held_out_{size}")
             reason = "fitted on all_reduce over two nodes of this kind"
         else:
@@ -116,14 +116,16 @@ def _node_support(group: Group, collective: str, nbytes: int, size: str) -> tupl
     if collective not in FITTED:
         return "extrapolated", f"NCCL's {collective} was not measured; from its other collectives", None
     unseen = constants.error.get(f"chip_left_out_{size}")
-    if group.size > max(FITTED_RANKS):
-        return "extrapolated", f"measured up to {max(FITTED_RANKS)} ranks on one node", None
-    if chip.name not in constants.chips:
+    ranks = constants.chips.get(chip.name, ())
+    largest = max(ranks or [n for of in constants.chips.values() for n in of])
+    if group.size > largest:
+        return "extrapolated", f"measured up to {largest} ranks on one node", None
+    if not ranks:
         return "extrapolated", f"{chip.name} was not measured; from {', '.join(constants.chips)}", unseen
     if nbytes > constants.largest_bytes:
         return "extrapolated", f"measured up to {constants.largest_bytes >> 20} MiB", unseen
     error = constants.error.get(f"held_out_{size}", unseen)
-    if group.size not in FITTED_RANKS:
+    if group.size not in ranks:
         return "interpolated", "between measured numbers of ranks", error
     return "calibrated", f"fitted on NCCL over {constants.technology}", error
 

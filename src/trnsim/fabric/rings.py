@@ -75,6 +75,35 @@ def _entries(cycles: Ints) -> list[int]:
     return found if place(0) else [0] * count
 
 
+def hypercube_orders(group: Group) -> Ints | None:
+    """For each place within a chip, an order of the group's chips whose numbers differ by one bit between neighbours.
+
+    A ring of four chips is a square, a 4x4 torus a hypercube of four axes, each of which is a link of its own (the
+    documentation of recursive halving and doubling). The places of a chip begin with different axes, so that they use
+    different links at the same time. None: the chips are not whole rings of two or four.
+    """
+    spread, topology = group.spread, group.topology
+    if spread is None or spread.systems > 1 or spread.ranks < 2:
+        return None
+    grids = [i for i, level in enumerate(topology.levels) if level.kind == "grid"]
+    sizes = [n for i in grids for n in topology.levels[i].shape]
+    chips = group.places[:: spread.ranks] // topology.ranks_per_chip
+    whole = len(chips) == topology.chip_count and all(topology.levels[i].wraps for i in grids)
+    if not whole or not sizes or any(n not in (2, 4) for n in sizes):
+        return None
+    at = np.stack([c for i in grids for c in topology.coordinates(i, chips)])
+    bits = []
+    for n, where in zip(sizes, at, strict=True):
+        code = where ^ (where >> 1)  # of neighbours on a ring of four, one bit differs
+        bits += [code >> b & 1 for b in range(n.bit_length() - 1)]
+    axes = len(bits)
+    rows = []
+    for place in range(spread.ranks):
+        label = sum(bits[(j + place * max(axes // spread.ranks, 1)) % axes] << j for j in range(axes))
+        rows.append(np.argsort(label))
+    return np.stack(rows)
+
+
 def _walk(ordered: Ints, chips: Ints) -> Ints:
     """Members in the order of the chips of each server: ``chips`` has shape (channels, servers, chips)."""
     servers = np.arange(len(ordered))[None, :, None]

@@ -100,6 +100,8 @@ def _series(s: Series, across: Callable[[float], float], up: Callable[[float], f
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="white" stroke="{color}" stroke-width="1.5"/>'
             for x, y in places
         ]
+    if len(places) == 1:
+        return [f'<circle cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="3" fill="{color}"/>']
     dash = ' stroke-dasharray="5 4"' if s.dashed else ""
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     return [f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"{dash}/>']
@@ -107,7 +109,7 @@ def _series(s: Series, across: Callable[[float], float], up: Callable[[float], f
 
 def _legend(series: Sequence[Series]) -> list[str]:
     parts, at = [], float(LEFT)
-    for s in series:
+    for s in {s.name: s for s in series}.values():
         color = COLORS[s.color % len(COLORS)]
         if s.line:
             dash = ' stroke-dasharray="5 4"' if s.dashed else ""

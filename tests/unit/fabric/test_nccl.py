@@ -78,6 +78,10 @@ def test_support_of_a_prediction():
     cases = [
         ("p5.48xlarge", 8, "all_reduce", MIB, "calibrated"),
         ("p5.48xlarge", 6, "all_reduce", MIB, "interpolated"),
+        ("gb300-nvl72", 4, "all_reduce", MIB, "calibrated"),
+        ("gb300-nvl72", 8, "all_reduce", MIB, "extrapolated"),
+        ("p4d.24xlarge", 8, "all_reduce", MIB, "extrapolated"),
+        ("p4de.24xlarge", 16, "all_reduce", 4096 * MIB, "extrapolated"),
         ("p5.48xlarge", 8, "all_reduce", 1 << 30, "extrapolated"),
         ("p5.48xlarge", 8, "broadcast", MIB, "extrapolated"),
         ("p5.48xlarge", 16, "all_reduce", MIB, "calibrated"),

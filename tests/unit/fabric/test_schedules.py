@@ -31,6 +31,8 @@ def cases(draw, collectives=("all_reduce", "reduce_scatter", "all_gather", "all_
         options = {"inner": inner}
         if collective != "all_to_all":
             options |= {f"{side}_algorithm": draw(st.sampled_from(HALVES)) for side in ("inner", "outer")}
+            if draw(st.booleans()):
+                options["outer_orders"] = [draw(st.permutations(range(ranks // inner))) for _ in range(inner)]
     if collective == "broadcast":
         options["root"] = draw(st.integers(0, ranks - 1))
     if algorithm in ("tree", "ring"):

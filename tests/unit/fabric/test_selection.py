@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from trnsim.errors import InputError, UnsupportedError
+from trnsim.fabric.algorithms import schedule
+from trnsim.fabric.closed import time_ps
+from trnsim.fabric.flow import time_alone
 from trnsim.fabric.group import group
 from trnsim.fabric.nccl_constants import tuner_of
 from trnsim.fabric.neuron import neuron_program, plan
+from trnsim.fabric.program import from_schedule
 from trnsim.fabric.selection import nccl_choice, neuron_algorithm
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -77,6 +82,40 @@ def test_mesh_has_a_stage_between_chips_and_one_within():
     for collective, steps in (("all_gather", 2), ("reduce_scatter", 2), ("all_reduce", 4)):
         program, name = neuron_program(group("trn2.48xlarge", 64), collective, 8 * KIB)
         assert (program.steps, name) == (steps, "mesh")
+
+
+@pytest.mark.parametrize("collective", ["all_reduce", "all_gather", "reduce_scatter"])
+@pytest.mark.parametrize(("system", "ranks"), [("trn1.32xlarge", 32), ("trn2.48xlarge", 64), ("trn2.48xlarge", 128)])
+@pytest.mark.parametrize("nbytes", [8 * KIB, 8 * MIB, 256 * MIB])
+def test_the_schedule_takes_as_long_as_its_closed_form(collective, system, ranks, nbytes):
+    where = group(system, ranks)
+    chosen = plan(where, collective, nbytes)
+    options = {"inner": chosen.inner, "inner_algorithm": chosen.inner_algorithm,
+               "outer_algorithm": chosen.outer_algorithm, "outer_orders": chosen.outer_orders,
+               "orders": chosen.orders}  # fmt: skip
+    made = schedule(collective, chosen.algorithm, ranks, nbytes, **options)
+    found = time_ps(neuron_program(where, collective, nbytes)[0])
+    assert time_alone(from_schedule(made, where)).end_ps == pytest.approx(found, rel=1e-6)
+
+
+def test_halving_uses_a_link_of_its_own_for_each_axis_and_place():
+    """On the 4x4 torus all partners are neighbours, and the four ranks of a chip cross different links in a step."""
+    where = group("trn2.48xlarge", 64)
+    program, _ = neuron_program(where, "all_gather", 8 * MIB)
+    grid = [i for i, level in enumerate(where.topology.levels) if level.kind == "grid"]
+    between = [d for d in program.demands if np.isin(where.topology.links.level[d.links], grid)[d.links >= 0].any()]
+    assert len(between) == 4
+    for demand in between:
+        crossed = demand.links[(demand.links >= 0) & np.isin(where.topology.links.level[demand.links], grid)]
+        assert len(crossed) == 64  # 64 ranks, one link each
+        assert len(np.unique(crossed)) == 64
+
+
+def test_orders_are_checked():
+    with pytest.raises(InputError, match="2 orders"):
+        schedule("all_gather", "hierarchical", 8, 64, inner=2, outer_orders=[[0, 1, 2, 3]])
+    with pytest.raises(InputError, match="name all"):
+        schedule("all_gather", "hierarchical", 8, 64, inner=2, outer_orders=[[0, 1, 2, 3], [0, 1, 2, 2]])
 
 
 def test_between_servers_it_is_hierarchical():

@@ -119,14 +119,21 @@ def fit_v3_efficiency(rows: Iterable[Row]) -> float:
     return min(1 / inverse, 1.0)
 
 
-def fit_efa(rows: Iterable[Row]) -> float:
-    """Efficiency of EFA adapters: the geometric mean over the published writes of measured over the adapters' rate."""
-    shares = []
-    for row in rows:
-        if row.op == "p2p write" and row.gigabytes_per_second:
-            whole = _write_gb_per_second(row, 1.0)
-            shares.append(row.gigabytes_per_second / whole)
-    return float(np.exp(np.mean(np.log(shares))))
+def fit_efa(rows: Iterable[Row]) -> tuple[float, float]:
+    """Efficiency of EFA adapters: the geometric mean over the published writes of measured over the adapters' rate.
+
+    Beside it the mean error of each from the others.
+    """
+    shares = [
+        float(np.log(row.gigabytes_per_second / _write_gb_per_second(row, 1.0)))
+        for row in rows
+        if row.op == "p2p write" and row.gigabytes_per_second
+    ]
+    if len(shares) < 2:
+        raise InputError("no two writes over EFA to fit on", operand="op", value=len(shares), limit=2)
+    others = [np.mean(shares[:i] + shares[i + 1 :]) for i in range(len(shares))]
+    held = [abs(np.exp(other - share) - 1) for other, share in zip(others, shares, strict=True)]
+    return float(np.exp(np.mean(shares))), float(np.mean(held))
 
 
 def _write_gb_per_second(row: Row, efficiency: float | None = None) -> float:
