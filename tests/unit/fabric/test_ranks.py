@@ -38,6 +38,7 @@ def test_collectives_of_all_ranks(system, size):
         np.testing.assert_array_equal(got["root"], every[-1])
         np.testing.assert_array_equal(got["turned"], every[r - 1])
     assert len(set(found.end_ps)) == 1
+    assert all(one.support == ("assumed" if system.startswith("p5") else "extrapolated") for one in found.collectives)
     assert [one.call for one in found.collectives] == ["all_reduce", "all_reduce", "all_gather", "broadcast", "permute"]
 
 
