@@ -407,6 +407,7 @@ def _arguments(chosen: Plan, call: str, options: dict[str, Any]) -> dict[str, An
         found |= {"inner": chosen.inner}
         if call != "all_to_all":
             found |= {"inner_algorithm": chosen.inner_algorithm, "outer_algorithm": chosen.outer_algorithm}
+            found["outer_orders"] = chosen.outer_orders
     if chosen.orders is not None and "orders" not in options:
         found["orders"] = chosen.orders
     return found
