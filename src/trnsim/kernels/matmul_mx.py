@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
-from trnsim.kernels.matmul_fp8 import pieces, share
+from trnsim.kernels.tiles import pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 
