@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: all demo test check lint types unit bench conformance clean
+.PHONY: all demo test check lint types unit bench conformance surfaces clean
 
 all: test
 
@@ -43,6 +43,9 @@ endif
 
 bench: $(STAMP)  ## speed against peers, in one run
 	$(BIN)/python bench/run.py
+
+surfaces: $(STAMP)  ## rebuild the surfaces of operators that come with the package
+	$(BIN)/python scripts/build_surfaces.py
 
 clean:
 	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache

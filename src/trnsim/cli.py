@@ -50,6 +50,7 @@ def run(
     context: typer.Context,
     script: Annotated[str, typer.Argument(help="A Python script that calls NKI kernels.")],
     chip: common.Chip = None,
+    set: common.Set = None,
     time_only: common.TimeOnly = False,
     json: common.Json = None,
     perfetto: common.Perfetto = None,
@@ -72,6 +73,7 @@ def run(
     from trnsim.script import run_script
 
     expected = common.read_baseline(baseline, fail_if_slower)
+    chip = common.changed_chip(chip, set)
     session = common.make_session(chip, time_only, schedule, clock, strict_capacity, seed, assume, lnc)
     try:
         with common.progress(session), session.active():
@@ -97,6 +99,7 @@ def profile(
         typer.Option("--arg", help="f32[2048,2048], file.npy or a literal; NAME=... gives it by name. Repeat."),
     ] = None,
     chip: common.Chip = None,
+    set: common.Set = None,
     numeric: Annotated[bool, typer.Option("--numeric", help="Also compute results (arguments need data).")] = False,
     json: common.Json = None,
     perfetto: common.Perfetto = None,
@@ -119,6 +122,7 @@ def profile(
     from trnsim.script import profile_kernel
 
     expected = common.read_baseline(baseline, fail_if_slower)
+    chip = common.changed_chip(chip, set)
     session = common.make_session(chip, not numeric, schedule, clock, strict_capacity, seed, assume, lnc)
     with common.progress(session), session.active():
         profile_kernel(target, arg or [], session, nki_version)

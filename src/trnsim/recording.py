@@ -192,7 +192,7 @@ def _saved(call: KernelCall, chip: str | None) -> SavedCall:
     return SavedCall(
         kernel=call.kernel,
         chip=call.chip,
-        chip_file=chip if chip is not None and chip.endswith(".toml") else "",
+        chip_file=chip if chip is not None and ".toml" in chip else "",
         schedule=call.schedule,
         clock=call.clock,
         arguments=list(call.arguments),

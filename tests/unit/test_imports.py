@@ -27,7 +27,7 @@ ALLOWED = {
     "nki": {"fabric", "session", "timing", "isa", "machine", "hardware", "numerics", "releases"},
     "kernels": {"nki", "session", "timing", "isa", "machine", "hardware", "numerics"},
     "workloads": {"numerics"},
-    "operators": {"kernels", "session", "timing", "isa", "machine", "hardware", "numerics"},
+    "operators": {"report", "kernels", "session", "timing", "isa", "machine", "hardware", "numerics"},
     "serving": {"hardware", "numerics"},
     "planner": {"serving", "hardware", "numerics"},
     "installation": {"nki", "compat", "releases"},

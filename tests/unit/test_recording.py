@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import trnsim
 from trnsim import nki
+from trnsim.cli import app
 from trnsim.errors import CompilerError, HardwareError, InputError
 from trnsim.hardware import load_chip
 from trnsim.nki import isa as nisa
@@ -222,3 +225,25 @@ def test_the_source_is_known(tmp_path):
     assert not saved.source_changed
     source.write_text(text + "\n")
     assert saved.source_changed
+
+
+def test_set_changes_the_chip_that_was_recorded(tmp_path):
+    script = tmp_path / "copies.py"
+    script.write_text(
+        "import numpy as np\nfrom trnsim import nki\nfrom trnsim.nki import isa as nisa, language as nl\n\n"
+        "@nki.jit\ndef copied(x):\n"
+        "    tile = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.sbuf)\n    nisa.dma_copy(dst=tile, src=x)\n"
+        "    out = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)\n    nisa.dma_copy(dst=out, src=tile)\n"
+        "    return out\n\ncopied(np.zeros((128, 512), np.float32))\n"
+    )
+    file, fresh, again = tmp_path / "t.trace", tmp_path / "fresh.json", tmp_path / "again.json"
+    change = ["--set", "trn3.dma.packet=1us"]
+    invoke = CliRunner().invoke
+    assert invoke(app, ["run", "--chip", "trn3", "--trace", str(file), str(script)]).exit_code == 0
+    assert invoke(app, ["run", *change, "--json", str(fresh), str(script)]).exit_code == 0
+    assert invoke(app, ["time", *change, "--json", str(again), str(file)]).exit_code == 0
+    (first,), (second,) = (json.loads(f.read_text())["calls"] for f in (fresh, again))
+    assert first["time_us"] == second["time_us"]
+    assert first["chip"] == second["chip"] == "trn3[dma.packet=1us]"
+    assert second["support"] == "what-if"
+    assert "dma.packet = 1us (was 8.6 ns)" in second["support_reason"]

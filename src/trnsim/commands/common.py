@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from trnsim.session import Session, SimulationOptions
 
 Chip = Annotated[str | None, typer.Option("--chip", help="trn1, trn2, trn3, inf2, or a chip's TOML file.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="What if: PATH=VALUE of the chip, such as trn3.hbm.bandwidth=6TB/s. Repeat."),
+]
 TimeOnly = Annotated[bool, typer.Option("--time-only", help="Predict time; compute only what control flow needs.")]
 Json = Annotated[str | None, typer.Option("--json", help="Write the report as JSON to FILE, or - for standard output.")]
 Perfetto = Annotated[Path | None, typer.Option("--perfetto", help="Write a trace for ui.perfetto.dev.")]
@@ -79,6 +83,24 @@ def make_session(
         lnc=lnc,
     )
     return Session(options)
+
+
+def changed_chip(chip: str | None, settings: Sequence[str] | None, default: str | None = None) -> str | None:
+    """The chip that ``--chip`` and ``--set`` ask for. What is set without effect on kernels is said.
+
+    Raises:
+        InputError: a setting that does not hold.
+    """
+    if not settings:
+        return chip if chip is not None else default
+    from trnsim.hardware import load_chip
+    from trnsim.hardware.whatif import choose, without_effect
+
+    name = choose(chip, settings, default)
+    assert name is not None
+    for path in without_effect(load_chip(name)):
+        error_console().print(f"no kernel's time depends on {path}", highlight=False)
+    return name
 
 
 def check_choices(schedule: str | None, clock: str | None) -> None:

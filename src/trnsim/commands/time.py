@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
 def time(
     recording: Annotated[Path, typer.Argument(metavar="FILE", help="What --trace FILE of run or profile wrote.")],
     chip: common.Chip = None,
+    set: common.Set = None,
     schedule: Annotated[str | None, typer.Option("--schedule", help="As for run; default: the recorded one.")] = None,
     clock: Annotated[str | None, typer.Option("--clock", help="As for run; default: the recorded one.")] = None,
     strict_capacity: common.Strict = False,
@@ -38,13 +39,17 @@ def time(
 
     common.check_choices(schedule, clock)
     expected = common.read_baseline(baseline, fail_if_slower)
-    target = load_chip(chip) if chip is not None else None
     saved = load_recording(recording)
+    if set:
+        recorded = {c.chip_file or c.chip for c in saved.calls}
+        chip = common.changed_chip(chip, set, recorded.pop() if len(recorded) == 1 else None)
+    target = load_chip(chip) if chip is not None else None
     for source in sorted({c.source for c in saved.calls if c.source_changed}):
         common.error_console().print(
             f"{source} has changed since it was recorded: lines shown are those of the recording", highlight=False
         )
-    others = sorted({c.chip for c in saved.calls if target is not None and c.chip != target.name})
+    here = target.name.partition("[")[0] if target is not None else ""
+    others = sorted({c.chip for c in saved.calls if here and c.chip.partition("[")[0] != here})
     if others:
         common.error_console().print(
             f"the programs are those recorded on {', '.join(others)}; a kernel that asks for its chip must run there",

@@ -60,11 +60,16 @@ def system_names() -> tuple[str, ...]:
 def load_chip(name_or_path: str | Path) -> Chip:
     """A chip by name or alias (case does not matter) or from a user's TOML file.
 
-    Built-in chips are read once; a user's file is read each time. Raises ``InputError`` for an unknown name, or a file
-    that does not hold, with file, key, value and limit.
+    ``trn3[hbm.bandwidth=6TB/s]`` is a chip with changes: see ``whatif.what_if``. Built-in chips are read once; a user's
+    file is read each time. Raises ``InputError`` for an unknown name, or a file that does not hold, with file, key,
+    value and limit.
     """
+    if isinstance(name_or_path, str) and name_or_path.endswith("]"):
+        from .whatif import load_changed
+
+        return load_changed(name_or_path)
     path = find(name_or_path, CHIP_SCHEMA)
-    return _built_in_chip(path) if ROOT in path.parents else _chip(read(path, CHIP_SCHEMA))
+    return _built_in_chip(path) if ROOT in path.parents else chip_of(read(path, CHIP_SCHEMA))
 
 
 def load_system(name_or_path: str | Path) -> System:
@@ -75,7 +80,7 @@ def load_system(name_or_path: str | Path) -> System:
 
 @cache
 def _built_in_chip(path: Path) -> Chip:
-    return _chip(read(path, CHIP_SCHEMA))
+    return chip_of(read(path, CHIP_SCHEMA))
 
 
 @cache
@@ -87,7 +92,8 @@ def _formats(values: dict[str, Any], table: str) -> Table[float]:
     return Table({f: values[f"{table}.{f}"] for f in FORMATS if f"{table}.{f}" in values})
 
 
-def _chip(document: Document) -> Chip:
+def chip_of(document: Document) -> Chip:
+    """The chip that a checked file describes."""
     v, names = document.values, document.names
     chip = Chip(
         name=names["name"],

@@ -250,6 +250,15 @@ class Price:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a user set on a chip: a fact or a timing constant, by its dotted path, with the texts of both values."""
+
+    path: str
+    value: str
+    before: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chip:
     """One accelerator chip.
 
@@ -283,6 +292,15 @@ class Chip:
     prices: tuple[Price, ...]
     path: str = field(compare=False)
     facts: Table[Fact] = field(compare=False, repr=False)
+    changes: tuple[Change, ...] = ()
+    """What a user set (``whatif.py``); empty for what the catalogue or a file says."""
+    constants: Table[float] = field(default_factory=Table)
+    """Timing constants among the changes, in the unit of their file."""
+
+    @property
+    def changed(self) -> str:
+        """The changes as text; empty where there are none."""
+        return ", ".join(f"{c.path} = {c.value} (was {c.before})" for c in self.changes)
 
     @property
     def nc_version(self) -> int | None:

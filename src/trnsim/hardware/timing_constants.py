@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _DIRECTORY = Path(__file__).parent / "timing"
 _UNITS = {"ps": 1, "ns": 1_000, "us": 1_000_000}
+SET_BY_USER = "set by the user"
 
 T = TypeVar("T", bound="EngineTiming")
 
@@ -345,7 +346,22 @@ def load_timing(chip: Chip) -> Timing:
     if chip.core is None:
         raise InputError(f"{chip.name} has no NeuronCore to time")
     clocks = tuple(sorted((name, engine.clock_hz) for name, engine in chip.core.engines.items()))
-    return _load(chip.core.version, clocks, chip.core.dma.engines, tuple(sorted(_factors.items())))
+    changes = tuple(sorted(chip.constants.items()))
+    return _load(chip.core.version, clocks, chip.core.dma.engines, tuple(sorted(_factors.items())), changes)
+
+
+def constants_file(version: str) -> dict[str, Any]:
+    """The file of a generation as it stands: sections of ``{ value, unit, source, residual, support }`` by name.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = _DIRECTORY / f"{version}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in _DIRECTORY.glob("*.toml")))
+        raise InputError(f"no timing constants for NeuronCore-{version}: known are {known}")
+    with path.open("rb") as file:
+        return tomllib.load(file)
 
 
 _factors: dict[str, float] = {}
@@ -369,18 +385,20 @@ def scaled(factors: Mapping[str, float]) -> Iterator[None]:
 
 @lru_cache(maxsize=32)
 def _load(
-    version: str, clocks: tuple[tuple[str, int], ...], dma_engines: int, factors: tuple[tuple[str, float], ...] = ()
+    version: str,
+    clocks: tuple[tuple[str, int], ...],
+    dma_engines: int,
+    factors: tuple[tuple[str, float], ...] = (),
+    changes: tuple[tuple[str, float], ...] = (),
 ) -> Timing:
-    path = _DIRECTORY / f"{version}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in _DIRECTORY.glob("*.toml")))
-        raise InputError(f"no timing constants for NeuronCore-{version}: known are {known}")
-    with path.open("rb") as file:
-        tables: dict[str, Any] = tomllib.load(file)
+    file, tables = f"{version}.toml", constants_file(version)
+    for name, value in changes:
+        section, _, key = name.partition(".")
+        tables[section][key].update(value=value, source=SET_BY_USER)
     for name, factor in factors:
         section, _, key = name.partition(".")
         if key not in tables.get(section, {}):
-            raise InputError(f"{path.name} has no constant {name}")
+            raise InputError(f"{file} has no constant {name}")
         tables[section][key]["value"] *= factor
     constants: list[Constant] = []
     values = {name: _values(name, table, constants) for name, table in tables.items()}
@@ -391,7 +409,7 @@ def _load(
         found = values[name]
         if set(found) != wanted:
             missing, unknown = sorted(wanted - set(found)), sorted(set(found) - wanted)
-            raise InputError(f"{path.name}: [{name}] lacks {missing}, has unknown {unknown}")
+            raise InputError(f"{file}: [{name}] lacks {missing}, has unknown {unknown}")
         return kind(clock_hz=clock[name], **found)
 
     machine = values["machine"]

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
+from trnsim.kernels.contract import Contract, Problem
 from trnsim.kernels.elementwise import flat_tiles, flat_view, load_flat
+from trnsim.kernels.shapes import array, elements_axis, item
 from trnsim.kernels.tiles import check_format, check_rows, filled, load_to_all
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
@@ -114,3 +116,27 @@ def _rates(schedule: Any, eps: float, weight_decay: float) -> Any:
     nisa.tensor_scalar(dst=rates[:, 1:2], data=rates[:, 1:2], op0=nl.multiply, operand0=eps)
     nisa.tensor_scalar(dst=rates[:, 2:3], data=rate, op0=nl.multiply, operand0=-weight_decay, op1=nl.add, operand1=1.0)
     return rates
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    count = problem.sizes["elements"]
+    whole, model = array(count, dtype="float32"), array(count, dtype=problem.dtype)
+    decay = 0.0 if problem.options["weight_decay"] == "none" else 0.01
+    decoupled = problem.options["weight_decay"] != "coupled"
+    schedule = array(3, dtype="float32")
+    return whole, whole, whole, model, schedule, model, 0.9, 0.999, 1e-8, decay, decoupled
+
+
+CONTRACTS = (
+    Contract(
+        name="adam",
+        kernel=adam_step,
+        sizes=("elements",),
+        options={"weight_decay": ("decoupled", "coupled", "none")},
+        arguments=_arguments,
+        axes=elements_axis,
+        flops=lambda p: 14 * p.sizes["elements"],
+        bytes=lambda p: p.sizes["elements"] * (24 + 2 * item(p)),
+        summary="a step of Adam; the format is that of gradients and of the model's weights",
+    ),
+)

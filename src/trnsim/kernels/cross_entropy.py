@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from trnsim import nki
+from trnsim.errors import InputError
+from trnsim.kernels.contract import Axis, Contract, Problem
+from trnsim.kernels.shapes import array, item, moved
 from trnsim.kernels.tiles import PARTITIONS, check_format, check_rows, item_bytes, pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
@@ -158,3 +163,58 @@ def cross_entropy_backward(logits: Any, targets: Any, logs: Any, gradient: Any) 
     for places, corrected in corrections:
         nisa.dma_copy(dst=_elements(result, places), src=corrected)
     return result
+
+
+def _axes(problem: Problem) -> tuple[Axis, ...]:
+    rows, piece = PARTITIONS * problem.cores, PIECE_BYTES // item(problem)
+    return (
+        Axis("rows", rows, 4 * PARTITIONS, far=8),
+        Axis("vocabulary", piece // 8, piece, low=piece // 8, grain=64, far=32),
+    )
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    rows = problem.sizes["rows"]
+    return array(rows, problem.sizes["vocabulary"], dtype=problem.dtype), array(rows, dtype="int32")
+
+
+def _backward_arguments(problem: Problem) -> tuple[Any, ...]:
+    row = array(problem.sizes["rows"], dtype="float32")
+    return (*_arguments(problem), row, row)
+
+
+def _fits(problem: Problem) -> None:
+    rows, width = np.max(problem.sizes["rows"]), np.max(problem.sizes["vocabulary"])
+    if int(rows) * int(width) >= 2**31:
+        raise InputError(
+            f"{rows} rows of {width} logits: addresses must fit in int32; nearest: {(2**31 - 1) // int(width)} rows",
+            operand="rows",
+            value=int(rows),
+            limit=(2**31 - 1) // int(width),
+        )
+
+
+CONTRACTS = (
+    Contract(
+        name="cross_entropy",
+        kernel=cross_entropy,
+        sizes=("rows", "vocabulary"),
+        check=_fits,
+        arguments=_arguments,
+        axes=_axes,
+        flops=lambda p: 4 * p.sizes["rows"] * p.sizes["vocabulary"],
+        bytes=lambda p: moved(p, p.sizes["rows"] * p.sizes["vocabulary"]) + 16 * p.sizes["rows"],
+        summary="-log softmax(logits)[target] of each row",
+    ),
+    Contract(
+        name="cross_entropy_backward",
+        kernel=cross_entropy_backward,
+        sizes=("rows", "vocabulary"),
+        check=_fits,
+        arguments=_backward_arguments,
+        axes=_axes,
+        flops=lambda p: 3 * p.sizes["rows"] * p.sizes["vocabulary"],
+        bytes=lambda p: moved(p, 2 * p.sizes["rows"] * p.sizes["vocabulary"]) + 16 * p.sizes["rows"],
+        summary="gradient of cross_entropy with respect to logits",
+    ),
+)

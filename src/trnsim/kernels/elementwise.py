@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
+from trnsim.kernels.contract import Axis, Contract, Problem
+from trnsim.kernels.shapes import array, flat_axis, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import (
+    FLAT,
     check_format,
     check_rows,
     check_width,
@@ -19,8 +22,6 @@ from trnsim.kernels.tiles import (
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 
-# Elements a partition of a tile where rows do not matter: 8 KiB of the widest format.
-FLAT = 2048
 # Of the approximation of GeLU by tanh (Hendrycks and Gimpel, arXiv 1606.08415): 2 sqrt(2 / pi), and of the cube.
 TANH_LINEAR, TANH_CUBIC = 1.5957691216057308, 0.044715
 
@@ -259,3 +260,65 @@ def gated_activation_backward(gradient: Any, gate: Any, up: Any, activation: str
         nisa.dma_copy(dst=flat_view(of_up, tile), src=for_up)
         nisa.dma_copy(dst=flat_view(of_gate, tile), src=for_gate)
     return of_gate, of_up
+
+
+_ACTIVATIONS = ("identity", "relu", "silu", "gelu", "gelu_tanh", "sigmoid")
+_SLOPES = ("silu", "gelu")
+
+
+def _x(problem: Problem) -> Any:
+    return array(problem.sizes["rows"], problem.sizes["width"], dtype=problem.dtype)
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    bias = array(problem.sizes["width"], dtype=problem.dtype) if problem.options["bias"] else None
+    residual = _x(problem) if problem.options["residual"] else None
+    return _x(problem), bias, residual, problem.options["activation"]
+
+
+def _axes(problem: Problem) -> tuple[Axis, ...]:
+    if problem.options["bias"]:
+        return rows_axis(problem, problem.sizes["width"])
+    return flat_axis(problem)
+
+
+def _flat(name: str, kernel: Any, inputs: int, outputs: int, options: dict[str, Any], summary: str) -> Contract:
+    """The contract of a kernel of ``inputs`` tensors of one shape and an activation."""
+    return Contract(
+        name=name,
+        kernel=kernel,
+        sizes=("rows", "width"),
+        fixed=("width",),
+        options=options,
+        arguments=lambda p: (*[_x(p)] * inputs, p.options["activation"]),
+        axes=flat_axis,
+        flops=lambda p: 2 * inputs * p.sizes["rows"] * p.sizes["width"],
+        bytes=lambda p: moved(p, (inputs + outputs) * p.sizes["rows"] * p.sizes["width"]),
+        summary=summary,
+    )
+
+
+CONTRACTS = (
+    Contract(
+        name="elementwise",
+        kernel=elementwise,
+        sizes=("rows", "width"),
+        options={"activation": _ACTIVATIONS, "bias": (0, 1), "residual": (0, 1)},
+        fixed=("width",),
+        limits=lambda p: row_limits(p) if p.options["bias"] else {},
+        arguments=_arguments,
+        axes=_axes,
+        flops=lambda p: 3 * p.sizes["rows"] * p.sizes["width"],
+        bytes=lambda p: moved(p, (2 + int(p.options["residual"])) * p.sizes["rows"] * p.sizes["width"]),
+        summary="activation(x + bias) + residual",
+    ),
+    _flat(
+        "gated_activation", gated_activation, 2, 1, {"activation": ("silu", *(a for a in _ACTIVATIONS if a != "silu"))},
+        "activation(gate) * up",
+    ),
+    _flat(
+        "gated_activation_backward", gated_activation_backward, 3, 2, {"activation": _SLOPES},
+        "gradients of gated_activation with respect to gate and up",
+    ),
+    _flat("activation_backward", activation_backward, 2, 1, {"activation": _SLOPES}, "gradient * activation'(x)"),
+)  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
+from trnsim.kernels.contract import Axis, Contract, Limit, Problem
+from trnsim.kernels.shapes import array, item, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import PARTITIONS, check_format, check_rows, check_width, filled, pieces, row_groups, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
@@ -109,3 +111,46 @@ def _add_rows(result: Any, gradient: Any, numbers: Any, start: int, lanes: int, 
         nisa.nc_matmul(dst=sums, stationary=equal, moving=arrived[:, at : at + size])
         nisa.tensor_tensor(dst=held[:, at : at + size], data1=held[:, at : at + size], data2=sums, op=nl.add)
     nisa.dma_copy(dst=_rows(result, wanted, first, last - first), src=held)
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    tokens, width, rows = (problem.sizes[name] for name in ("tokens", "width", "rows"))
+    return array(tokens, dtype="int32"), array(rows, width, dtype=problem.dtype)
+
+
+def _backward_arguments(problem: Problem) -> tuple[Any, ...]:
+    tokens, width, rows = (problem.sizes[name] for name in ("tokens", "width", "rows"))
+    return array(tokens, width, dtype=problem.dtype), array(tokens, dtype="int32"), rows
+
+
+def _backward_axes(_: Problem) -> tuple[Axis, ...]:
+    # Clearing the table and adding to it follow each other: in long samples one hides little of the other.
+    return Axis("tokens", PARTITIONS, 8 * PARTITIONS), Axis("rows", PARTITIONS, 32 * PARTITIONS, far=4)
+
+
+CONTRACTS = (
+    Contract(
+        name="embedding",
+        kernel=embedding,
+        sizes=("tokens", "width", "rows"),
+        fixed=("width",),
+        limits=row_limits,
+        arguments=_arguments,
+        axes=lambda p: rows_axis(p, p.sizes["width"], "tokens"),
+        flops=lambda p: 0 * p.sizes["tokens"],
+        bytes=lambda p: moved(p, 2 * p.sizes["tokens"] * p.sizes["width"]) + 4 * p.sizes["tokens"],
+        summary="rows of a table by number",
+    ),
+    Contract(
+        name="embedding_backward",
+        kernel=embedding_backward,
+        sizes=("tokens", "width", "rows"),
+        fixed=("width",),
+        limits=lambda p: {**row_limits(p), "width": Limit(high=32 * 1024 // 4), "rows": Limit(high=2**24)},
+        arguments=_backward_arguments,
+        axes=_backward_axes,
+        flops=lambda p: p.sizes["tokens"] * p.sizes["width"],
+        bytes=lambda p: p.sizes["tokens"] * p.sizes["width"] * (8 + item(p)) + 4 * p.sizes["rows"] * p.sizes["width"],
+        summary="gradient of embedding with respect to its table",
+    ),
+)

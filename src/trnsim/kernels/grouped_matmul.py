@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from trnsim import nki
 from trnsim.kernels.attention import transposed
+from trnsim.kernels.contract import Axis, Contract, Limit, Problem, Sizes, least, most
 from trnsim.kernels.expert_blocks import Blocks, block_count, check_offsets, gathered, lanes_of, locate, rows_of
+from trnsim.kernels.shapes import array, moved
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 
@@ -130,3 +134,52 @@ def _turned_weights(w: Any, expert: Any, depths: list[tuple[int, int]], column: 
         nisa.dma_copy(dst=tile, src=source)
         transposed(tile, rows, size, turned[:, :, at : at + rows])
     return [turned[0:depth, part, :] for part, (_, depth) in enumerate(depths)]
+
+
+def _count(problem: Problem) -> Any:
+    """Blocks that hold one expert's tokens each."""
+    block = int(problem.options["block"])
+    return (problem.sizes["tokens"] + problem.sizes["experts"] * (block - 1)) // block
+
+
+def _axes(problem: Problem) -> tuple[Axis, ...]:
+    block, experts, cores = int(problem.options["block"]), problem.sizes["experts"], problem.cores
+    return (Axis("blocks", cores, 4 * cores, low=max(1, (1 + experts * (block - 1)) // block)),)
+
+
+def _placed(problem: Problem, coordinates: Sizes) -> Sizes:
+    block, experts = int(problem.options["block"]), problem.sizes["experts"]
+    return {**problem.sizes, "tokens": most(1, coordinates["blocks"] * block - experts * (block - 1))}
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    tokens, experts, k, n = (problem.sizes[name] for name in ("tokens", "experts", "k", "n"))
+    contract = int(problem.options["contract_w"])
+    lines = (n, k) if contract else (k, n)
+    x, w = array(tokens, k, dtype=problem.dtype), array(experts, *lines, dtype=problem.dtype)
+    # Which tokens are whose decides no time: a block with few tokens takes as long as any other.
+    offsets = (np.arange(experts + 1, dtype=np.int64) * tokens // experts).astype(np.int32)
+    return x, w, offsets[None], int(problem.options["block"]), contract
+
+
+CONTRACTS = (
+    Contract(
+        name="grouped_matmul",
+        kernel=grouped_matmul,
+        sizes=("tokens", "experts", "k", "n"),
+        fixed=("experts", "k", "n"),
+        options={"block": (256, 128, 512), "contract_w": (0, 1)},
+        limits=lambda _: {"experts": Limit(high=512), "tokens": Limit(high=2**23 - 1)},
+        arguments=_arguments,
+        axes=_axes,
+        coordinates=lambda p: {"blocks": _count(p)},
+        placed=_placed,
+        flops=lambda p: 2 * p.sizes["tokens"] * p.sizes["k"] * p.sizes["n"],
+        bytes=lambda p: moved(
+            p,
+            p.sizes["tokens"] * (p.sizes["k"] + p.sizes["n"]),
+            least(p.sizes["experts"], p.sizes["tokens"]) * p.sizes["k"] * p.sizes["n"],
+        ),
+        summary="tokens, sorted by expert, with the weights of their experts",
+    ),
+)

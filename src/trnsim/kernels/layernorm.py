@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
+from trnsim.kernels.contract import Contract, Problem
+from trnsim.kernels.shapes import array, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import (
     GROUP_BYTES,
     add_columns,
@@ -333,3 +335,41 @@ def _backward_line(mean: Any, inverse: Any, along: Any, level: Any, width: int) 
     _multiply(cube, slope, mean)
     nisa.tensor_tensor(dst=offset, data1=square, data2=cube, op=nl.subtract)
     return slope, offset
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    rows, width, dtype = problem.sizes["rows"], problem.sizes["width"], problem.dtype
+    return array(rows, width, dtype=dtype), array(width, dtype=dtype), array(width, dtype=dtype)
+
+
+def _backward_arguments(problem: Problem) -> tuple[Any, ...]:
+    x, weight, _ = _arguments(problem)
+    return x, x, weight
+
+
+CONTRACTS = (
+    Contract(
+        name="layernorm",
+        kernel=layernorm,
+        sizes=("rows", "width"),
+        fixed=("width",),
+        limits=row_limits,
+        arguments=_arguments,
+        axes=lambda p: rows_axis(p, p.sizes["width"]),
+        flops=lambda p: 8 * p.sizes["rows"] * p.sizes["width"],
+        bytes=lambda p: moved(p, 2 * p.sizes["rows"] * p.sizes["width"], 2 * p.sizes["width"]),
+        summary="(x - mean) / sqrt(variance + eps) * weight + bias of each row",
+    ),
+    Contract(
+        name="layernorm_backward",
+        kernel=layernorm_backward,
+        sizes=("rows", "width"),
+        fixed=("width",),
+        limits=row_limits,
+        arguments=_backward_arguments,
+        axes=lambda p: rows_axis(p, p.sizes["width"]),
+        flops=lambda p: 18 * p.sizes["rows"] * p.sizes["width"],
+        bytes=lambda p: moved(p, 3 * p.sizes["rows"] * p.sizes["width"], 3 * p.sizes["width"]),
+        summary="gradients of layernorm with respect to x, weight and bias",
+    ),
+)

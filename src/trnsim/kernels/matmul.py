@@ -8,17 +8,16 @@ than the DMAs. Two cores share the longer side of the result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from trnsim import nki
 from trnsim.kernels.blocks import TILE_K, TILE_M, TILE_N, columns_of, load_block
-from trnsim.kernels.contract import Contract, Problem
+from trnsim.kernels.contract import Axis, Contract, Problem, Sizes
+from trnsim.kernels.shapes import array, moved
 from trnsim.kernels.tiles import pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 from trnsim.numerics import as_dtype
-from trnsim.session import ShapeOnly
 
 BLOCK_M, BLOCK_N, BLOCK_K = 2048, 1024, 1024
 # Bytes a partition that columns of rhs may hold while all rows of lhs pass.
@@ -26,7 +25,7 @@ KEPT_BYTES = 64 * 1024
 
 
 @nki.jit
-def matmul(lhs: Any, rhs: Any, contract_lhs: int = 0, contract_rhs: int = 0) -> Any:
+def matmul(lhs: Any, rhs: Any, contract_lhs: int = 0, contract_rhs: int = 0, by_column: int | None = None) -> Any:
     """The product of two matrices over the dimension that each names.
 
     Args:
@@ -35,6 +34,7 @@ def matmul(lhs: Any, rhs: Any, contract_lhs: int = 0, contract_rhs: int = 0) -> 
         contract_lhs: which dimension of ``lhs`` is the contraction. TensorE wants it in the partitions: 1 costs a
             transposition of all that is loaded, by the DMA engines (two bytes, NeuronCore-v3 on) or on TensorE.
         contract_rhs: the same of ``rhs``.
+        by_column: whether cores share columns (1) or rows (0) of the result; None: whichever are more.
 
     Returns:
         [M, N] in that format, accumulated in float32. Any sizes; multiples of 128 (K, M) and 512 (N) run best.
@@ -44,7 +44,7 @@ def matmul(lhs: Any, rhs: Any, contract_lhs: int = 0, contract_rhs: int = 0) -> 
     assert k_size == rhs.shape[contract_rhs], f"lhs contracts {k_size} elements, rhs {rhs.shape[contract_rhs]}"
     result = nl.ndarray((m_size, n_size), dtype=lhs.dtype, buffer=nl.shared_hbm)
     columns, rows = (0, n_size), (0, m_size)
-    if n_size >= m_size:
+    if n_size >= m_size if by_column is None else by_column:
         columns = share(n_size, TILE_N)
     else:
         rows = share(m_size, TILE_M)
@@ -140,43 +140,67 @@ def _apply_scales(total: Any, row_scale: Any, factors: Any, row: int, column: in
     return scaled
 
 
-def _shares_columns(problem: Problem) -> bool:
-    return problem.sizes["n"] >= problem.sizes["m"]
-
-
 def _arguments(problem: Problem) -> tuple[Any, ...]:
     m, k, n = (problem.sizes[name] for name in "mkn")
     contract_lhs, contract_rhs = problem.options["contract_lhs"], problem.options["contract_rhs"]
-    dtype = as_dtype(problem.dtype)
     lhs, rhs = ((m, k) if contract_lhs else (k, m)), ((n, k) if contract_rhs else (k, n))
-    return ShapeOnly(lhs, dtype), ShapeOnly(rhs, dtype), contract_lhs, contract_rhs
+    by_column = problem.sizes.get("by_column")
+    return array(*lhs, dtype=problem.dtype), array(*rhs, dtype=problem.dtype), contract_lhs, contract_rhs, by_column
 
 
-def _blocks(problem: Problem) -> Mapping[str, int]:
-    columns = _shares_columns(problem)
-    blocks = {
-        "m": BLOCK_M * (1 if columns else problem.cores),
-        "n": BLOCK_N * (problem.cores if columns else 1),
-    }
-    return blocks if _keeps(problem) else {**blocks, "k": BLOCK_K}
+def shares_columns(problem: Problem) -> Any:
+    """Whether cores share the columns of the result."""
+    return (problem.sizes["n"] >= problem.sizes["m"]) | (problem.cores == 1)
 
 
-def _keeps(problem: Problem) -> bool:
-    return problem.sizes["k"] // TILE_K * BLOCK_N * (4 if problem.dtype == "float32" else 2) <= KEPT_BYTES
+def same_sides(problem: Problem, coordinates: Sizes) -> Sizes:
+    """Sizes of a sample, which cores share as they do the problem."""
+    sizes = {**problem.sizes, **coordinates}
+    return {**sizes, "by_column": int(shares_columns(problem))} if problem.cores > 1 else sizes
+
+
+def sides(problem: Problem, block_m: int, block_n: int) -> tuple[Axis, Axis]:
+    """Rows and columns of the result, of which cores share one; columns are cut as finely as rows."""
+    by_column, by_row = (problem.cores, 1) if shares_columns(problem) else (1, problem.cores)
+    return (
+        Axis("m", TILE_M * by_row, block_m * by_row),
+        Axis("n", TILE_M * by_column, block_n * by_column, low=128, grain=64),
+    )
+
+
+def keeps(problem: Problem, name: str = "k") -> Any:
+    """Whether columns of rhs stay while all rows of lhs pass."""
+    return problem.sizes[name] < _kept_depth(problem) + TILE_K
+
+
+def _kept_depth(problem: Problem) -> int:
+    return KEPT_BYTES // (BLOCK_N * as_dtype(problem.dtype).itemsize) * TILE_K
+
+
+def depth_axis(problem: Problem, name: str = "k") -> Axis:
+    """The contraction, where columns of rhs stay and where they do not."""
+    limit = _kept_depth(problem) + TILE_K
+    if keeps(problem, name):
+        return Axis(name, TILE_K, BLOCK_K, low=TILE_K, high=limit - 1, grain=64)
+    return Axis(name, TILE_K, BLOCK_K, low=limit, grain=64)
+
+
+def _axes(problem: Problem) -> tuple[Axis, ...]:
+    rows, columns = sides(problem, BLOCK_M, BLOCK_N)
+    return rows, depth_axis(problem), columns
 
 
 CONTRACT = Contract(
     name="matmul",
     kernel=matmul,
     sizes=("m", "k", "n"),
-    dtypes=("bfloat16", "float16", "float32"),
     options={"contract_lhs": (0, 1), "contract_rhs": (0, 1)},
     arguments=_arguments,
-    blocks=_blocks,
-    regime=lambda problem: (_shares_columns(problem), _keeps(problem)),
+    axes=_axes,
+    regime=lambda p: (shares_columns(p), keeps(p)),
+    placed=same_sides,
     flops=lambda p: 2 * p.sizes["m"] * p.sizes["k"] * p.sizes["n"],
-    bytes=lambda p: (
-        (p.sizes["m"] * p.sizes["k"] + p.sizes["k"] * p.sizes["n"] + p.sizes["m"] * p.sizes["n"])
-        * as_dtype(p.dtype).itemsize
-    ),
+    bytes=lambda p: moved(p, p.sizes["m"] * p.sizes["k"], p.sizes["k"] * p.sizes["n"], p.sizes["m"] * p.sizes["n"]),
+    summary="lhs.T @ rhs; either transposed",
 )
+CONTRACTS = (CONTRACT,)

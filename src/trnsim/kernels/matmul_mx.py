@@ -10,6 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
+from trnsim.kernels.contract import Axis, Contract, Limit, Problem
+from trnsim.kernels.matmul import same_sides, shares_columns, sides
+from trnsim.kernels.shapes import array
 from trnsim.kernels.tiles import pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
@@ -23,7 +26,14 @@ KEPT_BYTES = 64 * 1024
 
 @nki.jit
 def matmul_mx(
-    lhs: Any, lhs_scale: Any, rhs: Any, rhs_scale: Any, lhs_format: str, rhs_format: str, dtype: Any = nl.bfloat16
+    lhs: Any,
+    lhs_scale: Any,
+    rhs: Any,
+    rhs_scale: Any,
+    lhs_format: str,
+    rhs_format: str,
+    dtype: Any = nl.bfloat16,
+    by_column: int | None = None,
 ) -> Any:
     """lhs.T @ rhs of MX operands.
 
@@ -36,6 +46,7 @@ def matmul_mx(
         lhs_format: ``float8_e4m3fn_x4``, ``float8_e5m2_x4`` or ``float4_e2m1fn_x4``.
         rhs_format: the same or another.
         dtype: of the result.
+        by_column: whether cores share columns (1) or rows (0) of the result; None: whichever are more.
 
     Returns:
         [M, N], accumulated in float32.
@@ -52,7 +63,7 @@ def matmul_mx(
     rhs = rhs if rhs.dtype == right_format else rhs.view(right_format)
     result = nl.ndarray((m_size, n_size), dtype=dtype, buffer=nl.shared_hbm)
     columns, rows = (0, n_size), (0, m_size)
-    if n_size >= m_size:
+    if n_size >= m_size if by_column is None else by_column:
         columns = share(n_size, TILE_N)
     else:
         rows = share(m_size, TILE_M)
@@ -149,3 +160,49 @@ def _load(source: Any, scale: Any, k_first: int, k_length: int, first: int, leng
         nisa.dma_copy(dst=tile, src=source[k : k + rest, first : first + length])
         tiles.append([tile, scales])
     return tiles
+
+
+_PACKED = ("float8_e4m3fn_x4", "float8_e5m2_x4", "float4_e2m1fn_x4")
+_FOUR = 4  # elements in a packed one
+_LIMIT = _FOUR * TILE_K * (KEPT_BYTES // (5 * BLOCK_N)) + 1
+
+
+def _keeps(problem: Problem) -> Any:
+    return problem.sizes["k"] < _LIMIT
+
+
+def _axes(problem: Problem) -> tuple[Axis, ...]:
+    rows, columns = sides(problem, BLOCK_M, BLOCK_N)
+    tile, block = _FOUR * TILE_K, _FOUR * BLOCK_K
+    if _keeps(problem):
+        return rows, Axis("k", tile, block, low=128, high=_LIMIT - 1, grain=128), columns
+    return rows, Axis("k", tile, block, low=_LIMIT, grain=128), columns
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    m, k, n = (problem.sizes[name] for name in "mkn")
+    packed, name = problem.dtype, str(problem.dtype)
+    lhs, rhs = array(k // 4, m, dtype=packed), array(k // 4, n, dtype=packed)
+    left, right = array(k // 32, m, dtype="uint8"), array(k // 32, n, dtype="uint8")
+    return lhs, left, rhs, right, name, name, nl.bfloat16, problem.sizes.get("by_column")
+
+
+CONTRACTS = (
+    Contract(
+        name="matmul_mx",
+        kernel=matmul_mx,
+        sizes=("m", "k", "n"),
+        dtypes={"v2": (), "v3": (), "v4": _PACKED},
+        limits=lambda _: {"k": Limit(low=128, multiple=128), "m": Limit(low=2, multiple=2)},
+        arguments=_arguments,
+        regime=lambda p: (shares_columns(p), _keeps(p)),
+        axes=_axes,
+        placed=same_sides,
+        flops=lambda p: 2 * p.sizes["m"] * p.sizes["k"] * p.sizes["n"],
+        bytes=lambda p: (
+            (p.sizes["m"] + p.sizes["n"]) * p.sizes["k"] * (17 if "float4" in p.dtype else 33) // 32
+            + 2 * p.sizes["m"] * p.sizes["n"]
+        ),
+        summary="lhs.T @ rhs of MXFP8 or MXFP4, to bfloat16",
+    ),
+)

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from trnsim import nki
+from trnsim.errors import InputError
 from trnsim.kernels.blocks import TILE_K, TILE_M, TILE_N, TOGETHER, columns_of, load_block
+from trnsim.kernels.contract import Axis, Contract, Problem
 from trnsim.kernels.elementwise import activation_of
+from trnsim.kernels.shapes import array, item, moved, row_limits, up
 from trnsim.kernels.tiles import check_format, check_rows, check_width, item_bytes, load_to_all, pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
+from trnsim.numerics import as_dtype
 
 BLOCK_TOKENS = 512  # a bank of PSUM
 BLOCK_K = 1024  # of a contraction that is loaded at a time
@@ -184,3 +190,77 @@ def _second_layer(result: Any, at: int, hidden: list[Any], down: Any, columns: t
                     nisa.tensor_tensor(dst=here, data1=products[row][number], data2=added, op=nl.add)
             begin = at + token
             nisa.dma_copy(dst=result[begin : begin + rows, column : column + length], src=out)
+
+
+_ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "sigmoid", "identity")
+
+
+def _by_token(problem: Problem) -> Any:
+    return (problem.sizes["tokens"] >= problem.cores * SHARED_TOKENS) | (problem.cores == 1)
+
+
+def _axes(problem: Problem) -> tuple[Axis, ...]:
+    cores = problem.cores
+    block = block_of(problem.sizes["width"], problem.sizes["hidden"], as_dtype(problem.dtype))
+    if not _by_token(problem):
+        return (Axis("tokens", TILE_M, block, high=cores * SHARED_TOKENS - 1),)
+    return (Axis("tokens", TILE_M * cores, block * cores, low=cores * SHARED_TOKENS if cores > 1 else 1),)
+
+
+def _fits(problem: Problem) -> None:
+    """Refuse hidden layers that SBUF does not hold."""
+    tiles = up(problem.sizes["width"], TILE_K) + up(problem.sizes["hidden"], TILE_K)
+    most_tiles = FIT_BYTES // (TILE_M * item(problem))
+    if np.any(tiles > most_tiles):
+        nearest = (most_tiles - up(int(np.max(problem.sizes["width"])), TILE_K)) * TILE_K
+        raise InputError(
+            f"{TILE_M} tokens and their hidden layer do not fit SBUF; nearest: hidden {nearest}",
+            operand="hidden",
+            value=int(np.max(problem.sizes["hidden"])),
+            limit=nearest,
+        )
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    tokens, width, hidden, outputs = (problem.sizes[name] for name in ("tokens", "width", "hidden", "outputs"))
+    x, up = array(tokens, width, dtype=problem.dtype), array(width, hidden, dtype=problem.dtype)
+    down = array(hidden, outputs, dtype=problem.dtype)
+    if "bias" not in problem.options:
+        return x, up, up, down, problem.options["activation"]
+    biases: tuple[Any, ...] = (None, None)
+    if problem.options["bias"]:
+        biases = (array(hidden, dtype=problem.dtype), array(outputs, dtype=problem.dtype))
+    return x, up, down, *biases, problem.options["activation"]
+
+
+def _contract(name: str, kernel: Any, weights: int, options: dict[str, Any], summary: str) -> Contract:
+    return Contract(
+        name=name,
+        kernel=kernel,
+        sizes=("tokens", "width", "hidden", "outputs"),
+        fixed=("width", "hidden", "outputs"),
+        options=options,
+        limits=lambda p: {"width": row_limits(p)["width"]},
+        arguments=_arguments,
+        regime=lambda p: (_by_token(p),),
+        check=_fits,
+        axes=_axes,
+        flops=lambda p: 2 * p.sizes["tokens"] * p.sizes["hidden"] * (weights * p.sizes["width"] + p.sizes["outputs"]),
+        bytes=lambda p: moved(
+            p,
+            p.sizes["tokens"] * (p.sizes["width"] + p.sizes["outputs"]),
+            p.sizes["hidden"] * (weights * p.sizes["width"] + p.sizes["outputs"]),
+        ),
+        summary=summary,
+    )
+
+
+CONTRACTS = (
+    _contract(
+        "gated_mlp", gated_mlp, 2, {"activation": _ACTIVATIONS}, "(activation(x gate) * (x up)) down; SwiGLU with silu"
+    ),
+    _contract(
+        "mlp", mlp, 1, {"activation": ("gelu", *(a for a in _ACTIVATIONS if a != "gelu")), "bias": (0, 1)},
+        "activation(x up + bias) down + bias",
+    ),
+)  # fmt: skip

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
-from trnsim.kernels.elementwise import FLAT, flat_tiles, flat_view, load_flat
+from trnsim.kernels.contract import Axis, Contract, Limit, Problem
+from trnsim.kernels.elementwise import flat_tiles, flat_view, load_flat
 from trnsim.kernels.reductions import over_partitions
+from trnsim.kernels.shapes import array, flat_axis, item, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import (
+    FLAT,
     PARTITIONS,
     check_format,
     check_width,
@@ -22,6 +25,7 @@ from trnsim.kernels.tiles import (
 )
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
+from trnsim.numerics import as_dtype
 
 # What a tensor of zeros is taken to reach, so that its scale has an inverse.
 LEAST = 1e-30
@@ -169,3 +173,73 @@ def quantize_mxfp8(x: Any, kind: Any = nl.float8_e4m3fn_x4) -> Any:
                 group = (start + quadrant) // 8
                 nisa.dma_copy(dst=scales[group : group + 4, at : at + size], src=found[quadrant : quadrant + 4, :])
     return result, scales
+
+
+_BEFORE_V4 = ("float8_e4m3", "float8_e5m2")
+
+
+def _x(problem: Problem, first: str = "rows", second: str = "width") -> Any:
+    return array(problem.sizes[first], problem.sizes[second], dtype=problem.dtype)
+
+
+def _keeps(problem: Problem) -> Any:
+    return problem.sizes["rows"] * problem.sizes["width"] <= _kept_elements(problem)
+
+
+def _kept_elements(problem: Problem) -> int:
+    return KEPT_BYTES // (FLAT * item(problem)) * PARTITIONS * FLAT * problem.cores
+
+
+def _tensor_axes(problem: Problem) -> tuple[Axis, ...]:
+    kept = _kept_elements(problem) // problem.sizes["width"]
+    return flat_axis(problem, high=int(kept)) if _keeps(problem) else flat_axis(problem, low=int(kept) + 1)
+
+
+def _mx_axes(problem: Problem) -> tuple[Axis, ...]:
+    return (
+        Axis("k", 4 * PARTITIONS, 8 * PARTITIONS, low=128, grain=128, first=2),
+        Axis("n", 512 * problem.cores, MX_COLUMNS * problem.cores, low=128, grain=128),
+    )
+
+
+CONTRACTS = (
+    Contract(
+        name="quantize_rows",
+        kernel=quantize_rows,
+        sizes=("rows", "width"),
+        fixed=("width",),
+        options={"kind": _BEFORE_V4},
+        limits=row_limits,
+        arguments=lambda p: (_x(p), as_dtype(p.options["kind"])),
+        axes=lambda p: rows_axis(p, p.sizes["width"]),
+        flops=lambda p: 3 * p.sizes["rows"] * p.sizes["width"],
+        bytes=lambda p: p.sizes["rows"] * (p.sizes["width"] * (item(p) + 1) + 4),
+        summary="8-bit floats with a scale a row",
+    ),
+    Contract(
+        name="quantize_tensor",
+        kernel=quantize_tensor,
+        sizes=("rows", "width"),
+        fixed=("width",),
+        options={"kind": _BEFORE_V4},
+        regime=lambda p: (_keeps(p),),
+        arguments=lambda p: (_x(p), as_dtype(p.options["kind"])),
+        axes=_tensor_axes,
+        flops=lambda p: 3 * p.sizes["rows"] * p.sizes["width"],
+        bytes=lambda p: p.sizes["rows"] * p.sizes["width"] * (item(p) + 1),
+        summary="8-bit floats with one scale",
+    ),
+    Contract(
+        name="quantize_mxfp8",
+        kernel=quantize_mxfp8,
+        sizes=("k", "n"),
+        dtypes={"v2": (), "v3": (), "v4": ("bfloat16", "float16")},
+        options={"kind": ("float8_e4m3fn_x4", "float8_e5m2_x4")},
+        limits=lambda _: {"k": Limit(low=128, multiple=128)},
+        arguments=lambda p: (_x(p, "k", "n"), as_dtype(p.options["kind"])),
+        axes=_mx_axes,
+        flops=lambda p: 3 * p.sizes["k"] * p.sizes["n"],
+        bytes=lambda p: moved(p, p.sizes["k"] * p.sizes["n"]) + p.sizes["k"] * p.sizes["n"] * 33 // 32,
+        summary="MXFP8 along the first dimension, with a scale for each 32 elements",
+    ),
+)

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
+from trnsim.kernels.contract import Contract, Problem
 from trnsim.kernels.elementwise import flat_tiles, load_flat
+from trnsim.kernels.shapes import array, flat_axis, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import (
     PARTITIONS,
     add_columns,
@@ -181,3 +183,41 @@ def over_partitions(parts: Any, operation: str) -> Any:
     single = nl.ndarray((1, 1), dtype=nl.float32, buffer=nl.sbuf)
     nisa.tensor_reduce(dst=single, op=op, data=row, axis=1)
     return single
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    x = array(problem.sizes["rows"], problem.sizes["width"], dtype=problem.dtype)
+    return x, problem.options["operation"]
+
+
+_OPERATIONS = ("sum", "mean", "max")
+CONTRACTS = (
+    *(
+        Contract(
+            name=f"reduce_{over}",
+            kernel=kernel,
+            sizes=("rows", "width"),
+            fixed=("width",),
+            options={"operation": _OPERATIONS},
+            limits=row_limits,
+            arguments=_arguments,
+            axes=lambda p: rows_axis(p, p.sizes["width"]),
+            flops=lambda p: p.sizes["rows"] * p.sizes["width"],
+            bytes=lambda p: moved(p, p.sizes["rows"] * p.sizes["width"]),
+            summary=f"sum, mean or maximum of the {over}",
+        )
+        for over, kernel in (("rows", reduce_rows), ("columns", reduce_columns))
+    ),
+    Contract(
+        name="reduce_all",
+        kernel=reduce_all,
+        sizes=("rows", "width"),
+        fixed=("width",),
+        options={"operation": _OPERATIONS},
+        arguments=_arguments,
+        axes=flat_axis,
+        flops=lambda p: p.sizes["rows"] * p.sizes["width"],
+        bytes=lambda p: moved(p, p.sizes["rows"] * p.sizes["width"]),
+        summary="sum, mean or maximum of all elements",
+    ),
+)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
+from trnsim.kernels.contract import Contract, Problem
+from trnsim.kernels.shapes import array, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import (
     add_columns,
     check_norm,
@@ -170,3 +172,41 @@ def rmsnorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-6) -> A
         store_group(result, start, out)
     store_columns(of_weight, totals, len(groups) > 0, 0)
     return result, of_weight
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    rows, width, dtype = problem.sizes["rows"], problem.sizes["width"], problem.dtype
+    return array(rows, width, dtype=dtype), array(width, dtype=dtype)
+
+
+def _backward_arguments(problem: Problem) -> tuple[Any, ...]:
+    x, weight = _arguments(problem)
+    return x, x, weight
+
+
+CONTRACTS = (
+    Contract(
+        name="rmsnorm",
+        kernel=rmsnorm,
+        sizes=("rows", "width"),
+        fixed=("width",),
+        limits=row_limits,
+        arguments=_arguments,
+        axes=lambda p: rows_axis(p, p.sizes["width"]),
+        flops=lambda p: 4 * p.sizes["rows"] * p.sizes["width"],
+        bytes=lambda p: moved(p, 2 * p.sizes["rows"] * p.sizes["width"], p.sizes["width"]),
+        summary="x / sqrt(mean(x^2) + eps) * weight of each row",
+    ),
+    Contract(
+        name="rmsnorm_backward",
+        kernel=rmsnorm_backward,
+        sizes=("rows", "width"),
+        fixed=("width",),
+        limits=row_limits,
+        arguments=_backward_arguments,
+        axes=lambda p: rows_axis(p, p.sizes["width"]),
+        flops=lambda p: 12 * p.sizes["rows"] * p.sizes["width"],
+        bytes=lambda p: moved(p, 3 * p.sizes["rows"] * p.sizes["width"], 2 * p.sizes["width"]),
+        summary="gradients of rmsnorm with respect to x and weight",
+    ),
+)

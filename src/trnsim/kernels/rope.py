@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from trnsim import nki
-from trnsim.kernels.tiles import check_format, check_rows, check_width, group_of, load_group, row_groups, share
+from trnsim.errors import InputError
+from trnsim.kernels.contract import Contract, Limit, Problem
+from trnsim.kernels.shapes import array, item, moved, rows_axis
+from trnsim.kernels.tiles import (
+    ROW_BYTES,
+    check_format,
+    check_rows,
+    check_width,
+    group_of,
+    load_group,
+    row_groups,
+    share,
+)
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 
@@ -56,3 +70,42 @@ def rope(x: Any, cosines: Any, sines: Any, inverse: bool = False) -> Any:
                 )
         nisa.dma_copy(dst=group_of(turned, start, lanes, count), src=out.reshape((lanes, count, heads * size)))
     return result
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    tokens, heads, depth = (problem.sizes[name] for name in ("tokens", "heads", "depth"))
+    angles = array(tokens, depth // 2, dtype=problem.dtype)
+    return array(tokens, heads, depth, dtype=problem.dtype), angles, angles, bool(problem.options["inverse"])
+
+
+def _fits(problem: Problem) -> None:
+    width, most = problem.sizes["heads"] * problem.sizes["depth"], ROW_BYTES // item(problem)
+    wrong = np.max(width) > most
+    if wrong:
+        raise InputError(
+            f"rope: the heads of a token have more than {most} elements; nearest: "
+            f"{most // int(np.max(problem.sizes['depth']))} heads",
+            operand="heads",
+            value=int(np.max(width)),
+            limit=most,
+        )
+
+
+CONTRACTS = (
+    Contract(
+        name="rope",
+        kernel=rope,
+        sizes=("tokens", "heads", "depth"),
+        fixed=("heads", "depth"),
+        options={"inverse": (0, 1)},
+        limits=lambda _: {"depth": Limit(low=2, multiple=2)},
+        check=_fits,
+        arguments=_arguments,
+        axes=lambda p: rows_axis(p, p.sizes["heads"] * p.sizes["depth"], "tokens"),
+        flops=lambda p: 3 * p.sizes["tokens"] * p.sizes["heads"] * p.sizes["depth"],
+        bytes=lambda p: moved(
+            p, 2 * p.sizes["tokens"] * p.sizes["heads"] * p.sizes["depth"], p.sizes["tokens"] * p.sizes["depth"]
+        ),
+        summary="rotary position embedding",
+    ),
+)

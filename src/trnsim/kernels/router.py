@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from trnsim import nki
+from trnsim.errors import InputError
+from trnsim.kernels.contract import Axis, Contract, Limit, Problem
+from trnsim.kernels.shapes import array, item
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 
@@ -163,3 +168,53 @@ def _scaled(values: Any, normalized: bool, scale: float) -> Any:
     nisa.reciprocal(dst=inverse, data=total)
     nisa.tensor_scalar(dst=result, data=values, op0=nl.multiply, operand0=inverse, op1=nl.multiply, operand1=scale)
     return result
+
+
+def _many(problem: Problem) -> Any:
+    return problem.sizes["tokens"] >= TOKENS * problem.cores
+
+
+def _axes(problem: Problem) -> tuple[Axis, ...]:
+    cores = problem.cores
+    if _many(problem):
+        return (Axis("tokens", ROWS, TOKENS * cores, low=TOKENS * cores, far=32),)
+    return (Axis("tokens", ROWS, ROWS * cores, high=TOKENS * cores - 1),)
+
+
+def _arguments(problem: Problem) -> tuple[Any, ...]:
+    tokens, width, experts, k = (problem.sizes[name] for name in ("tokens", "width", "experts", "k"))
+    x, w = array(width, tokens, dtype=problem.dtype), array(width, experts, dtype=problem.dtype)
+    bias = array(1, experts, dtype="float32") if problem.options["bias"] else None
+    return x, w, k, bias, problem.options["function"], bool(problem.options["normalized"])
+
+
+def _fits(problem: Problem) -> None:
+    k, experts = np.max(problem.sizes["k"]), np.min(problem.sizes["experts"])
+    if k > experts:
+        raise InputError(
+            f"router: k is {k}, more than {experts} experts; nearest: {experts}",
+            operand="k",
+            value=int(k),
+            limit=int(experts),
+        )
+
+
+CONTRACTS = (
+    Contract(
+        name="router",
+        kernel=router,
+        sizes=("tokens", "width", "experts", "k"),
+        fixed=("width", "experts", "k"),
+        options={"function": ("softmax", "sigmoid"), "normalized": (0, 1), "bias": (0, 1)},
+        limits=lambda _: {"experts": Limit(high=4096)},
+        check=_fits,
+        arguments=_arguments,
+        regime=lambda p: (_many(p),),
+        axes=_axes,
+        flops=lambda p: 2 * p.sizes["tokens"] * p.sizes["width"] * p.sizes["experts"],
+        bytes=lambda p: (
+            (p.sizes["tokens"] + p.sizes["experts"]) * p.sizes["width"] * item(p) + 8 * p.sizes["tokens"] * p.sizes["k"]
+        ),
+        summary="the k experts with the largest scores of each token",
+    ),
+)

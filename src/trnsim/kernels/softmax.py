@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
+from trnsim.kernels.contract import Contract, Problem
+from trnsim.kernels.shapes import array, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import check_format, check_rows, check_width, load_group, own_groups, store_group
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
@@ -101,3 +103,35 @@ def softmax_backward(gradient: Any, result: Any, scale: float = 1.0) -> Any:
             nisa.tensor_scalar(dst=arrived, data=arrived, op0=nl.multiply, operand0=scale, engine=nisa.engine.vector)
         store_group(back, start, arrived)
     return back
+
+
+def _x(problem: Problem) -> Any:
+    return array(problem.sizes["rows"], problem.sizes["width"], dtype=problem.dtype)
+
+
+CONTRACTS = (
+    Contract(
+        name="softmax",
+        kernel=softmax,
+        sizes=("rows", "width"),
+        fixed=("width",),
+        limits=row_limits,
+        arguments=lambda p: (_x(p),),
+        axes=lambda p: rows_axis(p, p.sizes["width"]),
+        flops=lambda p: 5 * p.sizes["rows"] * p.sizes["width"],
+        bytes=lambda p: moved(p, 2 * p.sizes["rows"] * p.sizes["width"]),
+        summary="softmax of each row",
+    ),
+    Contract(
+        name="softmax_backward",
+        kernel=softmax_backward,
+        sizes=("rows", "width"),
+        fixed=("width",),
+        limits=row_limits,
+        arguments=lambda p: (_x(p), _x(p)),
+        axes=lambda p: rows_axis(p, p.sizes["width"]),
+        flops=lambda p: 4 * p.sizes["rows"] * p.sizes["width"],
+        bytes=lambda p: moved(p, 3 * p.sizes["rows"] * p.sizes["width"]),
+        summary="gradient of softmax with respect to x",
+    ),
+)

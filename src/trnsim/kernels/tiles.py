@@ -14,6 +14,8 @@ from trnsim.nki import language as nl
 PARTITIONS = 128
 # Bytes a partition of a group of rows: two packets of the DMA engines, so that what a DMA costs besides is little.
 GROUP_BYTES = 8 * 1024
+# Elements a partition of a tile where rows do not matter: 8 KiB of the widest format.
+FLAT = 2048
 # Bytes a partition of tiles that are loaded ahead, and of what they are needed for: two thirds of NeuronCore-v2's SBUF.
 AHEAD_BYTES = 120 * 1024
 # Elements of a row that a partition takes at least: 64 bytes of the narrowest format, less is slow to move.

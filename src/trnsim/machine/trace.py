@@ -267,7 +267,7 @@ class Trace:
             lines=[(x.file, x.line, x.function) for x in self.lines],
             forms=[_save_form(by_id[f]) for f in form_index],
             classes=[_save_class(c, form_index) for c in classes],
-            storages=[msgspec.to_builtins(s) for s in self.storages],
+            storages=list(self.storages),
             rendezvous=[list(r) for r in self.rendezvous],
             edges=self.edges,
             names=self.names,
@@ -301,7 +301,7 @@ class Trace:
                 lines=[Location(*x) for x in saved.lines],
                 classes=classes,
                 forms=forms,
-                storages=[msgspec.convert(s, StorageInfo) for s in saved.storages],
+                storages=list(saved.storages),
                 rendezvous=[_hashable(r) for r in saved.rendezvous],
                 edges=[(a, b) for a, b in saved.edges],
                 names=saved.names,
@@ -362,7 +362,7 @@ class SavedTrace(msgspec.Struct):
     lines: list[tuple[str, int, str]]
     forms: list[tuple[str, str, list[int], list[int], int, int, int, int]]
     classes: list[SavedClass]
-    storages: list[dict[str, Any]]
+    storages: list[StorageInfo]
     rendezvous: list[list[Any]]
     edges: list[tuple[int, int]]
     names: dict[str, int]

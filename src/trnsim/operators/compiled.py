@@ -73,7 +73,7 @@ class CompilerCosts:
         Rates.of(chip, cores, "bfloat16")
         self.chip, self.cores = chip, cores
 
-    def cost(self, operator: str, dtype: str, **given: int) -> OperatorCost:
+    def cost(self, operator: str, dtype: str, **given: int | str) -> OperatorCost:
         """What one use costs. ``given``: sizes of the operator.
 
         Raises:
@@ -90,7 +90,9 @@ class CompilerCosts:
         fit = Fit(table["fixed_us"], table["compute"], table["memory"])
         flops, moved = contract.flops(problem), contract.bytes(problem)
         time = predict(fit, Rates.of(self.chip, self.cores, dtype), flops, moved)
-        here = (load_chip(self.chip).name, self.cores, dtype) == (table["chip"], table["cores"], table["dtype"])
+        chip = load_chip(self.chip)
+        here = (chip.name, self.cores, dtype) == (table["chip"], table["cores"], table["dtype"])
+        carried = table["source"] if here else f"carried from {table['chip']} ({table['dtype']}) by peak rates"
         return OperatorCost(
             operator=operator,
             implementation="compiler",
@@ -98,8 +100,8 @@ class CompilerCosts:
             hbm_bytes=moved,
             flops=flops,
             sbuf_bytes=0,
-            support="calibrated" if here else "extrapolated",
-            reason=table["source"] if here else f"carried from {table['chip']} ({table['dtype']}) by peak rates",
+            support="what-if" if chip.changes else "calibrated" if here else "extrapolated",
+            reason=f"set by the user: {chip.changed}; {carried}" if chip.changes else carried,
             how="fit",
             error_percent=table["error_percent"] if here else None,
         )

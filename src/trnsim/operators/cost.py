@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ENGINES = ("tensor", "vector", "scalar", "gpsimd", "sync", "dma")
 
@@ -36,3 +41,16 @@ class OperatorCost:
     def bound(self) -> str:
         """What is busy longest: an engine, or ``dma``."""
         return max(self.busy_ps, key=lambda name: self.busy_ps[name]) if self.busy_ps else ""
+
+
+@dataclass(frozen=True)
+class OperatorCosts:
+    """The costs of many uses: as those of ``OperatorCost``, an array each."""
+
+    operator: str
+    implementation: str
+    time_ps: NDArray[np.float64]
+    hbm_bytes: NDArray[np.float64]
+    flops: NDArray[np.float64]
+    sbuf_bytes: NDArray[np.float64]
+    busy_ps: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)

@@ -1,18 +1,29 @@
-"""Runs of a kernel that surfaces are made from: what a use of an operator takes, simulated in full."""
+"""Samples that surfaces are made from: what a use of an operator takes, simulated in full.
+
+A sample is a trace and its time. The trace does not depend on the rates of a chip: where a store has it, it is timed
+again, for another chip of the generation, for changed rates or for another timing model, and gives what a fresh run
+would.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+import msgspec
 import numpy as np
 
+from trnsim.hardware import load_chip
 from trnsim.operators.cost import ENGINES
-from trnsim.session import Session, SimulationOptions
+from trnsim.operators.decides import time_key, trace_key
+from trnsim.session import Session, SimulationOptions, time_traces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trnsim.kernels.contract import Contract, Problem
+    from trnsim.machine.trace import Trace
+    from trnsim.operators.store import Store
+    from trnsim.report.call import KernelCall
     from trnsim.timing.timeline import Timeline
 
 # What a sample holds, in order. The last is a peak, the others grow with every iteration.
@@ -20,17 +31,64 @@ QUANTITIES = ("time_ps", "hbm_bytes", "instructions", *(f"busy {name}" for name 
 PEAK = len(QUANTITIES) - 1
 
 
-def run(contract: Contract, problem: Problem, chip: str) -> tuple[NDArray[np.float64], str, str]:
-    """Simulate; the quantities, the support of the time and its reason.
+class _Measured(msgspec.Struct, array_like=True):
+    values: list[float]
+    support: str
+    reason: str
 
-    Raises:
-        TrnsimError: the kernel cannot run so.
+
+class Sampler:
+    """Samples on one chip: ``chip`` as ``load_chip`` takes it, so one with changes too.
+
+    ``traced`` and ``timed`` count what was not in the store.
     """
-    options = SimulationOptions(chip=chip, numeric=False)
-    session = Session(options)
-    with session.active():
-        contract.kernel[problem.cores].launch(contract.arguments(problem), {}, options)
-    call = session.calls[-1]
+
+    def __init__(self, chip: str, store: Store | None = None) -> None:
+        self.name, self.chip, self.store = chip, load_chip(chip), store
+        self.traced = self.timed = 0
+
+    def __call__(self, contract: Contract, problem: Problem) -> tuple[NDArray[np.float64], str, str]:
+        """The quantities, the support of the time and its reason.
+
+        Raises:
+            TrnsimError: the kernel cannot run so.
+        """
+        if self.store is None:
+            return _measured(self._fresh(contract, problem))
+        trace, time = trace_key(contract, problem, self.chip), time_key(self.chip)
+        known = self.store.sample(trace, time)
+        if known is not None:
+            found = msgspec.msgpack.decode(known, type=_Measured)
+            return np.array(found.values), found.support, found.reason
+        saved = self.store.trace(trace)
+        if saved is not None:
+            self.timed += 1
+            options = SimulationOptions(chip=self.name, numeric=False)
+            measured = _measured(time_traces(saved[0], self.chip, options, saved[1]))
+        else:
+            call = self._fresh(contract, problem)
+            self.store.add_trace(trace, cast("tuple[Trace, ...]", call.traces), call.nki_version)
+            measured = _measured(call)
+        values, support, reason = measured
+        self.store.add_sample(trace, time, msgspec.msgpack.encode(_Measured(values.tolist(), support, reason)))
+        return measured
+
+    def _fresh(self, contract: Contract, problem: Problem) -> KernelCall:
+        self.traced += 1
+        self.timed += 1
+        options = SimulationOptions(chip=self.name, numeric=False)
+        session = Session(options)
+        with session.active():
+            contract.kernel[problem.cores].launch(contract.arguments(problem), {}, options)
+        return session.calls[-1]
+
+
+def run(contract: Contract, problem: Problem, chip: str) -> tuple[NDArray[np.float64], str, str]:
+    """Simulate without a store. As ``Sampler``."""
+    return Sampler(chip)(contract, problem)
+
+
+def _measured(call: KernelCall) -> tuple[NDArray[np.float64], str, str]:
     return measure(cast("Timeline", call.timeline)), call.support, call.support_reason
 
 

@@ -25,7 +25,13 @@ HOLDERS_SHOWN = 3
 LABEL = 12  # columns of the label at the left, with the indent
 GLUE = "\x1f"  # a space at which no line is broken
 
-SUPPORT_STYLES = {"calibrated": "green", "interpolated": "cyan", "extrapolated": "yellow", "assumed": "yellow"}
+SUPPORT_STYLES = {
+    "calibrated": "green",
+    "interpolated": "cyan",
+    "extrapolated": "yellow",
+    "assumed": "yellow",
+    "what-if": "magenta",
+}
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow"}
 
 

@@ -21,11 +21,18 @@ COMPILE_FROM = 6_000
 COMPILE_FROM_LOADED = 300
 
 _compiled: dict[str, Any] = {}
+_many = False
+
+
+def expect_many() -> None:
+    """Compile for small traces too from now on: this process will time so many that importing Numba pays."""
+    global _many
+    _many = True
 
 
 def use_compiled(rows: int) -> bool:
     """Whether a trace of ``rows`` instructions should run compiled loops."""
-    return rows >= (COMPILE_FROM_LOADED if "numba" in sys.modules and _compiled else COMPILE_FROM)
+    return rows >= (COMPILE_FROM_LOADED if _many or ("numba" in sys.modules and _compiled) else COMPILE_FROM)
 
 
 def run(

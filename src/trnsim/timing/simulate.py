@@ -117,6 +117,8 @@ def simulate(
     waits = draw_waits(linked, run, tables, tracks, engine_event, transfer_event)
     findings = [f for p in programs for f in p.findings]
     support, reason = _support(timing, options, linked, traces)
+    if chip.changes:
+        support, reason = "what-if", f"set by the user: {chip.changed}; otherwise {support}: {reason}"
     fixed = timing.clock_offset_ps + timing.clock_tail_ps if options.clock == "span" else 0
     return Timeline(
         chip=chip.name,

@@ -21,7 +21,7 @@ from trnsim.validation.recipes import OLD_API
 if TYPE_CHECKING:
     from trnsim.hardware import Chip
 
-_WORST = ("calibrated", "interpolated", "extrapolated", "assumed")
+_WORST = ("calibrated", "interpolated", "extrapolated", "assumed", "what-if")
 
 
 @dataclass(frozen=True, kw_only=True)

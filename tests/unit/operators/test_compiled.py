@@ -71,3 +71,19 @@ def test_bad_input(arguments, text):
     done = invoke(*arguments)
     assert done.exit_code != 0
     assert text in str(done.exception)
+
+
+def test_what_if(tmp_path):
+    arguments = ["matmul", *(f"--{name}={size}" for name, size in SIZES.items()), "--cache", str(tmp_path / "costs.db")]
+    done = invoke(*arguments, "--set", "trn3.dma.sustained_bytes_per_ns=4GB/s", "--json", "-")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["chip"] == "trn3[dma.sustained_bytes_per_ns=4GB/s]"
+    kernel, compiler = found["costs"]
+    assert kernel["time_us"] > 2 * kernel["unchanged_time_us"]
+    assert compiler["time_us"] == compiler["unchanged_time_us"]  # its HBM is as it was
+    assert {c["support"] for c in found["costs"]} == {"what-if"}
+    shown = invoke(*arguments, "--set", "trn3.dma.sustained_bytes_per_ns=4GB/s")
+    assert "unchanged us" in shown.stdout
+    refused = invoke(*arguments, "--set", "trn3.dma.sustained=4GB/s")
+    assert "the nearest are dma.sustained_bytes_per_ns" in str(refused.exception)

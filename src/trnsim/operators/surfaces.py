@@ -1,0 +1,91 @@
+"""Where surfaces come from: those that are shipped, those in a store, else samples that are simulated now.
+
+The surfaces of a chip that a user changed are made like any others; most of their traces are in the store already.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trnsim.hardware import load_chip
+from trnsim.operators import surface
+from trnsim.operators.decides import surface_key
+from trnsim.operators.packing import pack, unpack
+from trnsim.operators.samples import Sampler
+from trnsim.operators.shipped import Entry, shipped
+
+if TYPE_CHECKING:
+    from trnsim.kernels.contract import Contract, Problem
+    from trnsim.operators.store import Store
+
+
+class Surfaces:
+    """Surfaces on one chip, on logical cores of ``cores`` cores.
+
+    ``made`` counts those that were neither shipped nor in the store.
+    """
+
+    def __init__(self, chip: str, cores: int, store: Store | None = None, *, use_shipped: bool = True) -> None:
+        self.name, self.chip, self.cores, self.store = chip, load_chip(chip), cores, store
+        self.sampler = Sampler(chip, store)
+        self.made = 0
+        self._use_shipped = use_shipped
+        self._shipped: dict[str, list[Entry]] = {}
+
+    def of(self, contract: Contract, problem: Problem, key: str) -> surface.Surface:
+        """The surface of the regime of ``problem``, with the samples that are known.
+
+        Args:
+            contract: of the operator.
+            problem: a use.
+            key: equal for the uses that have this surface.
+
+        Raises:
+            TrnsimError: as the simulation of a sample.
+        """
+        found = self.known(contract, key)
+        if found is None:
+            self.made += 1
+            found = surface.build(contract, problem, lambda use: self.sampler(contract, use))
+            self.keep(contract, problem, key, found)
+        return found
+
+    def known(self, contract: Contract, key: str) -> surface.Surface | None:
+        """The surface that is shipped or in the store."""
+        known = [e.surface for e in self._entries(contract) if e.key == key]
+        if self.store is not None:
+            rows = self.store.surfaces(self._where(contract, key))
+            known += [msgspec.msgpack.decode(data, type=Entry).surface for data in rows]
+        found: surface.Surface | None = None
+        for data in known:
+            one: surface.Surface = unpack(data)
+            if found is None:
+                found = one
+            elif one.knots == found.knots:  # the store has samples beyond those that are shipped
+                found.samples.update(one.samples)
+        return found
+
+    def keep(self, contract: Contract, problem: Problem, key: str, found: surface.Surface) -> None:
+        """Put a surface that is new, or has new samples, into the store."""
+        if self.store is not None:
+            data = msgspec.msgpack.encode(entry_of(found, problem, key))
+            self.store.add_surface(self._where(contract, key), "", data)
+
+    def _where(self, contract: Contract, key: str) -> str:
+        return f"{surface_key(contract, self.chip)} {self.cores} {key}"
+
+    def _entries(self, contract: Contract) -> list[Entry]:
+        """The shipped entries of an operator."""
+        found = self._shipped.get(contract.name)
+        if found is None:
+            there = shipped() if self._use_shipped else None
+            entries = there.entries(contract, self.chip) if there is not None else []
+            found = self._shipped[contract.name] = [e for e in entries if e.cores == self.cores]
+        return found
+
+
+def entry_of(made: surface.Surface, problem: Problem, key: str) -> Entry:
+    """A surface as it is kept."""
+    return Entry(key, problem.cores, problem.dtype, dict(problem.options), dict(problem.sizes), msgspec.Raw(pack(made)))
