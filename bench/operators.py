@@ -29,21 +29,28 @@ ROUNDS, MANY = 2000, 200_000
 def main() -> None:
     print(f"{'operator':12s} {'again':>8s} {'new size':>9s} {'in arrays':>10s}   us a use")
     for operator, (fixed, name, values) in CASES.items():
-        costs = KernelCosts("trn2")
-        for value in values:
-            costs.cost(operator, "bfloat16", **fixed, **{name: value})
-        again = _best(lambda value: costs.cost(operator, "bfloat16", **fixed, **{name: value}), values)
-
-        def fresh(value: int) -> Any:
-            costs.forget()
-            return costs.cost(operator, "bfloat16", **fixed, **{name: value})
-
-        new = _best(fresh, values)
-        drawn = np.random.default_rng(0).choice(np.array(values), MANY)
-        begin = time.perf_counter()
-        costs.costs(operator, "bfloat16", **fixed, **{name: drawn})
-        many = (time.perf_counter() - begin) / MANY * 1e6
+        again, new, many = _warm(operator, fixed, name, values)
         print(f"{operator:12s} {again:8.2f} {new:9.2f} {many:10.2f}")
+
+
+def _warm(operator: str, fixed: dict[str, int], name: str, values: range) -> tuple[float, float, float]:
+    """Microseconds of a use again, of a new one, and of one of many."""
+    costs = KernelCosts("trn2")
+
+    def ask(value: int) -> Any:
+        return costs.cost(operator, "bfloat16", **fixed, **{name: value})
+
+    def ask_anew(value: int) -> Any:
+        costs.forget()
+        return ask(value)
+
+    for value in values:
+        ask(value)
+    drawn = np.random.default_rng(0).choice(np.array(values), MANY)
+    again, new = _best(ask, values), _best(ask_anew, values)
+    begin = time.perf_counter()
+    costs.costs(operator, "bfloat16", **fixed, **{name: drawn})
+    return again, new, (time.perf_counter() - begin) / MANY * 1e6
 
 
 def _best(ask: Callable[[int], Any], values: range) -> float:
