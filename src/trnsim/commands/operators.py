@@ -57,7 +57,9 @@ def op(
         show_all(name, lnc, store, json)
         return
     costs, refused = _costs(operator, dtype, name, lnc, store, given)
-    before = _costs(operator, dtype, name.partition("[")[0], lnc, store, given)[0] if name.endswith("]") else []
+    before: list[OperatorCost] = []
+    if name.endswith("]"):
+        before, _ = _costs(operator, dtype, name.partition("[")[0], lnc, store, given, like=costs[0])
     if json is not None:
         rows = [_as_json(cost) for cost in costs]
         for row, cost in zip(rows, before, strict=False):
@@ -81,12 +83,21 @@ def _store(cache: str | None) -> Store | None:
 
 
 def _costs(
-    operator: str, dtype: str, chip: str, lnc: int, store: Store | None, given: Mapping[str, int | str]
+    operator: str,
+    dtype: str,
+    chip: str,
+    lnc: int,
+    store: Store | None,
+    given: Mapping[str, int | str],
+    like: OperatorCost | None = None,
 ) -> tuple[list[OperatorCost], dict[str, str]]:
+    """Costs by implementation, and why others have none; our kernel's in the way that ``like`` was found, if given."""
     from trnsim.operators.compiled import CompilerCosts
     from trnsim.operators.kernel_costs import KernelCosts
 
-    costs, refused = [KernelCosts(chip, lnc, store).once(operator, dtype, **given)], {}
+    ours, refused = KernelCosts(chip, lnc, store), {}
+    ask = ours.once if like is None else ours.simulated if like.how == "simulated" else ours.cost
+    costs = [ask(operator, dtype, **given)]
     try:
         costs.append(CompilerCosts(chip, lnc).cost(operator, dtype, **given))
     except (UnsupportedError, InputError) as error:
