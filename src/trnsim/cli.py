@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trnsim.commands import common, diff, explain, operators, replay, sweep, validate, validate_instructions
+from trnsim.commands import (
+    collective,
+    common,
+    diff,
+    explain,
+    fabric,
+    operators,
+    replay,
+    sweep,
+    validate,
+    validate_collectives,
+    validate_instructions,
+)
 from trnsim.commands import time as time_command
 from trnsim.commands.validate_app import validate_app
 from trnsim.errors import TrnsimError
@@ -141,8 +153,11 @@ explain.register(app)
 replay.register(app)
 diff.register(app)
 operators.register(app)
+fabric.register(app)
+collective.register(app)
 validate.register(validate_app)
 validate_instructions.register(validate_app)
+validate_collectives.register(validate_app)
 app.add_typer(validate_app)
 
 

@@ -126,6 +126,7 @@ def chip_of(document: Document) -> Chip:
                     level: LinkLevel(
                         bytes_per_second=v[f"scale_up.levels.{level}.bandwidth"],
                         links=v.get(f"scale_up.levels.{level}.links"),
+                        direction=v.get(f"scale_up.levels.{level}.direction"),
                     )
                     for level in LEVELS
                     if f"scale_up.levels.{level}.bandwidth" in v

@@ -202,6 +202,8 @@ class LinkLevel:
 
     bytes_per_second: int
     links: int | None = None
+    direction: str | None = None
+    """What ``bytes_per_second`` counts; None: as the chip's links together."""
 
 
 @dataclass(frozen=True, kw_only=True)

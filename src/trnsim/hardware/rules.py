@@ -18,6 +18,8 @@ FORMATS: Final = ("bfloat16", "float16", "tfloat32", "float32", "float8", "float
 """The rows of a table of peak rates: see ``model.flops_key``."""
 LEVELS: Final = ("server", "ultraserver", "rack", "racks")
 """What the links of a chip may span, nearest first."""
+DIRECTIONS: Final = ("not stated", "one way", "both ways")
+"""What the rate of a chip's links counts."""
 CONFIDENCES: Final = ("published", "derived", "reported", "assumed", "unsourced", "what-if")
 
 
@@ -103,9 +105,10 @@ CHIP: Final[dict[str, Rule]] = {
     "scale_up.links": _count(required=False),
     "scale_up.bandwidth": _rate(),
     "scale_up.hop_latency": _LATENCY,
-    "scale_up.direction": Rule(kind="text", choices=("not stated", "one way", "both ways")),
+    "scale_up.direction": Rule(kind="text", choices=DIRECTIONS),
     **{f"scale_up.levels.{level}.bandwidth": _rate() for level in LEVELS},
     **{f"scale_up.levels.{level}.links": _count(required=False) for level in LEVELS},
+    **{f"scale_up.levels.{level}.direction": Rule(kind="text", required=False, choices=DIRECTIONS) for level in LEVELS},
     "power.tdp": Rule(kind=POWER, low=1, high=1e5, required=False),
     "power.all_in": Rule(kind=POWER, low=1, high=1e5, required=False),
     **_under("core", CORE),
