@@ -85,7 +85,7 @@ def _head_axes(problem: Problem) -> tuple[Axis, ...]:
     if shared == 1:
         return (Axis("group", problem.cores, problem.cores, grain=problem.cores, far=1),)
     return (
-        Axis("key heads", problem.cores, problem.cores, low=problem.cores, grain=problem.cores, far=1),
+        Axis("key heads", problem.cores, problem.cores, low=problem.cores, grain=problem.cores, first=0, far=1),
         Axis("group", far=1),
     )
 
@@ -228,7 +228,7 @@ def _backward_axes(problem: Problem) -> tuple[Axis, ...]:
     heads: tuple[Axis, ...] = (Axis("group", far=1),)
     if problem.sizes["kv_heads"] % cores == 0:
         heads = (Axis("key heads", cores, cores, low=cores, grain=cores, far=1), *heads)
-    return (*heads, Axis("queries", ROWS, 4 * ROWS, high=high, degree=2))
+    return (*heads, Axis("queries", ROWS, LOAD, high=high, degree=2))
 
 
 def _backward_placed(problem: Problem, coordinates: Sizes) -> Sizes:

@@ -6,10 +6,11 @@ from typing import Any
 
 from trnsim import nki
 from trnsim.kernels.contract import Axis, Contract, Limit, Problem
-from trnsim.kernels.elementwise import FLAT, flat_tiles, flat_view, load_flat
+from trnsim.kernels.elementwise import flat_tiles, flat_view, load_flat
 from trnsim.kernels.reductions import over_partitions
 from trnsim.kernels.shapes import array, elements_axis, elements_of, item, moved, one_row, row_limits, rows_axis
 from trnsim.kernels.tiles import (
+    FLAT,
     PARTITIONS,
     check_format,
     check_width,

@@ -24,13 +24,13 @@ def rows_axis(problem: Problem, width: int, name: str = "rows") -> tuple[Axis, .
     """Rows in groups (``tiles.row_groups``), which cores share."""
     count = max(1, GROUP_BYTES // (width * item(problem)))
     tile = PARTITIONS * problem.cores
-    return (Axis(name, tile, tile * count * max(1, 4 // count), first=2),)
+    return (Axis(name, tile, tile * count * max(1, 4 // count), first=2, far=32),)
 
 
 def elements_axis(problem: Problem, high: int | None = None, low: int = 4096) -> tuple[Axis, ...]:
     """Elements in tiles (``elementwise.flat_tiles``), which cores share."""
     tile = PARTITIONS * FLAT * problem.cores
-    return (Axis("elements", tile // 8, 4 * tile, low=low, high=high, grain=4096),)
+    return (Axis("elements", tile // 8, 4 * tile, low=low, high=high, grain=4096, far=32),)
 
 
 def elements_of(problem: Problem) -> dict[str, Size]:

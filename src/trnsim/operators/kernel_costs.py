@@ -29,6 +29,7 @@ _MODULES = (
 )  # fmt: skip
 # Costs that are remembered as they are.
 _KNOWN = 100_000
+_INSTRUCTIONS = QUANTITIES.index("instructions")
 _BUSY = QUANTITIES.index(f"busy {ENGINES[0]}")
 
 
@@ -75,32 +76,42 @@ class KernelCosts:
         contract = self.contract(operator)
         problem = contract.problem(dtype, self.cores, given, self.generation)
         found, point = self.surface(contract, problem)
-        how = "surface"
-        if found.trusted and found.covers(point):
-            quantities = found.evaluate(point)
-            if np.isnan(quantities[0]):
+        values, error = None, 0.0
+        if found.knots and found.covers(point):
+            values = found.evaluate(point).tolist()
+            if values[0] != values[0]:  # not a number: samples are missing
                 self._fill(found, contract, problem, [point])
-                quantities = found.evaluate(point)
-        else:
+                values = found.evaluate(point).tolist()
+            error = found.error(values[_INSTRUCTIONS])
+            if error > surface.LARGEST_ERROR:
+                values = None
+        how = "surface"
+        if values is None:
             surface.refuse_if_large(contract, problem)
-            quantities, how = self.source.sampler(contract, problem)[0], "simulated"
+            values, how = self.sample(contract, problem).tolist(), "simulated"
         if len(self._known) >= _KNOWN:
             self._known.clear()
-        values = quantities.tolist()
-        self._known[use] = OperatorCost(
-            operator=operator,
-            implementation="kernel",
-            time_ps=values[0],
-            hbm_bytes=round(values[1]),
-            flops=contract.flops(problem),
-            sbuf_bytes=round(values[-1]),
-            support=found.support,
-            reason=found.reason,
-            how=how if found.knots else "simulated",
-            error_percent=100 * found.error if how == "surface" and found.checks else None,
-            busy_ps=dict(zip(ENGINES, values[_BUSY : _BUSY + len(ENGINES)], strict=True)),
-        )
+        self._known[use] = _cost(contract, problem, values, found, how, error)
         return self._known[use]
+
+    def simulated(self, operator: str, dtype: str, **given: Any) -> OperatorCost:
+        """What one use costs, simulated whole.
+
+        Raises:
+            InputError: no such operator, or one that its contract forbids.
+            UnsupportedError: too large to be simulated.
+        """
+        contract = self.contract(operator)
+        problem = contract.problem(dtype, self.cores, given, self.generation)
+        surface.refuse_if_large(contract, problem)
+        quantities, support, reason = self.source.sampler(contract, problem)
+        return _cost(
+            contract, problem, quantities.tolist(), surface.Surface((), {}, (), support, reason), "simulated", 0.0
+        )
+
+    def sample(self, contract: Contract, problem: Problem) -> NDArray[np.float64]:
+        """The quantities of a use that is simulated."""
+        return self.source.sampler(contract, problem)[0]
 
     def costs(self, operator: str, dtype: str, **given: Any) -> OperatorCosts:
         """What many uses cost: as ``cost``, where sizes are arrays of one length, or numbers for all of them.
@@ -173,14 +184,22 @@ class KernelCosts:
     def _many(self, contract: Contract, one: Problem, some: Problem, count: int) -> NDArray[np.float64]:
         found, _ = self.surface(contract, one)
         coordinates = contract.coordinates(some)
-        points = np.stack([np.broadcast_to(coordinates[axis.name], (count,)) for axis in found.axes], axis=1)
-        if not found.trusted:
-            return self._simulated(contract, some, count)
-        quantities = found.evaluate_many(points)
-        missing = np.isnan(quantities[:, 0])
-        if missing.any():
-            self._fill(found, contract, one, [tuple(p) for p in np.unique(points[missing], axis=0).tolist()])
-            quantities[missing] = found.evaluate_many(points[missing])
+        columns = [np.broadcast_to(coordinates[axis.name], (count,)) for axis in found.axes]
+        points = np.stack(columns, axis=1) if columns else np.empty((count, 0), np.int64)
+        quantities = np.full((count, len(QUANTITIES)), np.nan)
+        inside = np.array([found.covers(point) for point in points.tolist()]) if found.knots else np.zeros(count, bool)
+        if inside.any():
+            quantities[inside] = found.evaluate_many(points[inside])
+            missing = inside & np.isnan(quantities[:, 0])
+            if missing.any():
+                self._fill(found, contract, one, [tuple(p) for p in np.unique(points[missing], axis=0).tolist()])
+                quantities[missing] = found.evaluate_many(points[missing])
+        few = quantities[:, _INSTRUCTIONS] < found.few
+        wrong = [found.error(number) > surface.LARGEST_ERROR for number in (0, found.few)]
+        whole = ~inside | (few & wrong[0]) | (~few & wrong[1])
+        if whole.any():
+            uses = some.resized({name: np.broadcast_to(size, (count,))[whole] for name, size in some.sizes.items()})
+            quantities[whole] = self._simulated(contract, uses, int(whole.sum()))
         return quantities
 
     def _simulated(self, contract: Contract, some: Problem, count: int) -> NDArray[np.float64]:
@@ -203,6 +222,24 @@ class KernelCosts:
         for point in points:
             surface.fill(found, contract, problem, found.missing(point), sample)
         self.source.keep(contract, problem, repr(self.key(contract, problem)), found)
+
+
+def _cost(
+    contract: Contract, problem: Problem, values: list[float], found: Surface, how: str, error: float
+) -> OperatorCost:
+    return OperatorCost(
+        operator=contract.name,
+        implementation="kernel",
+        time_ps=values[0],
+        hbm_bytes=round(values[1]),
+        flops=contract.flops(problem),
+        sbuf_bytes=round(values[-1]),
+        support=found.support,
+        reason=found.reason,
+        how=how,
+        error_percent=100 * error if how == "surface" and found.checks else None,
+        busy_ps=dict(zip(ENGINES, values[_BUSY : _BUSY + len(ENGINES)], strict=True)),
+    )
 
 
 def _groups(contract: Contract, problem: Problem, count: int) -> list[NDArray[np.int64]]:

@@ -5,6 +5,7 @@ What is done is kept in the store as soon as it is done, so a run that was stopp
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -149,8 +150,9 @@ def _tasks(chip: str, operators: frozenset[str] | None, use_shipped: bool) -> It
         for operator, contract in contracts().items():
             for dtype, given in uses(operator) if operators is None or operator in operators else ():
                 if dtype in contract.dtypes[costs.generation]:
-                    key = costs.key(contract, contract.problem(dtype, cores, given, costs.generation))
-                    grouped.setdefault((operator, dtype, repr(key)), []).append(given)
+                    with contextlib.suppress(InputError):  # a combination of sizes that the contract forbids
+                        key = costs.key(contract, contract.problem(dtype, cores, given, costs.generation))
+                        grouped.setdefault((operator, dtype, repr(key)), []).append(given)
         for (operator, dtype, _), together in grouped.items():
             yield Task(chip, cores, operator, dtype, tuple(together), use_shipped)
 

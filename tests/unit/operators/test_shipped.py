@@ -1,0 +1,187 @@
+"""Surfaces that come with the package: what makes them stale, that they are not, and chips that a user changed."""
+
+import numpy as np
+import pytest
+
+from trnsim.hardware import load_chip
+from trnsim.operators import decides, shipped, surface
+from trnsim.operators.kernel_costs import KernelCosts, contracts
+from trnsim.operators.packing import pack, unpack
+from trnsim.operators.prepare import prepare, uses
+from trnsim.operators.samples import Sampler
+from trnsim.operators.store import Store
+
+CONTRACTS = contracts()
+CHIPS = ("trn1", "trn2", "trn3", "inf2")
+SMALL = "softmax"
+AGAIN = "run make surfaces"
+
+
+def code(text):
+    return decides.parsed_hash(text.encode())
+
+
+CODE = '"""Doc."""\nA = 1  # why\n\n\ndef f(x: int) -> int:\n    """More."""\n    return x + A\n'
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ('"""Another."""\nA = 1\ndef f(x: int) -> int:\n    return (x +\n            A)\n', True),
+        (CODE.replace("\n", "\r\n"), True),
+        (CODE.replace("A = 1", 'A = 1\n"""Of an attribute."""'), True),
+        (CODE.replace("A = 1", "A = 2"), False),
+        (CODE.replace("x + A", "A + x"), False),
+        (CODE.replace("return x + A", 'return "x + A"'), False),
+        (CODE.replace("(x: int)", "(x: int = 0)"), False),
+    ],
+)
+def test_hashes_are_of_what_code_does(other, same):
+    assert (code(other) == code(CODE)) is same
+
+
+def test_what_decides_an_operator():
+    files = decides.surface_files(CONTRACTS["matmul"])
+    assert {"kernels/matmul.py", "kernels/tiles.py", "isa/tensor.py", "timing/machine.py", "nki/isa.py"} <= set(files)
+    assert not {"kernels/softmax.py", "report/view.py", "nki/versions/views.py", "commands/operators.py"} & set(files)
+    assert not any(file.startswith("timing/") for file in decides.trace_files(CONTRACTS["matmul"]))
+    assert "kernels/matmul.py" in decides.surface_files(CONTRACTS["gated_mlp"])
+
+
+@pytest.mark.parametrize(
+    ("chip", "same"),
+    [("inf2", "trn1"), ("trn2[core_count=16]", "trn2"), ("trn2[dma.packet=9ns]", None), ("trn3", None)],
+)
+def test_facts_that_times_depend_on(chip, same):
+    found = {name: decides.facts_of(load_chip(name)) for name in CHIPS}
+    mine = decides.facts_of(load_chip(chip))
+    assert [n for n in CHIPS if found[n] == mine and n != chip] == ([same] if same else [])
+
+
+def test_the_shipped_surfaces_are_not_stale():
+    there = shipped.shipped()
+    assert there is not None, AGAIN
+    assert there.stale(CONTRACTS.values()) == [], AGAIN
+    assert set(there.table.facts) == set(CHIPS)
+    assert shipped.FILE.stat().st_size < 5_000_000
+
+
+@pytest.mark.parametrize("chip", ["trn1", "trn2", "trn3"])
+@pytest.mark.parametrize("operator", [name for name in CONTRACTS if any(uses(name))])
+def test_shipped_samples_are_what_kernels_take(chip, operator):
+    """The sample of the fewest instructions of each surface, simulated now: what a hash of code could miss."""
+    contract, loaded = CONTRACTS[operator], load_chip(chip)
+    there = shipped.shipped()
+    entries = there.entries(contract, loaded) if there is not None else []
+    assert entries or not any(d in contract.dtypes[loaded.core.version] for d, _ in uses(operator)), AGAIN
+    for entry in sorted(entries, key=lambda e: e.key)[:: max(1, len(entries) // 2)]:
+        made = unpack(entry.surface)
+        point, values = min(made.samples.items(), key=lambda item: item[1][2])
+        given = {**entry.sizes, **entry.options}
+        problem = contract.problem(entry.dtype, entry.cores, given, loaded.core.version)
+        sampler = Sampler(chip)
+        found = surface.simulated(contract, problem, made.axes, point, lambda use, s=sampler: s(contract, use))
+        assert found[0].tolist() == values.tolist(), AGAIN
+        assert found[1:] == (made.support, made.reason), AGAIN
+
+
+def test_every_group_of_uses_has_one_that_is_allowed():
+    for name, contract in CONTRACTS.items():
+        found = list(uses(name))
+        unknown = {dtype for dtype, _ in found} - {d for dtypes in contract.dtypes.values() for d in dtypes}
+        assert not unknown, name
+        assert all(set(contract.sizes) | set(contract.options) >= set(given) for _, given in found), name
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Surfaces of one operator on trn2 and on one that was changed, by two processes."""
+    path = tmp_path_factory.mktemp("store") / "operators.db"
+    chips = ("trn2", CHANGED)
+    return path, {c: prepare(c, path, workers=2, operators=frozenset({SMALL}), use_shipped=False) for c in chips}
+
+
+CHANGED = "trn2[core.engines.vector.clock=1.2GHz,dma.packet=12ns]"
+
+
+def test_a_changed_chip_is_what_a_fresh_one_would_be(made, tmp_path):
+    path, found = made
+    before, after = found["trn2"], found[CHANGED]
+    assert before.errors == after.errors == []
+    assert (before.made, after.made) == (before.surfaces, after.surfaces)
+    assert before.traced > 0
+    assert after.timed > 0
+    assert after.traced <= before.traced / 4  # where other samples are needed than before
+    file = tmp_path / "fresh.toml"
+    file.write_text(
+        'base = "trn2"\n[core.engines.vector]\nclock = "1.2 GHz"\n'
+    )  # a file has facts; timing constants are set
+    fresh = KernelCosts(f"{file}[dma.packet=12ns]", 1, use_shipped=False)
+    again = KernelCosts(CHANGED, 1, Store(path), use_shipped=False)
+    plain = KernelCosts("trn2", 1, Store(path), use_shipped=False)
+    for given in ({"rows": 300, "width": 1024}, {"rows": 5000, "width": 1024}):
+        costs = [costs.cost(SMALL, "bfloat16", **given) for costs in (fresh, again, plain)]
+        assert costs[0].time_ps == costs[1].time_ps != costs[2].time_ps
+        assert costs[0].busy_ps == costs[1].busy_ps
+        assert [c.support for c in costs[:2]] == ["what-if", "what-if"]
+        assert costs[2].support != "what-if"
+
+
+def test_what_was_prepared_is_found_again(made):
+    path, found = made
+    again = prepare(CHANGED, path, workers=1, operators=frozenset({SMALL}), use_shipped=False)
+    assert (again.made, again.traced, again.timed) == (0, 0, 0)
+    assert sorted(bytes(e.surface) for e in again.entries[SMALL]) == sorted(
+        bytes(e.surface) for e in found[CHANGED].entries[SMALL]
+    )
+
+
+@pytest.fixture
+def file(made, tmp_path, monkeypatch):
+    """What was prepared, shipped."""
+    path = tmp_path / "surfaces.bin"
+    found = {("trn2", SMALL): made[1]["trn2"].entries[SMALL]}
+    monkeypatch.setattr(decides, "SOURCES", tmp_path / "sources.txt")
+    decides.listed.cache_clear()
+    decides.code_hash.cache_clear()
+    assert shipped.write(found, CONTRACTS, path)
+    decides.listed.cache_clear()
+    monkeypatch.setattr("trnsim.operators.surfaces.shipped", lambda: shipped.shipped(path))
+    yield path
+    decides.listed.cache_clear()
+    decides.code_hash.cache_clear()
+
+
+def test_what_is_shipped_is_used_and_what_is_stale_is_not(file, made, monkeypatch):
+    contract = CONTRACTS[SMALL]
+    there = shipped.shipped(file)
+    assert there.stale([contract]) == []
+    assert len(there.entries(contract, load_chip("trn2"))) == len(made[1]["trn2"].entries[SMALL])
+    for chip in ("trn3", CHANGED, "trn2[core_count=16]"):
+        assert there.entries(contract, load_chip(chip)) == []
+    assert not shipped.write({("trn2", SMALL): made[1]["trn2"].entries[SMALL]}, CONTRACTS, file)
+    decides.listed.cache_clear()
+    costs = KernelCosts("trn2", 1)
+    costs.cost(SMALL, "bfloat16", rows=512, width=1024)
+    assert (costs.source.made, costs.source.sampler.timed) == (0, 0)
+    real = shipped.code_hash
+    monkeypatch.setattr(shipped, "code_hash", lambda f: "other" if f == "timing/link.py" else real(f))
+    assert there.stale([contract]) == [f"timing/link.py ({SMALL})"]
+    costs = KernelCosts("trn2", 1)
+    costs.cost(SMALL, "bfloat16", rows=512, width=1024)
+    assert costs.source.made == 1
+    assert costs.source.sampler.traced > 0
+
+
+def test_a_file_of_another_write_is_told_from_its_list(file, made):
+    there = shipped.shipped(file)
+    file.write_bytes(file.read_bytes() + b" ")
+    assert any("is not the one that" in text for text in there.stale([CONTRACTS[SMALL]]))
+
+
+def test_packing(made):
+    entry = made[1]["trn2"].entries[SMALL][0]
+    found = unpack(entry.surface)
+    assert pack(found) == bytes(entry.surface)
+    assert unpack(pack(found)).knots == found.knots
+    assert np.array_equal(found.evaluate((2048,)), unpack(pack(found)).evaluate((2048,)))
