@@ -184,6 +184,7 @@ def listed() -> list[dict[str, Any]]:
                 "options": options,
                 "implementations": has,
                 "kernel_dtypes": kernel.dtypes if kernel is not None else None,
+                "summary": kernel.summary if kernel is not None else "",
             }
         )
     return rows
