@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trnsim.commands.common import error_console
 from trnsim.commands.output import console, microseconds, table
 from trnsim.errors import InputError, TrnsimError
-from trnsim.hardware.model import flops_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from trnsim.operators.cost import OperatorCost
-    from trnsim.operators.kernel_costs import KernelCosts
     from trnsim.operators.store import Store
 
 # What people write for number formats; GPUs have one of each width, NeuronCores several.
@@ -99,7 +98,9 @@ def gather(
 
     known = {*OPERATORS, *contracts()}
     if operator not in known:
-        raise InputError(f"no operator {operator!r}", operand="operator", limit=sorted(known))
+        near = difflib.get_close_matches(operator, known, 1)
+        nearest = f"; nearest: {near[0]}" if near else ""
+        raise InputError(f"no operator {operator!r}{nearest}", operand="operator", limit=sorted(known))
     found = []
     for chip in chips:
         for name, make in implementations(chip, cores, store).items():
@@ -140,25 +141,9 @@ def implementations(chip: str, cores: int, store: Store | None) -> dict[str, Cal
             f"no time of operators on {chip}: its {loaded.title} has no timing constants", operand="chip", limit=having
         )
     return {
-        "kernel": lambda: _kernel(KernelCosts(chip, cores, store)),
+        "kernel": lambda: KernelCosts(chip, cores, store).cost,
         "compiler": lambda: CompilerCosts(chip, cores).cost,
     }
-
-
-def _kernel(costs: KernelCosts) -> Callable[..., OperatorCost]:
-    """Costs of kernels; products of narrow formats have kernels of their own."""
-    from trnsim.operators.kernel_costs import contracts
-
-    known = contracts()
-
-    def cost(operator: str, dtype: str, **given: Any) -> OperatorCost:
-        narrow = flops_key(dtype)
-        for key, name in (("float8", "matmul_fp8"), ("mx", "matmul_mx")):
-            if operator == "matmul" and narrow.startswith(key) and name in known:
-                operator = name
-        return costs.cost(operator, dtype, **given)
-
-    return cost
 
 
 def listed() -> list[dict[str, Any]]:

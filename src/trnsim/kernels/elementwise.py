@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
-from trnsim.kernels.contract import Axis, Contract, Problem, Sizes
-from trnsim.kernels.shapes import array, elements_axis, elements_of, moved, one_row, row_limits, rows_axis
+from trnsim.kernels.contract import Axis, Contract, Problem
+from trnsim.kernels.shapes import array, flat_axis, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import (
     FLAT,
     check_format,
@@ -238,15 +238,7 @@ def _arguments(problem: Problem) -> tuple[Any, ...]:
 def _axes(problem: Problem) -> tuple[Axis, ...]:
     if problem.options["bias"]:
         return rows_axis(problem, problem.sizes["width"])
-    return elements_axis(problem)
-
-
-def _coordinates(problem: Problem) -> Sizes:
-    return problem.sizes if problem.options["bias"] else elements_of(problem)
-
-
-def _placed(problem: Problem, coordinates: Sizes) -> Sizes:
-    return {**problem.sizes, **coordinates} if problem.options["bias"] else one_row(problem, coordinates)
+    return flat_axis(problem)
 
 
 def _flat(name: str, kernel: Any, inputs: int, outputs: int, options: dict[str, Any], summary: str) -> Contract:
@@ -255,11 +247,10 @@ def _flat(name: str, kernel: Any, inputs: int, outputs: int, options: dict[str, 
         name=name,
         kernel=kernel,
         sizes=("rows", "width"),
+        fixed=("width",),
         options=options,
         arguments=lambda p: (*[_x(p)] * inputs, p.options["activation"]),
-        axes=elements_axis,
-        coordinates=elements_of,
-        placed=one_row,
+        axes=flat_axis,
         flops=lambda p: 2 * inputs * p.sizes["rows"] * p.sizes["width"],
         bytes=lambda p: moved(p, (inputs + outputs) * p.sizes["rows"] * p.sizes["width"]),
         summary=summary,
@@ -272,12 +263,10 @@ CONTRACTS = (
         kernel=elementwise,
         sizes=("rows", "width"),
         options={"activation": _ACTIVATIONS, "bias": (0, 1), "residual": (0, 1)},
-        regime=lambda p: (p.sizes["width"],) if p.options["bias"] else (),
+        fixed=("width",),
         limits=lambda p: row_limits(p) if p.options["bias"] else {},
         arguments=_arguments,
         axes=_axes,
-        coordinates=_coordinates,
-        placed=_placed,
         flops=lambda p: 3 * p.sizes["rows"] * p.sizes["width"],
         bytes=lambda p: moved(p, (2 + int(p.options["residual"])) * p.sizes["rows"] * p.sizes["width"]),
         summary="activation(x + bias) + residual",

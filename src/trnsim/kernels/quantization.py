@@ -8,7 +8,7 @@ from trnsim import nki
 from trnsim.kernels.contract import Axis, Contract, Limit, Problem
 from trnsim.kernels.elementwise import flat_tiles, flat_view, load_flat
 from trnsim.kernels.reductions import over_partitions
-from trnsim.kernels.shapes import array, elements_axis, elements_of, item, moved, one_row, row_limits, rows_axis
+from trnsim.kernels.shapes import array, flat_axis, item, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import (
     FLAT,
     PARTITIONS,
@@ -184,7 +184,7 @@ def _x(problem: Problem, first: str = "rows", second: str = "width") -> Any:
 
 
 def _keeps(problem: Problem) -> Any:
-    return elements_of(problem)["elements"] <= _kept_elements(problem)
+    return problem.sizes["rows"] * problem.sizes["width"] <= _kept_elements(problem)
 
 
 def _kept_elements(problem: Problem) -> int:
@@ -192,8 +192,8 @@ def _kept_elements(problem: Problem) -> int:
 
 
 def _tensor_axes(problem: Problem) -> tuple[Axis, ...]:
-    kept = _kept_elements(problem)
-    return elements_axis(problem, high=kept) if _keeps(problem) else elements_axis(problem, low=kept + 4096)
+    kept = _kept_elements(problem) // problem.sizes["width"]
+    return flat_axis(problem, high=int(kept)) if _keeps(problem) else flat_axis(problem, low=int(kept) + 1)
 
 
 def _mx_axes(problem: Problem) -> tuple[Axis, ...]:
@@ -221,12 +221,11 @@ CONTRACTS = (
         name="quantize_tensor",
         kernel=quantize_tensor,
         sizes=("rows", "width"),
+        fixed=("width",),
         options={"kind": _BEFORE_V4},
         regime=lambda p: (_keeps(p),),
         arguments=lambda p: (_x(p), as_dtype(p.options["kind"])),
         axes=_tensor_axes,
-        coordinates=elements_of,
-        placed=one_row,
         flops=lambda p: 3 * p.sizes["rows"] * p.sizes["width"],
         bytes=lambda p: p.sizes["rows"] * p.sizes["width"] * (item(p) + 1),
         summary="8-bit floats with one scale",

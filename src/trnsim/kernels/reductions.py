@@ -11,7 +11,7 @@ from typing import Any
 from trnsim import nki
 from trnsim.kernels.contract import Contract, Problem
 from trnsim.kernels.elementwise import flat_tiles, load_flat
-from trnsim.kernels.shapes import array, elements_axis, elements_of, moved, one_row, row_limits, rows_axis
+from trnsim.kernels.shapes import array, flat_axis, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import (
     PARTITIONS,
     add_columns,
@@ -214,11 +214,10 @@ CONTRACTS = (
         name="reduce_all",
         kernel=reduce_all,
         sizes=("rows", "width"),
+        fixed=("width",),
         options={"operation": _OPERATIONS},
         arguments=_arguments,
-        axes=elements_axis,
-        coordinates=elements_of,
-        placed=one_row,
+        axes=flat_axis,
         flops=lambda p: p.sizes["rows"] * p.sizes["width"],
         bytes=lambda p: moved(p, p.sizes["rows"] * p.sizes["width"]),
         summary="sum, mean or maximum of all elements",

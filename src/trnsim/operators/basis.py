@@ -138,7 +138,7 @@ def _beyond(axis: Axis) -> tuple[int, ...]:
     """Blocks after the second that samples have."""
     if axis.degree > 1:
         return 1, 2
-    return tuple(sorted({max(1, axis.far // 16), max(1, axis.far // 4), axis.far}))
+    return (*_doublings(2, axis.far), axis.far)
 
 
 def _repeats(axis: Axis) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ class KernelCosts:
         known = self._known.get(use)
         if known is not None:
             return known
-        contract = self.contract(operator)
+        contract = self.contract(operator, dtype)
         problem = contract.problem(dtype, self.cores, given, self.generation)
         found, point = self.surface(contract, problem)
         values, error = None, 0.0
@@ -101,7 +102,7 @@ class KernelCosts:
             InputError: no such operator, or one that its contract forbids.
             UnsupportedError: too large to be simulated.
         """
-        contract = self.contract(operator)
+        contract = self.contract(operator, dtype)
         problem = contract.problem(dtype, self.cores, given, self.generation)
         surface.refuse_if_large(contract, problem)
         quantities, support, reason = self.source.sampler(contract, problem)
@@ -120,7 +121,7 @@ class KernelCosts:
             InputError: no such operator, or one use that its contract forbids.
             UnsupportedError: a use is too large to be simulated and not to be extrapolated.
         """
-        contract = self.contract(operator)
+        contract = self.contract(operator, dtype)
         sizes = {
             n: given[n] if n in given else contract.defaults[n]
             for n in contract.sizes
@@ -146,21 +147,27 @@ class KernelCosts:
             busy_ps={name: quantities[:, _BUSY + number] for number, name in enumerate(ENGINES)},
         )
 
-    def contract(self, operator: str) -> Contract:
-        """That of an operator.
+    def contract(self, operator: str, dtype: str = "") -> Contract:
+        """That of an operator; ``matmul`` in a format of its own is ``matmul_fp8`` or ``matmul_mx``.
 
         Raises:
             InputError: there is none.
         """
         contract = self._contracts.get(operator)
         if contract is None:
-            raise InputError(f"no kernel for {operator!r}", operand="operator", limit=sorted(self._contracts))
+            near = difflib.get_close_matches(operator, self._contracts, 1)
+            nearest = f"; nearest: {near[0]}" if near else ""
+            raise InputError(f"no kernel for {operator!r}{nearest}", operand="operator", limit=sorted(self._contracts))
+        if dtype and dtype not in {format_ for formats in contract.dtypes.values() for format_ in formats}:
+            for name, other in self._contracts.items():
+                if name.startswith(f"{operator}_") and any(dtype in formats for formats in other.dtypes.values()):
+                    return other
         return contract
 
     def prepare(self, contract: Contract, problems: Sequence[Problem]) -> Surface:
         """The surface that uses of one regime have in common, with the samples that they need."""
         found, _ = self.surface(contract, problems[0])
-        if found.knots and found.trusted:
+        if found.knots:
             points = [self.surface(contract, problem)[1] for problem in problems]
             lacking = [point for point in points if found.covers(point) and found.missing(point)]
             if lacking:
@@ -194,9 +201,9 @@ class KernelCosts:
             if missing.any():
                 self._fill(found, contract, one, [tuple(p) for p in np.unique(points[missing], axis=0).tolist()])
                 quantities[missing] = found.evaluate_many(points[missing])
-        few = quantities[:, _INSTRUCTIONS] < found.few
-        wrong = [found.error(number) > surface.LARGEST_ERROR for number in (0, found.few)]
-        whole = ~inside | (few & wrong[0]) | (~few & wrong[1])
+        counts, places = np.unique(np.where(inside, quantities[:, _INSTRUCTIONS], 0), return_inverse=True)
+        wrong = np.array([found.error(number) > surface.LARGEST_ERROR for number in counts.tolist()])
+        whole = ~inside | wrong[places]
         if whole.any():
             uses = some.resized({name: np.broadcast_to(size, (count,))[whole] for name, size in some.sizes.items()})
             quantities[whole] = self._simulated(contract, uses, int(whole.sum()))

@@ -10,9 +10,10 @@ tell the error.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
+from itertools import accumulate, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,11 +37,13 @@ TOLERANCE = 0.005
 # Knots that an axis gets in this way, at most.
 MOST_KNOTS = 16
 # Samples that only check: the last so many tell the error, after at most so many of which some led to more knots.
-CHECKS, MOST_CHECKS = 3, 12
+CHECKS, MOST_CHECKS = 3, 9
 GOOD = 0.02
-# A use of fewer instructions than this many times those of one block of every loop is a small one: what happens once
-# weighs more there, so small ones are checked, and trusted, apart.
+# A use of fewer instructions than this many times those of one block of every loop is a small one: as many of them are
+# checked as of others.
 FEW = 4
+# A check tells the error of uses of up to so many times its instructions; that of the largest, of all above.
+NEAR = 8
 # The largest error of a check with which a surface is used.
 LARGEST_ERROR = 0.04
 # Instructions of the largest sample that is simulated, and of a use that is not extrapolated.
@@ -75,7 +78,6 @@ class Surface:
         samples: quantities by coordinates.
         checks: samples that were only compared.
         support, reason: of the samples.
-        few: instructions below which a use is a small one.
     """
 
     knots: tuple[Knots, ...]
@@ -83,7 +85,6 @@ class Surface:
     checks: tuple[Check, ...] = ()
     support: str = ""
     reason: str = ""
-    few: float = 0.0
     _held: dict[tuple[int, int], tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
     _held_rest: dict[Point, tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -92,16 +93,16 @@ class Surface:
         return tuple(knots.axis for knots in self.knots)
 
     def error(self, instructions: float) -> float:
-        """The largest of the checks, of uses with few or with many instructions; where there is none, of all."""
-        return self._errors[instructions >= self.few]
+        """The largest of the checks of about as many instructions or more: what happens once weighs less and less."""
+        counts, errors = self._errors
+        return errors[bisect_left(counts, min(instructions, counts[-1]) / NEAR)] if counts else 0.0
 
     @cached_property
-    def _errors(self) -> tuple[float, float]:
-        found = []
-        for many in (False, True):
-            alike = [c for c in self.checks if (c.instructions >= self.few) == many] or self.checks
-            found.append(max((check.error for check in alike), default=0.0))
-        return found[0], found[1]
+    def _errors(self) -> tuple[list[float], list[float]]:
+        """Instructions of the checks, ascending, and the largest error of each and those above it."""
+        ordered = sorted(self.checks, key=lambda check: -check.instructions)
+        errors = accumulate((check.error for check in ordered), max)
+        return [check.instructions for check in ordered][::-1], list(errors)[::-1]
 
     def covers(self, point: Sequence[int]) -> bool:
         """Whether the coordinates are of this regime."""
@@ -273,21 +274,6 @@ def fill(surface: Surface, contract: Contract, problem: Problem, points: Iterabl
         surface.add(point, simulated(contract, problem, surface.axes, point, sample)[0])
 
 
-def timed_again(surface: Surface, contract: Contract, problem: Problem, sample: Sample) -> Surface:
-    """The same surface from other samples at the same points, as of a chip with other rates."""
-    again = Surface(surface.knots, {}, few=surface.few)
-    for point in surface.samples:
-        values, again.support, again.reason = simulated(contract, problem, surface.axes, point, sample)
-        again.add(point, values)
-    checks = []
-    for check in surface.checks:
-        values = simulated(contract, problem, surface.axes, check.point, sample)[0]
-        found = float(again.evaluate(check.point)[0])
-        checks.append(Check(check.point, found, float(values[0]), float(values[_INSTRUCTIONS])))
-    again.checks = tuple(checks)
-    return again
-
-
 def simulated(
     contract: Contract, problem: Problem, axes: tuple[Axis, ...], point: Point, sample: Sample
 ) -> tuple[NDArray[np.float64], str, str]:
@@ -377,7 +363,7 @@ class _Builder:
             if check.error > GOOD:
                 self.repair(point)
         last = tuple(check for checks in found for check in checks[-CHECKS:])
-        return Surface(tuple(self.knots), self.taken, last, *self.support, few)
+        return Surface(tuple(self.knots), self.taken, last, *self.support)
 
     def check(self, surface: Surface, point: Point) -> Check:
         for other in surface.missing(point):

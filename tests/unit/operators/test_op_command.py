@@ -106,6 +106,7 @@ def test_roofline_lines_and_points():
         (["matmul", "--m", "x"], "--m needs an integer"),
         (["matmul", "12"], "sizes"),
         (["dance", "--m", "1"], "no operator 'dance'"),
+        (["atention", "--m", "1"], "nearest: attention"),
         (["matmul", *ARGUMENTS, "--chip", "h100", "--set", "b200.hbm.bandwidth=9TB/s"], "the chip is h100"),
         (["matmul", *ARGUMENTS, "--chip", "inf1"], "no timing constants"),
         (["matmul", *ARGUMENTS, "--chip", "h100", "--dtype", "mxfp4"], "the nearest that it has is float8"),
