@@ -235,7 +235,9 @@ def show(title: str, rows: Sequence[Found]) -> None:
     lines = []
     for found, cost in costs:
         busy = cost.busy_ps.get(cost.bound, 0) / cost.time_ps if cost.bound else 0
-        error = f", ±{cost.error_percent:.0f} %" if cost.error_percent is not None else ""
+        # That of a surface is the error of interpolating, not of time: JSON has it.
+        known = cost.how == "fit" and cost.error_percent is not None
+        error = f", ±{cost.error_percent:.0f} %" if known else ""
         lines.append(
             (
                 found.label,
