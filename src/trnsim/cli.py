@@ -18,6 +18,7 @@ from trnsim.commands import (
     diff,
     explain,
     fabric,
+    models,
     operators,
     replay,
     sweep,
@@ -153,6 +154,7 @@ explain.register(app)
 replay.register(app)
 diff.register(app)
 operators.register(app)
+models.register(app)
 fabric.register(app)
 collective.register(app)
 validate.register(validate_app)

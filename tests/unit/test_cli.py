@@ -303,3 +303,39 @@ def test_findings_give_status_one(script, tmp_path):
     result = trnsim("run", path, cwd=tmp_path)
     assert result.returncode == 1
     assert "nothing was written" in " ".join(result.stdout.split())
+
+
+def test_models_lists_what_is_known(tmp_path):
+    result = trnsim("models", cwd=tmp_path)
+    assert result.returncode == 0
+    assert re.search(r"llama-3\.1-70b +70\.55 B", result.stdout)
+    listed = json.loads(trnsim("models", "--json", "-", cwd=tmp_path).stdout)
+    assert listed["schema"] == "trnsim-models-1"
+    by_name = {model["name"]: model for model in listed["models"]}
+    assert by_name["gpt-oss-120b"]["parameters"] == 116_829_156_672
+    assert by_name["gpt-oss-120b"]["source"].startswith("https://")
+
+
+def test_models_shows_one(tmp_path):
+    result = trnsim("models", "deepseek-ai/DeepSeek-R1", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "671,026,404,352" in result.stdout
+    assert "37,552,282,624" in result.stdout
+    assert "arXiv 2412.19437" in result.stdout
+    config = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shown = json.loads(trnsim("models", "./config.json", "--json", "-", cwd=tmp_path).stdout)
+    assert shown["parameters"] == 2 * 100 * 64 + 64 + 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 96 + 128)
+    assert shown["kv_bytes"]["2048"] == 2048 * 2 * 2 * 32 * 2
+    assert shown["flops_per_token"]["training"] == 3 * shown["flops_per_token"]["forward"]
+
+
+def test_models_that_do_not_hold(tmp_path):
+    for name, message in (
+        ("llma-3.1-70b", "the nearest: llama-3"),
+        ("GPT 1.7B", "megatron-gpt-1.7b"),
+        ("config.json", "No such file"),
+    ):
+        result = trnsim("models", name, cwd=tmp_path)
+        assert (result.returncode, message in result.stderr) == (2, True), result.stderr

@@ -141,7 +141,7 @@ def implementations(chip: str, cores: int, store: Store | None) -> dict[str, Cal
             f"no time of operators on {chip}: its {loaded.title} has no timing constants", operand="chip", limit=having
         )
     return {
-        "kernel": lambda: KernelCosts(chip, cores, store).cost,
+        "kernel": lambda: KernelCosts(chip, cores, store).once,
         "compiler": lambda: CompilerCosts(chip, cores).cost,
     }
 

@@ -18,8 +18,8 @@ from trnsim.kernels.tiles import (
     item_bytes,
     load_group,
     over_cores,
+    own_groups,
     pieces,
-    row_groups,
     share,
     store_group,
 )
@@ -86,8 +86,7 @@ def quantize_rows(x: Any, kind: Any = nl.float8_e4m3) -> Any:
     check_width(width, x.dtype)
     result = nl.ndarray(x.shape, dtype=kind, buffer=nl.shared_hbm)
     scales = nl.ndarray((rows,), dtype=nl.float32, buffer=nl.shared_hbm)
-    first, last = share(rows, PARTITIONS)
-    for start, lanes, count in row_groups(first, last, width, x.dtype):
+    for start, lanes, count in own_groups(x):
         data = load_group(x, start, lanes, count)
         scale, inverse = _scales(_magnitudes(data), kind)
         out = nl.ndarray(data.shape, dtype=kind, buffer=nl.sbuf)

@@ -21,9 +21,8 @@ from trnsim.kernels.tiles import (
     filled,
     load_group,
     over_cores,
+    own_groups,
     pieces,
-    row_groups,
-    share,
     store_columns,
     write_columns,
 )
@@ -87,8 +86,7 @@ def reduce_rows(x: Any, operation: str = "sum") -> Any:
     rows, width = x.shape
     check_width(width, x.dtype)
     result = nl.ndarray((rows,), dtype=nl.float32, buffer=nl.shared_hbm)
-    first, last = share(rows, PARTITIONS)
-    for start, lanes, count in row_groups(first, last, width, x.dtype):
+    for start, lanes, count in own_groups(x):
         found = reduced(load_group(x, start, lanes, count), operation)
         if operation == "mean":
             nisa.tensor_scalar(dst=found, data=found, op0=nl.multiply, operand0=1.0 / width)
@@ -111,25 +109,25 @@ def reduce_columns(x: Any, operation: str = "sum") -> Any:
     rows, width = x.shape
     check_width(width, x.dtype)
     result = nl.ndarray((width,), dtype=nl.float32, buffer=nl.shared_hbm)
-    first, last = share(rows, PARTITIONS)
+    groups = own_groups(x)
     if operation == "max":
-        write_columns(result, over_cores(_column_maxima(x, first, last), nl.maximum, 0))
+        write_columns(result, over_cores(_column_maxima(x, groups), nl.maximum, 0))
         return result
     weight = filled((PARTITIONS, 1), 1.0, x.dtype)
     totals = column_totals(width)
-    for start, lanes, count in row_groups(first, last, width, x.dtype):
+    for start, lanes, count in groups:
         data = load_group(x, start, lanes, count)
         for row in range(count):
             add_columns(totals, data[:, row, :], weight[0:lanes, :])
-    store_columns(result, totals, last > first, 0, 1.0 / rows if operation == "mean" else 1.0)
+    store_columns(result, totals, len(groups) > 0, 0, 1.0 / rows if operation == "mean" else 1.0)
     return result
 
 
-def _column_maxima(x: Any, first: int, last: int) -> Any:
-    """Of rows ``first`` to ``last``, [128, blocks of 128 columns]."""
+def _column_maxima(x: Any, groups: list[tuple[int, int, int]]) -> Any:
+    """Of groups of rows, [128, blocks of 128 columns]."""
     width = x.shape[1]
     largest = filled((PARTITIONS, width), lowest(x.dtype), x.dtype)
-    for start, lanes, count in row_groups(first, last, width, x.dtype):
+    for start, lanes, count in groups:
         data = load_group(x, start, lanes, count)
         for row in range(count):
             nisa.tensor_tensor(

@@ -31,6 +31,8 @@ _MODULES = (
 # Costs that are remembered as they are.
 _KNOWN = 100_000
 _INSTRUCTIONS = QUANTITIES.index("instructions")
+# Operations and bytes of a use that takes a second or so to simulate: 32,000 products, 16,000 tiles of 128 x 2,048.
+_AT_ONCE, _AT_ONCE_BYTES = 32_000 * 2 * 128 * 128 * 512, 16_000 * 2 * 128 * 2048
 _BUSY = QUANTITIES.index(f"busy {ENGINES[0]}")
 
 
@@ -94,6 +96,25 @@ class KernelCosts:
             self._known.clear()
         self._known[use] = _cost(contract, problem, values, found, how, error)
         return self._known[use]
+
+    def once(self, operator: str, dtype: str, **given: Any) -> OperatorCost:
+        """What one use costs, as soon as may be: simulated whole where there is no surface yet and it is not large.
+
+        Raises:
+            InputError: no such operator, or one that its contract forbids.
+            UnsupportedError: too large to be simulated and not to be extrapolated.
+        """
+        contract = self.contract(operator, dtype)
+        problem = contract.problem(dtype, self.cores, given, self.generation)
+        key = self.key(contract, problem)
+        large = contract.flops(problem) > _AT_ONCE or contract.bytes(problem) > _AT_ONCE_BYTES
+        if large or key in self._surfaces or self.source.known(contract, repr(key)) is not None:
+            return self.cost(operator, dtype, **given)
+        return self.simulated(operator, dtype, **given)
+
+    def forget(self) -> None:
+        """Costs that were asked for; surfaces stay."""
+        self._known.clear()
 
     def simulated(self, operator: str, dtype: str, **given: Any) -> OperatorCost:
         """What one use costs, simulated whole.

@@ -1,6 +1,7 @@
 """Surfaces against what they are sums of, and against whole simulations."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -154,14 +155,15 @@ def test_samples_are_of_the_regime(use):
     problem = contract.problem(dtype, cores, sizes, generation)
     axes = contract.axes(problem)
     point = [contract.coordinates(problem)[axis.name] for axis in axes]
+    every = [Knots.of(axis).coordinates for axis in axes]
     for number, axis in enumerate(axes):
         assert axis.low <= point[number], axis
-        for at in Knots.of(axis).coordinates:
-            named = {other.name: x for other, x in zip(axes, [*point[:number], at, *point[number + 1 :]], strict=True)}
+        for end, at in itertools.product((min, max), every[number]):
+            place = [at if other == number else end(every[other]) for other in range(len(axes))]
+            named = {axis.name: x for axis, x in zip(axes, place, strict=True)}
             sample = problem.resized(contract.placed(problem, named))
             asked = {n: v for n, v in sample.sizes.items() if n in contract.sizes}
-            again = contract.problem(dtype, cores, {**asked, **problem.options}, generation)
-            again = again.resized(sample.sizes)
+            again = contract.problem(dtype, cores, {**asked, **problem.options}, generation).resized(sample.sizes)
             found = contract.coordinates(again)
             assert {name: found[name] for name in named} == named
             if "by_column" not in sample.sizes:
@@ -236,6 +238,16 @@ def test_bad_uses(given_, text):
 def test_what_a_contract_or_a_generation_lacks(chip, operator, dtype, sizes, text):
     with pytest.raises(InputError, match=text):
         KernelCosts(chip).cost(operator, dtype, **sizes)
+
+
+def test_one_use_is_simulated_where_there_is_no_surface():
+    costs = KernelCosts("trn2", use_shipped=False)
+    sizes = {"rows": 300, "width": 1024}
+    first = costs.once("softmax", "bfloat16", **sizes)
+    assert first == costs.simulated("softmax", "bfloat16", **sizes)
+    assert first.how == "simulated"
+    costs.cost("softmax", "bfloat16", **sizes)
+    assert costs.once("softmax", "bfloat16", **sizes).how == "surface"
 
 
 def test_bad_places():
