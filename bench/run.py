@@ -1,7 +1,7 @@
 """Speed and memory, each against a peer or a limit measured in the same run.
 
-``python bench/run.py [NAME ...]``; NAME is one of matmul, pallas, time_only, timing, start, instructions. The SDK's
-kernels come from a local checkout named by ``TRNSIM_SDK``; parts that need it are skipped, visibly, without it.
+``python bench/run.py [NAME ...]``; NAME is one of matmul, pallas, time_only, timing, start, instructions, serving. The
+SDK's kernels come from a local checkout named by ``TRNSIM_SDK``; parts that need it are skipped, visibly, without it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 from instructions import bench_instructions
 from large import bench_timing
+from serving import bench_serving
 
 import trnsim
 
@@ -216,6 +217,7 @@ if __name__ == "__main__":
         "timing": bench_timing,
         "start": bench_start,
         "instructions": bench_instructions,
+        "serving": lambda: bench_serving(row),
     }
     unknown = set(sys.argv[1:]) - set(parts)
     if unknown:

@@ -28,6 +28,8 @@ ALLOWED = {
     "kernels": {"nki", "session", "timing", "isa", "machine", "hardware", "numerics"},
     "workloads": {"numerics"},
     "operators": {"kernels", "session", "timing", "isa", "machine", "hardware", "numerics"},
+    "serving": {"hardware", "numerics"},
+    "planner": {"serving", "hardware", "numerics"},
     "installation": {"nki", "compat", "releases"},
     "compat": {"nki", "session", "isa", "machine", "numerics", "releases"},
     "pytest_plugin": {"compat", "installation", "report"},
