@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from trnsim.commands import common
@@ -48,7 +49,7 @@ def show_all(chip: str, lnc: int, store: Store | None, json: str | None) -> None
         more = (microseconds(before * 1e6), f"{row['time_us'] / before - 1:+.1%}") if before is not None else ()
         what = " ".join([row["operator"], row["dtype"], *(f"{name}={value}" for name, value in row["sizes"].items())])
         shown.append((what, microseconds(row["time_us"] * 1e6), *more, row["bound"]))
-    console().print(table(chip, columns, shown))
+    console().print(table(escape(f"{chip}, {lnc} core{'s' * (lnc > 1)}"), columns, shown))
     console().print(
         f"{prepared.surfaces} surfaces, {prepared.made} of them made from {prepared.timed:,} samples "
         f"({prepared.traced:,} traced) in {seconds:.1f} s",
