@@ -1,7 +1,8 @@
 """Speed and memory, each against a peer or a limit measured in the same run.
 
-``python bench/run.py [NAME ...]``; NAME is one of matmul, pallas, time_only, timing, start, instructions, serving. The
-SDK's kernels come from a local checkout named by ``TRNSIM_SDK``; parts that need it are skipped, visibly, without it.
+``python bench/run.py [NAME ...]``; NAME is one of matmul, pallas, time_only, timing, start, instructions, serving,
+fabric. The SDK's kernels come from a local checkout named by ``TRNSIM_SDK``; parts that need it are skipped, visibly,
+without it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from fabric import bench_fabric
 from instructions import bench_instructions
 from large import bench_timing
 from serving import bench_serving
@@ -218,6 +220,7 @@ if __name__ == "__main__":
         "start": bench_start,
         "instructions": bench_instructions,
         "serving": lambda: bench_serving(row),
+        "fabric": bench_fabric,
     }
     unknown = set(sys.argv[1:]) - set(parts)
     if unknown:

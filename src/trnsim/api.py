@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trnsim.errors import InputError
+from trnsim.hardware import load_chip
 from trnsim.numerics import as_dtype
-from trnsim.session import Session, ShapeOnly, SimulationOptions
+from trnsim.session import Session, ShapeOnly, SimulationOptions, current_session
 
 if TYPE_CHECKING:
+    from trnsim.machine.ranks import World
     from trnsim.report.call import KernelCall
 
 _SHORT = {
@@ -83,6 +86,7 @@ def simulate_ranks(
     chip: str | None = None,
     lnc: int | None = None,
     options: SimulationOptions | None = None,
+    system: str | None = None,
     **kwargs: Any,
 ) -> list[Any]:
     """Run ``kernel`` once a rank, all in this process, so that ``nki.collectives`` work; returns each rank's results.
@@ -92,12 +96,16 @@ def simulate_ranks(
         args: the arguments of each rank, in rank order: arrays and plain values, or a mapping of them by name.
         chip: as for ``simulate``; every rank is one logical core of it.
         lnc: cores of a rank, 1 or 2; default: those of ``kernel[lnc]``.
+        system: the instance or UltraServer (or as many of them as are needed) that the ranks fill from the first
+            logical core on, such as ``"trn2.48xlarge"``: collectives then add up as its runtime's algorithms do, and
+            calls are timed if the session (or ``options``) asks for it.
         kwargs: keyword arguments for all ranks.
 
     An array that several ranks are given is copied for all but the first: each rank has its own memory.
 
     Raises:
         DeadlockError: ranks wait for each other in collectives that do not match.
+        InputError: the system is unknown, cannot hold the ranks, or has another chip.
         TrnsimError: what the kernel did wrong, or what trnsim cannot do.
     """
     from trnsim.installation import in_place
@@ -111,6 +119,11 @@ def simulate_ranks(
         wrapped = wrapped[lnc]
     chosen = options or SimulationOptions(chip=chip, timed=False)
     world = World(len(args))
+    if system is not None:
+        session = current_session()
+        if session is not None and options is None:
+            chosen = session.options if chip is None else replace(session.options, chip=chip)
+        chosen = _placed(world, system, chosen, wrapped.lnc or chosen.lnc or 1)
     seen: set[int] = set()
 
     def own(value: Any) -> Any:
@@ -132,6 +145,17 @@ def simulate_ranks(
             for rank in range(world.size)
         ]
     )
+
+
+def _placed(world: World, system: str, options: SimulationOptions, lnc: int) -> SimulationOptions:
+    """Puts the ranks into a system; returns the options with its chip."""
+    from trnsim.nki.placement import Placement
+
+    world.placement = Placement(system, world.size, lnc)
+    chip = world.placement.chip
+    if options.chip is not None and load_chip(options.chip).name != chip:
+        raise InputError(f"{system} has {chip}, not {options.chip}", operand="chip", value=options.chip, limit=chip)
+    return replace(options, chip=chip)
 
 
 def profile(

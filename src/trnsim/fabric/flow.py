@@ -175,6 +175,7 @@ class Engine:
         self.active: list[_Active] = []
         self.now = 0.0
         self.link_bytes = np.zeros(len(self.capacity))
+        self.loads: dict[int, Floats] = {}  # of demands, which their programs keep alive
         self.cache: dict[tuple[object, ...], list[Floats]] = {}
         self.rounds = 0
         self.held = np.zeros(topology.rank_count, np.int64)
@@ -292,24 +293,27 @@ class Engine:
             left = one.bytes[one.alive]
             moved = left.copy()
             moved[~ends] = one.rates[~ends] * (span * 1e-12)
-            self._count(one, moved)
             one.bytes[one.alive] = left - moved
             if ends.any():
                 one.alive = one.bytes > 0
                 one.key = (id(one.program), one.demand.key, np.packbits(one.alive).tobytes())
         self.now = event if span < soonest else self.now + span
 
-    def _count(self, one: _Active, moved: Floats) -> None:
-        links, usage = one.demand.links[one.alive], one.demand.usage[one.alive]
-        valid = links >= 0
-        wire = (usage * moved[:, None])[valid]
-        self.link_bytes += np.bincount(links[valid], weights=wire, minlength=len(self.capacity))
+    def _count(self, demand: Demand, steps: int) -> None:
+        """Wire bytes of whole steps."""
+        load = self.loads.get(id(demand))
+        if load is None:
+            valid = demand.links >= 0
+            wire = (demand.usage * demand.bytes[:, None])[valid]
+            load = np.bincount(demand.links[valid], weights=wire, minlength=len(self.capacity)).astype(np.float64)
+            self.loads[id(demand)] = load
+        self.link_bytes += load * steps
 
     def _skip(self, one: _Active, waiting: list[_Active]) -> bool:
         """Equal steps of a run that is alone take equal times: all but the last at once."""
         if one.flowing or one.left < 3 or one.wait_until - one.demand.latency_ps != self.now:
             return False
-        before, begin = self.link_bytes.copy(), self.now
+        begin = self.now
         probe = self.now + one.demand.latency_ps
         one.begin_flow()
         self.now = probe
@@ -321,7 +325,7 @@ class Engine:
         upcoming = min((w.ready for w in waiting if w.ready > begin), default=None)
         if upcoming is not None and each:
             count = min(count, int((upcoming - begin) / each))
-        self.link_bytes = before + (self.link_bytes - before) * count
+        self._count(one.demand, count)
         self.now = begin + each * count
         one.left -= count
         one.begin_step(self.now)
@@ -329,6 +333,7 @@ class Engine:
 
     def _end_step(self, one: _Active) -> list[int]:
         """Go to the next step of a run; returns its number if it was the last."""
+        self._count(one.demand, 1)
         one.left -= 1
         if one.left:
             one.begin_step(self.now)

@@ -130,16 +130,24 @@ def from_schedule(
     for begin, end in pairwise(schedule.starts.tolist()):
         source, target = schedule.source[begin:end], schedule.target[begin:end]
         nbytes = schedule.bytes[begin:end]
-        text = source.tobytes() + target.tobytes() + nbytes.tobytes()
+        pair, whole = _by_pair(target * schedule.ranks + source, nbytes, schedule.ranks)
+        text = pair.tobytes() + whole.tobytes()
         if text not in seen:
             seen[text] = len(demands)
-            pair = source * schedule.ranks + target
-            _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
-            whole = np.bincount(inverse, weights=nbytes).astype(np.float64)
-            ends = (group.places[source[first]], group.places[target[first]])
-            demands.append(wires.demand(*ends, whole, np.ones(len(first)), keys))
+            target, source = np.divmod(pair, schedule.ranks)
+            demands.append(wires.demand(group.places[source], group.places[target], whole, np.ones(len(pair)), keys))
         order.append(seen[text])
     return make(name or f"{schedule.collective} {schedule.algorithm}", group, wires, demands, order)
+
+
+def _by_pair(pair: Ints, nbytes: Ints, ranks: int) -> tuple[Ints, Floats]:
+    """The pairs of a step in order, and what each sends."""
+    if ranks * ranks > 64 * len(pair):
+        found, inverse = np.unique(pair, return_inverse=True)
+        return found, np.bincount(inverse, weights=nbytes).astype(np.float64)
+    sums = np.bincount(pair, weights=nbytes)
+    found = np.flatnonzero(sums).astype(np.int64)
+    return found, sums[found].astype(np.float64)
 
 
 def make(

@@ -109,7 +109,7 @@ def build(
     keep = size > 0
     step, source, target, at, to, size, reduce = (x[keep] for x in (step, source, target, at, to, size, reduce))
     # Neighbouring pieces between the same ranks in the same step are one transfer.
-    order = np.lexsort((to, reduce, source, target, step))
+    order = _order(step, target, source, reduce, to)
     step, source, target, at, to, size, reduce = (x[order] for x in (step, source, target, at, to, size, reduce))
     if len(step):
         joined = np.zeros(len(step), bool)
@@ -120,7 +120,7 @@ def build(
         first = np.flatnonzero(~joined)
         size = np.add.reduceat(size, first)
         step, source, target, at, to, reduce = (x[first] for x in (step, source, target, at, to, reduce))
-    order = np.lexsort((source, to, target, step))
+    order = _order(step, target, to, source)
     columns = [x[order] for x in (step, source, target, at, to, size, reduce)]
     return Schedule(
         collective=collective,
@@ -141,6 +141,18 @@ def build(
         root=root,
         pairs=pairs,
     )
+
+
+def _order(*columns: Ints) -> Ints:
+    """Rows sorted by the first column, then the second, and so on."""
+    columns = tuple(np.asarray(c, np.int64) for c in columns)
+    bits = [int(c.max(initial=0)).bit_length() for c in columns]
+    if sum(bits) > 62:
+        return np.lexsort(columns[::-1])
+    key = columns[0].copy()
+    for column, width in zip(columns[1:], bits[1:], strict=True):
+        key = (key << width) | column
+    return np.argsort(key, kind="stable")
 
 
 def split(elements: int, parts: int, itemsize: int = 1) -> tuple[Ints, Ints]:

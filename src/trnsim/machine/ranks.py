@@ -43,6 +43,8 @@ class World:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.placement: Any = None
+        """Where the ranks sit in a system (``nki.placement.Placement``), if the caller said."""
         self.hub: Any = None
         self.finished: set[int] = set()
         self._waiting: dict[tuple[int, int], Meeting] = {}

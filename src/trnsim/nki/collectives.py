@@ -1,14 +1,15 @@
 """``nki.collectives``: communication between ranks, as NKI 0.6 documents it.
 
 Ranks run in one process (``trnsim.simulate_ranks``); a kernel that is called otherwise is the only rank. Sums are made
-in float32 in the order of the group and rounded once, those of integers exactly; the hardware's order is not public.
+by the schedule that the runtime documents for the system that the ranks sit in (``fabric/``); if none is named, in
+float32 in the order of the group, rounded once. The hardware's order within a step is not public.
 In a ring each rank sends to the next of its group, on every channel. Under LNC=2 core ``c`` of a rank communicates with
 core ``c`` of the others; tensors that both cores share are read once both have called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 
 from trnsim import releases
 from trnsim.errors import CompilerError, HardwareError
+from trnsim.fabric.algorithms import schedule
+from trnsim.fabric.data import execute
+from trnsim.fabric.schedule import Schedule
 from trnsim.isa.alu import AluOp, as_alu_op
 from trnsim.isa.collectives import INSTRUCTIONS
 from trnsim.machine import core as machine
@@ -25,7 +29,7 @@ from trnsim.machine.ranks import Meeting
 from trnsim.machine.registers import Cell, VirtualRegister
 from trnsim.machine.tensor import NkiTensor
 from trnsim.nki.versions.calls import guard as _guard
-from trnsim.numerics import from_float32
+from trnsim.numerics import DType, as_dtype, from_float32
 
 _OPERATORS = ("add", "minimum", "maximum")
 _CHANNELS = 4
@@ -61,6 +65,8 @@ class _Call:
                              type(replica_group).__name__, "ReplicaGroup")  # fmt: skip
         self.group = self._group(replica_group)
         self.terms: dict[str, Any] = {"replica_group": replica_group.groups}
+        self.found: dict[int, Any] = {}
+        self.time_ps: int | None = None
         if priority is not None:
             allowed = self.core.generation == "v4" and isinstance(priority, int) and 0 <= priority <= 3
             self.require(allowed, "priority needs NeuronCore-v4 and a class 0 to 3", "priority", priority, "0 to 3, v4")
@@ -159,7 +165,20 @@ class _Call:
             found = self.world.arrive(core, meeting)
         else:
             found = {self.rank: brought}
+        self.found = found
         return [found[rank] for rank in self.group] if core.numeric else None
+
+    def once(self, make: Callable[[], Any]) -> Any:
+        """What ``make`` returns to the first member of the group that asks."""
+        if -1 not in self.found:
+            self.found[-1] = make()
+        return self.found[-1]
+
+    def take(self, nbytes: int, dtype: DType, groups: Any = None, pairs: Any = None) -> None:
+        """Say how large the collective is, and so how long it takes, if it is known where the ranks sit."""
+        if self.world is not None and self.world.placement is not None:
+            every = groups or self.terms["replica_group"]
+            self.time_ps = self.world.placement.time_ps(self.name, every, self.group, nbytes, dtype.itemsize, pairs)
 
     def _both(self, step: str) -> None:
         core = self.core
@@ -170,7 +189,7 @@ class _Call:
     def record(self, dst: NkiTensor, src: NkiTensor, values: Any, other: Any = None, metadata: Any = None,
                counts: Any = None) -> None:  # fmt: skip
         """The row of one tensor that this rank receives."""
-        INSTRUCTIONS[self.name](dst, src, other, metadata, counts, values, self.label)
+        INSTRUCTIONS[self.name](dst, src, other, metadata, counts, values, self.time_ps, self.label)
         self.label = None
 
 
@@ -185,6 +204,43 @@ def _reduced(op: AluOp, parts: Sequence[NDArray[Any]], dst: NkiTensor) -> NDArra
     return result
 
 
+def _sums(
+    call: _Call, collective: str, op: AluOp, parts: Sequence[Sequence[NDArray[Any]]] | None,
+    pairs: Sequence[tuple[NkiTensor, NkiTensor]],
+) -> list[NDArray[Any]] | None:  # fmt: skip
+    """What this rank receives of the reduction of all ranks' sources, tensor by tensor; None without numbers."""
+    if parts is None:
+        return None
+    place, size = call.group.index(call.rank), len(call.group)
+    results = []
+    for i, (src, dst) in enumerate(pairs):
+        given = [p[i] for p in parts]
+        if op.name != "add" or as_dtype(given[0].dtype) != dst.dtype:
+            # No order: the least and the greatest; or a format that NumPy has no name for.
+            rows = slice(place * dst.shape[0], (place + 1) * dst.shape[0]) if collective == "reduce_scatter" else ...
+            results.append(_reduced(op, [g[rows] for g in given], dst))
+            continue
+        made = _schedule(call, collective, size, src.size * src.dtype.itemsize, src.dtype.itemsize)
+        flat = [np.ascontiguousarray(g).reshape(-1) for g in given]
+        whole = call.once(dict)
+        if i not in whole:
+            with np.errstate(all="ignore"):
+                whole[i] = execute(made, flat)
+        results.append(whole[i][place].reshape(dst.shape))
+    return results
+
+
+def _schedule(call: _Call, collective: str, ranks: int, nbytes: int, itemsize: int) -> Schedule:
+    if call.world is not None and call.world.placement is not None:
+        return call.world.placement.schedule(collective, call.group, nbytes, itemsize)  # type: ignore[no-any-return]
+    algorithm = "single_step_mesh" if collective == "all_reduce" else "mesh"
+    return schedule(collective, algorithm, ranks, nbytes, itemsize=itemsize)
+
+
+def _bytes(tensors: Sequence[NkiTensor]) -> int:
+    return sum(t.size * t.dtype.itemsize for t in tensors)
+
+
 def all_reduce(
     srcs: Any, dsts: Any, replica_group: Any, op: Any, priority: int | None = None, name: str | None = None
 ) -> None:
@@ -194,9 +250,10 @@ def all_reduce(
     operator = call.operator(op)
     for src, dst in pairs:
         call.shape(src, dst, 0)
-    parts = call.exchange([src for src, _ in pairs])
+    call.take(_bytes([src for src, _ in pairs]), pairs[0][0].dtype)
+    sums = _sums(call, "all_reduce", operator, call.exchange([src for src, _ in pairs]), pairs)
     for i, (src, dst) in enumerate(pairs):
-        call.record(dst, src, parts and [_reduced(operator, [p[i] for p in parts], dst)])
+        call.record(dst, src, sums and [sums[i]])
 
 
 def all_gather(
@@ -209,6 +266,7 @@ def all_gather(
         if src.memory == SBUF:
             call.require(src.ndim == 2, "SBUF tensors must have two dimensions", "srcs", src.shape, 2)
         call.shape(src, dst, call.dimension(collective_dim, src.memory, sbuf=(0, 1)), by=len(call.group))
+    call.take(_bytes([dst for _, dst in pairs]), pairs[0][0].dtype)
     parts = call.exchange([src for src, _ in pairs])
     for i, (src, dst) in enumerate(pairs):
         call.record(dst, src, parts and [np.concatenate([p[i] for p in parts], axis=collective_dim)])
@@ -224,11 +282,10 @@ def reduce_scatter(
     operator = call.operator(op)
     for src, dst in pairs:
         call.shape(src, dst, call.dimension(collective_dim, src.memory), of=len(call.group))
-    parts = call.exchange([src for src, _ in pairs])
-    place = call.group.index(call.rank)
+    call.take(_bytes([src for src, _ in pairs]), pairs[0][0].dtype)
+    sums = _sums(call, "reduce_scatter", operator, call.exchange([src for src, _ in pairs]), pairs)
     for i, (src, dst) in enumerate(pairs):
-        share = slice(place * dst.shape[0], (place + 1) * dst.shape[0])
-        call.record(dst, src, parts and [_reduced(operator, [p[i][share] for p in parts], dst)])
+        call.record(dst, src, sums and [sums[i]])
 
 
 def all_to_all(
@@ -241,6 +298,7 @@ def all_to_all(
     for src, dst in pairs:
         call.shape(src, dst, call.dimension(collective_dim, src.memory))
         call.require(src.shape[0] % size == 0, "dimension 0 does not divide by the ranks", "srcs", src.shape, size)
+    call.take(_bytes([src for src, _ in pairs]), pairs[0][0].dtype)
     parts = call.exchange([src for src, _ in pairs])
     place = call.group.index(call.rank)
     for i, (src, dst) in enumerate(pairs):
@@ -351,6 +409,8 @@ def collective_permute(
     call.terms["source_target_pairs"] = sorted(pairs)
     if rank not in ranks:
         return
+    places = tuple((call.group.index(s), call.group.index(t)) for s, t in pairs)
+    call.take(_bytes([src]), src.dtype, [ranks], places)
     parts = call.exchange([src])
     origin = {target: source for source, target in pairs}.get(rank)
     if origin is not None:
@@ -364,6 +424,7 @@ def collective_permute_implicit(
     """Each rank sends its sources to the next rank of its group's ring, one tensor a channel."""
     call = _Call("collective_permute_implicit", replica_group, priority, name)
     channels = _channels(call, channel_ids, srcs_by_channel, dsts_by_channel)
+    call.take(_bytes([src for src, _ in channels]), channels[0][0].dtype)
     parts = call.exchange([src for src, _ in channels])
     before = _neighbour(call.group, call.rank, 1)
     for i, (src, dst) in enumerate(channels):
@@ -387,6 +448,7 @@ def collective_permute_implicit_reduce(
             for a, b, (_, dst) in zip(firsts, seconds, channels, strict=True)
         ]
 
+    call.take(_bytes(firsts), firsts[0].dtype)
     parts = call.exchange([*firsts, *seconds], give)
     before = _neighbour(call.group, call.rank, 1)
     for i, (src, dst) in enumerate(channels):

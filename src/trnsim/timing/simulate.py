@@ -116,7 +116,7 @@ def simulate(
     tracks, events, opcodes, engine_event, transfer_event = draw_events(linked, run, tables)
     waits = draw_waits(linked, run, tables, tracks, engine_event, transfer_event)
     findings = [f for p in programs for f in p.findings]
-    support, reason = _support(timing, options, linked)
+    support, reason = _support(timing, options, linked, traces)
     if chip.changes:
         support, reason = "what-if", f"set by the user: {chip.changed}; otherwise {support}: {reason}"
     fixed = timing.clock_offset_ps + timing.clock_tail_ps if options.clock == "span" else 0
@@ -203,10 +203,12 @@ def _totals(programs: Sequence[CoreProgram], linked: Linked, run: Run, tables: C
     )
 
 
-def _support(timing: Timing, options: TimingOptions, linked: Linked) -> tuple[str, str]:
+def _support(timing: Timing, options: TimingOptions, linked: Linked, traces: Sequence[Trace]) -> tuple[str, str]:
     """How well the time is known, from the constants, the schedule and what happened."""
     if timing.support == "assumed":
         return "assumed", f"the constants of NeuronCore-{timing.version} are carried over from NeuronCore-v3"
+    if any(klass.name.startswith("nki.collectives.") for trace in traces for klass in trace.classes):
+        return "extrapolated", "collectives take what their schedule needs on the links, all ranks coming at once"
     if linked.spills:
         return "extrapolated", "live tiles outgrew on-chip memory: spills are modelled on one published case"
     if options.schedule == "program":
