@@ -2,7 +2,8 @@
 
     python scripts/fit_compiler.py kernel_latency.csv
 
-``kernel_latency.csv`` has the published rows. Needs SciPy.
+``kernel_latency.csv`` has the published rows. The only compiled operators among them are matrix products: 162 on trn3,
+which the constants are fitted on, and a few on trn2, which tell how far the constants carry. Needs SciPy.
 """
 
 from __future__ import annotations
@@ -28,6 +29,14 @@ def matmuls(path: Path) -> tuple[list[dict[str, int]], np.ndarray]:
     return sizes, np.array([float(r["value"]) for r in rows])
 
 
+def carried(path: Path) -> tuple[list[dict[str, int]], np.ndarray]:
+    """Sizes and microseconds of the matmuls that were compiled for trn2: float32, one core."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [r for r in csv.DictReader(file) if r["kernel"] == "neuronx-cc torch matmul" and r["chip"] == "trn2"]
+    sizes = [{part[0].lower(): int(part[1:]) for part in r["shapes"].split()} for r in rows]
+    return [{name: s[name] for name in "mkn"} for s in sizes], np.array([float(r["value"]) for r in rows])
+
+
 def fit(sizes: list[dict[str, int]], measured: np.ndarray, rates: Rates) -> Fit:
     """Constants that make relative errors small; large ones count less."""
 
@@ -43,9 +52,9 @@ def _flops(sizes: dict[str, int]) -> int:
     return 2 * sizes["m"] * sizes["k"] * sizes["n"]
 
 
-def _bytes(sizes: dict[str, int]) -> int:
+def _bytes(sizes: dict[str, int], itemsize: int = 2) -> int:
     m, k, n = sizes.values()
-    return 2 * (m * k + k * n + m * n)
+    return itemsize * (m * k + k * n + m * n)
 
 
 def main() -> int:
@@ -64,6 +73,11 @@ def main() -> int:
     errors = 100 * np.abs(held_out)
     print(f"five-fold mean absolute error {errors.mean():.2f} %, largest {errors.max():.1f} %")
     print(f"roofline {100 * np.abs(np.array(roofline) / measured - 1).mean():.1f} %")
+    sizes, measured = carried(Path(sys.argv[1]))
+    rates = Rates.of("trn2", 1, "float32")
+    errors = np.array([predict(made, rates, _flops(s), _bytes(s, 4)) for s in sizes]) / measured - 1
+    print(f"carried to trn2, float32, one core: {', '.join(f'{e:+.1%}' for e in errors)}")
+    print(f"mean absolute error {100 * np.abs(errors).mean():.1f} %")
     return 0
 
 

@@ -1,33 +1,31 @@
-"""``trnsim op``: what an operator costs on a chip, by implementation."""
+"""``trnsim op``: what an operator costs on chips, by implementation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trnsim.commands import common
-from trnsim.commands.output import console, microseconds, table, write_json
-from trnsim.errors import InputError, UnsupportedError
+from trnsim.commands.output import said, write_json
+from trnsim.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from trnsim.operators.cost import OperatorCost
     from trnsim.operators.store import Store
 
 DEFAULT_CHIP = "trn2"
-_SHORT = {
-    "bf16": "bfloat16", "f16": "float16", "fp16": "float16", "f32": "float32", "fp32": "float32",
-    "fp8": "float8_e4m3", "mxfp8": "float8_e4m3fn_x4", "mxfp4": "float4_e2m1fn_x4",
-}  # fmt: skip
 
 
 def op(
     context: typer.Context,
     operator: Annotated[str, typer.Argument(help="Such as matmul; list: what there is; all: common uses of each.")],
-    dtype: Annotated[str, typer.Option("--dtype", help="Number format: bf16, fp16, fp32, fp8, mxfp8, mxfp4.")] = "bf16",
-    chip: common.Chip = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Number format: bf16, fp16, fp32, fp8, mxfp8, mxfp4 or its full name.")
+    ] = "bf16",
+    chip: Annotated[
+        list[str] | None,
+        typer.Option("--chip", help="trn1, trn2, trn3, inf2, h100, b200, ..., or a chip's TOML file; may be repeated."),
+    ] = None,
     set: common.Set = None,
     lnc: Annotated[int, typer.Option("--lnc", help="Cores of a logical core.")] = 1,
     cache: Annotated[
@@ -37,37 +35,42 @@ def op(
     json: Annotated[
         str | None, typer.Option("--json", help="Write the costs to FILE, or - for standard output.")
     ] = None,
+    plot: Annotated[
+        str | None, typer.Option("--plot", help="Draw a roofline into FILE: .svg, .png or .html. Needs Matplotlib.")
+    ] = None,
 ) -> None:
-    """Predict the time, traffic and bound of one use of an operator by every implementation.
+    """Predict the time, traffic and bound of one use of an operator by every implementation, side by side.
 
-    Sizes are options of the operator's own: trnsim op list names them. With --set, times of the chip as it is stand
-    beside those of the changed one.
+    Sizes are options of the operator's own: trnsim op list names them. A NeuronCore chip is shown by one logical core,
+    a GPU whole. With --set, times of a chip as it is stand beside those of the changed one.
 
-    Example: trnsim op matmul --m 4096 --k 4096 --n 4096 --set trn2.dma.sustained_bytes_per_ns=40GB/s
+    Example: trnsim op matmul --m 4096 --k 4096 --n 4096 --dtype bf16 --chip trn2 --chip h100
     """
+    from trnsim.commands import operator_costs
+
     if operator == "list":
         _list(json)
         return
-    given, dtype = _sizes(context.args), _SHORT.get(dtype, dtype)
-    name = common.changed_chip(chip, set, DEFAULT_CHIP) or DEFAULT_CHIP
-    store = _store(cache)
     if operator == "all":
         from trnsim.commands.operators_all import show_all
 
-        show_all(name, lnc, store, json)
+        for name in operator_costs.chosen(chip, set, DEFAULT_CHIP):
+            show_all(name, lnc, _store(cache), json)
         return
-    costs, refused = _costs(operator, dtype, name, lnc, store, given)
-    before: list[OperatorCost] = []
-    if name.endswith("]"):
-        before, _ = _costs(operator, dtype, name.partition("[")[0], lnc, store, given, like=costs[0])
+    given = _sizes(context.args)
+    chips, form = operator_costs.chosen(chip, set, DEFAULT_CHIP), operator_costs.FORMATS.get(dtype, dtype)
+    found = operator_costs.gather(operator, form, chips, lnc, _store(cache), given)
     if json is not None:
-        rows = [_as_json(cost) for cost in costs]
-        for row, cost in zip(rows, before, strict=False):
-            row["unchanged_time_us"] = cost.microseconds
-        rows += [{"implementation": name, "error": text} for name, text in refused.items()]
-        write_json({"schema": "trnsim-op-1", "chip": name, "cores": lnc, "sizes": given, "costs": rows}, json)
+        rows = [operator_costs.as_json(f) for f in found]
+        document = {"schema": "trnsim-op-2", "chips": chips, "cores": lnc, "dtype": form, "sizes": given, "costs": rows}
+        write_json(document, json)
     if json != "-":
-        _show(costs, refused, before)
+        operator_costs.show(f"{operator}, {form}", found)
+    if plot is not None:
+        from trnsim.commands import roofline
+
+        roofline.draw(found, form, lnc, plot)
+        said(f"wrote {plot}")
 
 
 def _store(cache: str | None) -> Store | None:
@@ -76,131 +79,42 @@ def _store(cache: str | None) -> Store | None:
 
     if cache is not None:
         return Store(cache)
-    found, said = default_store()
-    if said:
-        common.error_console().print(said, highlight=False, markup=False)
+    found, text = default_store()
+    if text:
+        common.error_console().print(text, highlight=False, markup=False)
     return found
 
 
-def _costs(
-    operator: str,
-    dtype: str,
-    chip: str,
-    lnc: int,
-    store: Store | None,
-    given: Mapping[str, int | str],
-    like: OperatorCost | None = None,
-) -> tuple[list[OperatorCost], dict[str, str]]:
-    """Costs by implementation, and why others have none; our kernel's in the way that ``like`` was found, if given."""
-    from trnsim.operators.compiled import CompilerCosts
-    from trnsim.operators.kernel_costs import KernelCosts
-
-    ours, refused = KernelCosts(chip, lnc, store), {}
-    ask = ours.once if like is None else ours.simulated if like.how == "simulated" else ours.cost
-    costs = [ask(operator, dtype, **given)]
-    try:
-        costs.append(CompilerCosts(chip, lnc).cost(operator, dtype, **given))
-    except (UnsupportedError, InputError) as error:
-        refused["compiler"] = str(error)
-    return costs, refused
-
-
 def _sizes(arguments: list[str]) -> dict[str, int | str]:
-    """``--m 4096 --activation=silu`` as sizes and options."""
-    from trnsim.operators.kernel_costs import contracts
+    """``--m 4096 --k=4096 --activation silu`` as sizes and options."""
+    from trnsim.commands import operator_costs
 
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if len(words) % 2:
         raise InputError("sizes are written as --NAME NUMBER", value=" ".join(arguments))
     found: dict[str, int | str] = {}
-    for name, text in zip(words[::2], words[1::2], strict=True):
-        if not name.startswith("--"):
-            raise InputError(f"sizes are written as --NAME NUMBER, not {name!r}", value=name)
-        word = name[2:].replace("-", "_")
+    for option, text in zip(words[::2], words[1::2], strict=True):
+        if not option.startswith("--"):
+            raise InputError(f"sizes are written as --NAME NUMBER, not {option!r}", value=option)
+        name = option[2:].replace("-", "_")
         try:
-            found[word] = int(text)
+            found[name] = int(text)
         except ValueError:
-            if not any(word in contract.options for contract in contracts().values()):
-                raise InputError(f"{name} needs an integer", operand=name, value=text) from None
-            found[word] = text
+            if name not in operator_costs.word_options():
+                raise InputError(f"{option} needs an integer", operand=option, value=text) from None
+            found[name] = text
     return found
 
 
 def _list(json: str | None) -> None:
-    from trnsim.operators.kernel_costs import contracts
+    from trnsim.commands import operator_costs
 
-    rows = [
-        {
-            "operator": c.name,
-            "sizes": list(c.sizes),
-            "options": {k: list(v) for k, v in c.options.items()},
-            "dtypes": {generation: list(of) for generation, of in c.dtypes.items()},
-            "summary": c.summary,
-        }
-        for c in contracts().values()
-    ]
+    rows = operator_costs.listed()
     if json is not None:
-        write_json({"schema": "trnsim-op-list-1", "operators": rows}, json)
+        write_json({"schema": "trnsim-op-list-2", "operators": rows}, json)
     if json == "-":
         return
-    lines = [
-        (
-            c.name,
-            " ".join(f"--{size.replace('_', '-')}" for size in c.sizes),
-            " ".join(f"--{name.replace('_', '-')} {'|'.join(map(str, of))}" for name, of in c.options.items()),
-            _formats(c.dtypes),
-        )
-        for c in contracts().values()
-    ]
-    console().print(table("Operators", ("operator", "sizes", "options", "number formats"), lines))
-
-
-def _formats(dtypes: Mapping[str, tuple[str, ...]]) -> str:
-    """By generation, where they differ."""
-    if len(set(dtypes.values())) == 1:
-        return " ".join(next(iter(dtypes.values())))
-    return "; ".join(f"{generation}: {' '.join(of) or 'none'}" for generation, of in dtypes.items())
-
-
-def _as_json(cost: OperatorCost) -> dict[str, Any]:
-    return {
-        "implementation": cost.implementation,
-        "time_us": cost.microseconds,
-        "hbm_bytes": cost.hbm_bytes,
-        "flops": cost.flops,
-        "sbuf_bytes": cost.sbuf_bytes,
-        "bound": cost.bound,
-        "busy_us": {name: value / 1e6 for name, value in cost.busy_ps.items()},
-        "how": cost.how,
-        "support": cost.support,
-        "reason": cost.reason,
-        "error_percent": cost.error_percent,
-    }
-
-
-def _show(costs: list[OperatorCost], refused: Mapping[str, str], before: Sequence[OperatorCost] = ()) -> None:
-    unchanged = ("unchanged us",) if before else ()
-    columns = ("implementation", "time us", *unchanged, "TFLOPS", "HBM GB/s", "bound", "support")
-    rows = []
-    for number, cost in enumerate(costs):
-        busy = cost.busy_ps.get(cost.bound, 0) / cost.time_ps if cost.bound else 0
-        error = f", ±{cost.error_percent:.0f} %" if cost.error_percent is not None else ""
-        rows.append(
-            (
-                cost.implementation,
-                microseconds(cost.time_ps),
-                *(microseconds(other.time_ps) for other in before[number : number + 1]),
-                f"{cost.flops / cost.time_ps:.1f}",
-                f"{cost.hbm_bytes / cost.time_ps * 1e3:.0f}",
-                f"{cost.bound} {busy:.0%} busy" if cost.bound else "",
-                f"{cost.support}{error}",
-            )
-        )
-    console().print(table(costs[0].operator, columns, rows))
-    for cost in costs:
-        console().print(f"{cost.implementation}: {cost.reason}")
-    for name, text in refused.items():
-        console().print(f"{name}: {text}")
+    operator_costs.show_list(rows)
 
 
 def register(app: typer.Typer) -> None:

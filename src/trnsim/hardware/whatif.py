@@ -127,6 +127,12 @@ def choose(chip: str | None, settings: Sequence[str], default: str | None = None
     return reference(what_if(chip, changes))
 
 
+def chip_named_in(setting: str) -> str | None:
+    """The chip that ``CHIP.PATH=VALUE`` begins with; None where it begins with the path."""
+    named, _, rest = setting.partition("=")[0].strip().partition(".")
+    return named if rest and _is_chip(named) else None
+
+
 def load_changed(name: str) -> Chip:
     """The chip of a name with changes: ``trn3[hbm.bandwidth=6TB/s]``. Raises as ``what_if``."""
     base, changes = _parts(name)

@@ -1,15 +1,16 @@
-"""The ``compiler`` implementation, and the command that shows implementations side by side."""
+"""The ``compiler`` implementation."""
 
-import json
-
+import numpy as np
 import pytest
-from typer.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from trnsim.cli import app
-from trnsim.errors import InputError, UnsupportedError
+from trnsim.errors import InputError
 from trnsim.operators.compiled import CompilerCosts, Fit, Rates, predict
+from trnsim.operators.work import OPERATORS
 
 SIZES = {"m": 512, "k": 1024, "n": 2048}
+SIZE = st.integers(1, 20_000)
 
 
 def test_times_add_up_as_squares():
@@ -25,65 +26,40 @@ def test_support():
     assert (there.support, there.error_percent) == ("extrapolated", None)
     assert "trn3" in there.reason
     assert there.time_ps > here.time_ps
+    other = CompilerCosts("trn3", 2).cost("rmsnorm", "bfloat16", rows=4096, width=4096)
+    assert (other.support, other.error_percent) == ("assumed", None)
+    assert "no compiled rmsnorm has been published" in other.reason
 
 
-def test_what_is_not_known():
-    with pytest.raises(InputError, match="no NeuronCore"):
-        CompilerCosts("h100")
-    with pytest.raises(UnsupportedError, match="no measurements of compiled attention"):
-        CompilerCosts("trn2").cost("attention", "bfloat16", q=1)
+@pytest.mark.parametrize("name", sorted(OPERATORS))
+@pytest.mark.parametrize(("chip", "cores"), [("trn1", 1), ("inf2", 1), ("trn2", 2), ("trn3", 2)])
+def test_every_operator_takes_at_least_its_roofline(name, chip, cores):
+    costs = CompilerCosts(chip, cores)
+    sizes = dict.fromkeys(OPERATORS[name].sizes, 512)
+    cost = costs.cost(name, "bfloat16", **sizes)
+    assert cost.time_ps > max(cost.busy_ps.values()) > 0
+    many = costs.costs(name, "bfloat16", **{n: np.full(3, v) for n, v in sizes.items()})
+    np.testing.assert_allclose(many.time_ps, [cost.time_ps] * 3)
+    assert many.hbm_bytes.tolist() == [cost.hbm_bytes] * 3
 
 
-def invoke(*arguments):
-    return CliRunner().invoke(app, ["op", *arguments])
-
-
-def test_side_by_side(tmp_path):
-    cache = tmp_path / "costs.db"
-    arguments = [f"--{name}={size}" for name, size in SIZES.items()]
-    done = invoke("matmul", *arguments, "--chip", "trn2", "--cache", str(cache), "--json", "-")
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert [c["implementation"] for c in found["costs"]] == ["kernel", "compiler"]
-    assert found["costs"][0]["bound"] == "tensor"
-    shown = invoke("matmul", "--m", "512", "--k", "1024", "--n", "2048", "--cache", str(cache))
-    assert shown.exit_code == 0
-    assert "kernel" in shown.stdout
-    assert "extrapolated" in shown.stdout
-
-
-def test_list():
-    found = json.loads(invoke("list", "--json", "-").stdout)
-    assert {"matmul"} <= {o["operator"] for o in found["operators"]}
-    assert "--contract-lhs 0|1" in invoke("list").stdout
+@given(SIZE, SIZE, SIZE)
+@settings(deadline=None, max_examples=50)
+def test_more_never_takes_less(m, k, n):
+    sizes = {"m": [m, m + 1, m, m], "k": [k, k, k + 1, k], "n": [n, n, n, n + 1]}
+    times = CompilerCosts("trn2").costs("matmul", "bfloat16", **sizes).time_ps
+    assert (times >= times[0]).all()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"),
+    ("chip", "cores", "name", "dtype", "text"),
     [
-        (["matmul", "--m", "512"], "no k, n"),
-        (["matmul", "--m", "x"], "--m needs an integer"),
-        (["matmul", "12"], "sizes"),
-        (["dance", "--m", "1"], "no kernel for 'dance'"),
+        ("h100", 1, "matmul", "bfloat16", "no NeuronCore"),
+        ("trn1", 2, "matmul", "bfloat16", "no logical cores of 2"),
+        ("trn2", 1, "matmul", "float4_e2m1fn_x4", "TensorE of trn2 has no float4"),
+        ("trn2", 1, "dance", "bfloat16", "no operator 'dance'"),
     ],
 )
-def test_bad_input(arguments, text):
-    done = invoke(*arguments)
-    assert done.exit_code != 0
-    assert text in str(done.exception)
-
-
-def test_what_if(tmp_path):
-    arguments = ["matmul", *(f"--{name}={size}" for name, size in SIZES.items()), "--cache", str(tmp_path / "costs.db")]
-    done = invoke(*arguments, "--set", "trn3.dma.sustained_bytes_per_ns=4GB/s", "--json", "-")
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert found["chip"] == "trn3[dma.sustained_bytes_per_ns=4GB/s]"
-    kernel, compiler = found["costs"]
-    assert kernel["time_us"] > 2 * kernel["unchanged_time_us"]
-    assert compiler["time_us"] == compiler["unchanged_time_us"]  # its HBM is as it was
-    assert {c["support"] for c in found["costs"]} == {"what-if"}
-    shown = invoke(*arguments, "--set", "trn3.dma.sustained_bytes_per_ns=4GB/s")
-    assert "unchanged us" in shown.stdout
-    refused = invoke(*arguments, "--set", "trn3.dma.sustained=4GB/s")
-    assert "the nearest are dma.sustained_bytes_per_ns" in str(refused.exception)
+def test_what_is_not_known(chip, cores, name, dtype, text):
+    with pytest.raises(InputError, match=text):
+        CompilerCosts(chip, cores).cost(name, dtype, **SIZES)
