@@ -20,11 +20,13 @@ from trnsim.commands import (
     fabric,
     models,
     operators,
+    plan,
     replay,
     sweep,
     validate,
     validate_collectives,
     validate_instructions,
+    validate_training,
 )
 from trnsim.commands import time as time_command
 from trnsim.commands.validate_app import validate_app
@@ -155,11 +157,13 @@ replay.register(app)
 diff.register(app)
 operators.register(app)
 models.register(app)
+plan.register(app)
 fabric.register(app)
 collective.register(app)
 validate.register(validate_app)
 validate_instructions.register(validate_app)
 validate_collectives.register(validate_app)
+validate_training.register(validate_app)
 app.add_typer(validate_app)
 
 

@@ -152,6 +152,14 @@ class GpuCosts:
         busy = self._busy(found, dtype, sizes)
         return many(found, dtype, sizes, "gpu", time, busy)
 
+    def cast_us(self, dtype: str, m: float, k: float) -> float:
+        """Microseconds of a product's time in which its left operand [m, k] is cast from 16 bits; 0 in wide formats."""
+        rate = self._rate(dtype)
+        if rate.itemsize >= 2:
+            return 0.0
+        fit, _ = self._fit("matmul", dtype)
+        return m * k * (2 + rate.itemsize) / (fit.constants["memory"] * rate.bandwidth)
+
     def _cost(self, found: Operator, dtype: str, given: Mapping[str, Any]) -> OperatorCost:
         sizes = found.use(given)
         alone = {n: np.array([float(v)]) for n, v in sizes.items()}

@@ -98,8 +98,42 @@ def training_memory(model: Model, layout: Layout, sequence: int, reserve: Count 
 
 def _stage_memory(model: Model, layout: Layout, sequence: int, number: int, reserve: Count) -> Memory:
     p = training_pass(model, layout, sequence)
-    found = states(*stage_parameters(model, layout, number), layout)
-    activations = layer_activations(model, layout, sequence, number)
+    kinds = stage_kinds(layout, model, number)
+    return stage_memory(
+        model,
+        layout,
+        sequence,
+        number,
+        reserve,
+        parameters=stage_parameters(model, layout, number),
+        kept=sum(count * _bytes(layer_kept(layer, p, layout.recompute)) for layer, count in kinds),
+        largest=max((_bytes(layer_kept(layer, p, "none")) for layer, _ in kinds), default=0),
+        gathered=max((sum(local_parameters(layer.weights, layout)) for layer, _ in kinds), default=0),
+    )
+
+
+def stage_memory(
+    model: Model,
+    layout: Layout,
+    sequence: int,
+    number: int,
+    reserve: Count,
+    *,
+    parameters: tuple[Count, Count],
+    kept: Count,
+    largest: Count,
+    gathered: Count,
+) -> Memory:
+    """Memory of a rank of one stage.
+
+    Args:
+        parameters: of the stage, as ``training.stage_parameters`` gives them.
+        kept: bytes that its layers keep of one micro-batch; ``largest``: of the largest layer without recomputation;
+            ``gathered``: parameters of the layer that has the most.
+    """
+    p = training_pass(model, layout, sequence)
+    found = states(*parameters, layout)
+    activations = kept / layout.vpp * in_flight(layout, number)
     stream = p.rows * model.hidden * p.itemsize
     if number == 0:
         # What the embedding gives needs no copy of its own, but a mask where there is dropout.
@@ -110,13 +144,11 @@ def _stage_memory(model: Model, layout: Layout, sequence: int, number: int, rese
         further = sum(_bytes(layer_kept(layer, p, layout.recompute)) for layer in model.next_layers)
         # A module of multi-token prediction keeps its two inputs, before and after their norms.
         activations += outputs + layout.next_token * (outputs + further + 4 * stream)
-    working = 0
-    kinds = stage_kinds(layout, model, number)
+    working: Count = 0
     if layout.recompute == "full":
-        working = max((_bytes(layer_kept(layer, p, "none")) for layer, _ in kinds), default=0)
+        working = largest
     if layout.zero == 3:
         # Weights of the layer that runs, whole.
-        gathered = max((sum(local_parameters(layer.weights, layout)) for layer, _ in kinds), default=0)
         working += gathered * as_dtype(layout.dtype).itemsize
     return replace(found, activations=activations, working=working, reserve=reserve)
 

@@ -313,3 +313,8 @@ class Pass:
     @property
     def itemsize(self) -> int:
         return as_dtype(self.dtype).itemsize
+
+    @property
+    def cast_bytes(self) -> float:
+        """Of an element as products take it: what they keep for their weights' gradients is kept so."""
+        return format_bytes(self.products)

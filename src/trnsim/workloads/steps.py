@@ -226,7 +226,8 @@ def layer_kept(layer: Layer, p: Pass, recompute: str) -> list[Kept]:
     stream = p.rows * layer.hidden * a
     if recompute == "full":
         return [Kept("layer.input", stream * layer.streams)]
-    found = [Kept("norms", stream * layer.norms), Kept("inputs", stream * (1 if layer.parallel else len(layer.parts)))]
+    inputs = p.rows * layer.hidden * p.cast_bytes * (1 if layer.parallel else len(layer.parts))
+    found = [Kept("norms", stream * layer.norms), Kept("inputs", inputs)]
     if layer.streams > 1:
         found.append(Kept("streams", stream * layer.streams * len(layer.parts)))
     if p.dropout:

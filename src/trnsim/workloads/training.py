@@ -85,22 +85,16 @@ def _stage(model: Model, layout: Layout, p: Pass, number: int) -> Stage:
 
 
 def _chunk(model: Model, layout: Layout, p: Pass, layers: list[Layer], first: bool, last: bool) -> tuple[Step, Step]:
-    ahead: Step = embedding_forward(model, p) if first else []
-    through, after = _layers(layout, p, layers)
-    ahead += through
-    boundary = p.rows * model.hidden * p.itemsize
-    if last:
-        head = head_forward(model, p, p.tokens, loss=True)
-        ahead += head
-        after = [*backward(head), *after]
-        for _ in range(layout.next_token):
-            through, back = _next_token(model, layout, p)
-            ahead, after = [*ahead, *through], [*back, *after]
-    elif layout.pp > 1:
-        ahead.append(Exchange("send_receive", "pp", 2, boundary, "stage"))
+    before, behind = outer_steps(model, layout, p)
+    ahead, after = _layers(layout, p, layers)
     if first:
-        after += backward(embedding_forward(model, p))
-    elif layout.pp > 1:
+        ahead, after = [*before[0], *ahead], [*after, *before[1]]
+    if last:
+        ahead, after = [*ahead, *behind[0]], [*behind[1], *after]
+    boundary = p.rows * model.hidden * p.itemsize
+    if not last and layout.pp > 1:
+        ahead.append(Exchange("send_receive", "pp", 2, boundary, "stage"))
+    if not first and layout.pp > 1:
         after.append(Exchange("send_receive", "pp", 2, boundary, "stage", phase="backward"))
     return ahead, after
 
@@ -110,12 +104,29 @@ def _layers(layout: Layout, p: Pass, layers: list[Layer]) -> tuple[Step, Step]:
     ahead: Step = []
     after: Step = []
     for layer, count in counted(layers):
-        gathered = _gathered(layer.weights, layout) if layout.zero == 3 else []
-        step = layer_forward(layer, p)
-        ahead += multiplied([*gathered, *step], count)
-        again = [*(replace(item, phase=RECOMPUTE) for item in gathered), *_recomputed(step, layout.recompute)]
-        after = [*multiplied([*again, *backward(step)], count), *after]
+        through, back = layer_steps(layout, p, layer)
+        ahead += multiplied(through, count)
+        after = [*multiplied(back, count), *after]
     return ahead, after
+
+
+def layer_steps(layout: Layout, p: Pass, layer: Layer) -> tuple[Step, Step]:
+    """One layer forward, and backward with what is computed again."""
+    gathered = _gathered(layer.weights, layout) if layout.zero == 3 else []
+    step = layer_forward(layer, p)
+    again = [*(replace(item, phase=RECOMPUTE) for item in gathered), *_recomputed(step, layout.recompute)]
+    return [*gathered, *step], [*again, *backward(step)]
+
+
+def outer_steps(model: Model, layout: Layout, p: Pass) -> tuple[tuple[Step, Step], tuple[Step, Step]]:
+    """What stands before the first layer, forward and backward, and what after the last."""
+    first = embedding_forward(model, p)
+    ahead = head_forward(model, p, p.tokens, loss=True)
+    after = backward(ahead)
+    for _ in range(layout.next_token):
+        through, back = _next_token(model, layout, p)
+        ahead, after = [*ahead, *through], [*back, *after]
+    return (first, backward(first)), (ahead, after)
 
 
 def _next_token(model: Model, layout: Layout, p: Pass) -> tuple[Step, Step]:

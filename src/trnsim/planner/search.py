@@ -1,0 +1,273 @@
+"""The best layouts of a training run on so many chips: every layout of a space, under memory.
+
+The space: degrees of tensor, pipeline and context parallelism that multiply, with data parallelism, to all ranks;
+chunks of stages that divide the layers; expert parallelism that divides the experts; micro-batches of a few sequences;
+recomputation as little as fits, since more is never faster; optimiser states shared, or weights too without a pipeline.
+Nothing else is left out: the search is exhaustive.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trnsim.errors import InputError, UnsupportedError
+from trnsim.planner.pricing import Prices
+from trnsim.planner.stack import TrainingStack, load_training_stack
+from trnsim.planner.training import (
+    TrainingEstimate,
+    TrainingPlan,
+    default_stack,
+    estimate,
+    pieces_of,
+    prices_of,
+    ranks_per_chip,
+    step_line,
+)
+from trnsim.workloads.layout import RECOMPUTATION, Layout
+
+if TYPE_CHECKING:
+    from trnsim.hardware.model import System
+    from trnsim.workloads.memory import Memory
+    from trnsim.workloads.model import Model
+
+# Degrees that may be fixed.
+DEGREES = ("tp", "pp", "vpp", "cp", "ep", "dp", "micro_batch", "recompute", "zero")
+_MICRO_BATCHES = (1, 2, 4, 8)
+_DOUBLED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is searched for.
+
+    Attributes:
+        system, chips: where. ``global_batch`` sequences of ``sequence`` tokens a step.
+        fixed: degrees by name (``DEGREES``) that stay as given.
+        base: of all layouts: formats and what is not searched.
+    """
+
+    model: Model
+    system: str | System
+    chips: int
+    sequence: int
+    global_batch: int
+    fixed: Mapping[str, int | str] = field(default_factory=dict)
+    base: Layout = field(default_factory=Layout)
+    implementation: str = ""
+    stack: str = ""
+    lnc: int | None = None
+
+    def plan(self, layout: Layout) -> TrainingPlan:
+        """The plan with a layout."""
+        return TrainingPlan(
+            model=self.model, system=self.system, layout=layout, sequence=self.sequence,
+            implementation=self.implementation, stack=self.stack, lnc=self.lnc,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A layout that fits, with the time of a step and the bytes of its fullest rank."""
+
+    layout: Layout
+    step_us: float
+    memory: float
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found.
+
+    Attributes:
+        best: estimates, the fastest first. ``candidates``: all layouts that fit, the fastest first.
+        evaluated: layouts whose step was computed; ``pruned``: others, by reason.
+        least: the layout that needs the least memory, and its largest rank's.
+    """
+
+    wanted: Wanted
+    best: tuple[TrainingEstimate, ...]
+    candidates: tuple[Candidate, ...]
+    evaluated: int
+    pruned: Mapping[str, int]
+    least: tuple[Layout, Memory] | None
+    seconds: float
+
+
+def search(wanted: Wanted, top: int = 10) -> Found:
+    """The ``top`` fastest layouts.
+
+    Raises:
+        InputError: chips that are no whole ranks, no layout at all, or none that fits (by how much, and on how many
+            chips one would).
+        UnsupportedError: an operator or exchange that nothing is known of.
+    """
+    begin = time.perf_counter()
+    system, stack, prices = _parts(wanted)
+    weights = np.append(stack.weights(system.chip), 1.0)
+    room = capacity(system, wanted.lnc)
+    pruned: Counter[str] = Counter()
+    candidates: list[Candidate] = []
+    least: tuple[Layout, Memory] | None = None
+    unknown: UnsupportedError | None = None
+    for layout, order in layouts(wanted, pruned):
+        fits = False
+        for number, how in enumerate(order):
+            if fits:
+                # More recomputation than fits is never faster.
+                pruned["recompute more than they need to"] += len(order) - number
+                break
+            one = replace(layout, recompute=how)
+            memory = max(prices.memory(one, stack.reserve_bytes), key=lambda m: float(m.total))
+            if least is None or memory.total < least[1].total:
+                least = (one, memory)
+            if memory.total > room:
+                pruned["do not fit in memory"] += 1
+                continue
+            fits = True
+            try:
+                line, _ = step_line(pieces_of(prices, one), one, weights[:-1])
+            except UnsupportedError as error:
+                pruned["use an operator or exchange that nothing is known of"] += 1
+                unknown = error
+                continue
+            candidates.append(Candidate(one, float(line @ weights), float(memory.total)))
+    if not candidates:
+        if unknown is not None:
+            raise unknown
+        raise _no_plan(wanted, least, room, pruned)
+    candidates.sort(key=lambda c: (c.step_us, c.memory))
+    best = tuple(estimate(wanted.plan(c.layout), stack, prices) for c in heapq.nsmallest(
+        top, candidates, key=lambda c: (c.step_us, c.memory)
+    ))  # fmt: skip
+    return Found(wanted, best, tuple(candidates), len(candidates), dict(pruned), least, time.perf_counter() - begin)
+
+
+def _parts(wanted: Wanted) -> tuple[System, TrainingStack, Prices]:
+    plan = wanted.plan(wanted.base)
+    system = plan.on
+    stack = load_training_stack(wanted.stack or default_stack(system))
+    return system, stack, prices_of(plan)
+
+
+def capacity(system: System, lnc: int | None = None) -> float:
+    """Bytes of HBM of a rank."""
+    return system.chip.hbm.capacity_bytes / ranks_per_chip(system, lnc)
+
+
+def ranks_of(system: System, chips: int, lnc: int | None = None) -> int:
+    """Ranks of so many chips.
+
+    Raises:
+        InputError: no whole number of systems, or of ranks.
+    """
+    ranks = chips * ranks_per_chip(system, lnc)
+    if chips < 1 or ranks != int(ranks):
+        raise InputError(f"{chips} chips have no whole number of ranks", operand="--chips", value=chips)
+    if chips > system.chip_count and chips % system.chip_count:
+        raise InputError(
+            f"{system.name} has {system.chip_count} chips; {chips} are no whole systems", operand="--chips",
+            value=chips, limit=system.chip_count,
+        )  # fmt: skip
+    return int(ranks)
+
+
+def layouts(wanted: Wanted, pruned: Counter[str]) -> Iterator[tuple[Layout, tuple[str, ...]]]:
+    """Layouts that the model allows, with the recomputations to try in order; counts what it does not."""
+    model, fixed = wanted.model, wanted.fixed
+    system = wanted.plan(wanted.base).on
+    ranks = ranks_of(system, wanted.chips, wanted.lnc)
+    near = int(min(ranks, system.chip_count * ranks_per_chip(system, wanted.lnc)))
+    count = len(model.layers)
+    experts = next((layer.experts.experts for layer in model.layers if layer.experts), 1)
+    order: tuple[str, ...] = (str(fixed["recompute"]),) if "recompute" in fixed else RECOMPUTATION
+    if wanted.base.flash:
+        # With fused attention there are no scores to drop.
+        order = tuple(how for how in order if how != "selective" or "recompute" in fixed)
+    for tp in _choices(fixed, "tp", _divisors(near)):
+        for pp in _choices(fixed, "pp", _divisors(ranks // tp if ranks % tp == 0 else 1)):
+            for cp in _choices(fixed, "cp", _powers(min(ranks, wanted.sequence))):
+                dp = int(fixed.get("dp", ranks // (tp * pp * cp)))
+                if tp * pp * cp * dp != ranks or pp > count:
+                    continue
+                for vpp in _choices(
+                    fixed, "vpp", [1, *(v for v in range(2, count // pp + 1) if count % (pp * v) == 0)]
+                ):
+                    if vpp > 1 and pp == 1:
+                        continue
+                    for ep in _choices(fixed, "ep", _powers(experts) if experts > 1 else [1]):
+                        for size in _choices(fixed, "micro_batch", _MICRO_BATCHES):
+                            for zero in _choices(fixed, "zero", [1, 3] if dp * cp > 1 and pp == 1 else [1]):
+                                made = replace(
+                                    wanted.base, tp=tp, pp=pp, cp=cp, dp=dp, vpp=vpp, ep=ep, micro_batch=size,
+                                    zero=zero, global_batch=wanted.global_batch,
+                                )  # fmt: skip
+                                try:
+                                    made.check(model, wanted.sequence)
+                                except InputError:
+                                    pruned["do not divide the model or the batch"] += 1
+                                    continue
+                                yield made, order
+
+
+def _choices(fixed: Mapping[str, int | str], name: str, otherwise: list[int] | tuple[int, ...]) -> list[int]:
+    return [int(fixed[name])] if name in fixed else list(otherwise)
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def _powers(most: int) -> list[int]:
+    return [1 << n for n in range(most.bit_length()) if 1 << n <= most]
+
+
+def _no_plan(wanted: Wanted, least: tuple[Layout, Memory] | None, room: float, pruned: Mapping[str, int]) -> InputError:
+    system = wanted.plan(wanted.base).on
+    if least is None:
+        reasons = f"{sum(pruned.values()):,} were tried" if pruned else "their degrees do not multiply to its ranks"
+        return InputError(
+            f"no layout of {wanted.model.name} on {wanted.chips} chips of {system.name} divides model and batch: "
+            f"{reasons}", operand="layout",
+        )  # fmt: skip
+    layout, memory = least
+    over = (float(memory.total) - room) / 2**30
+    more = _smallest(wanted)
+    hint = f"the smallest number of its chips that holds it is {more:,}" if more else "no number of its chips holds it"
+    return InputError(
+        f"{wanted.model.name} does not fit on {wanted.chips} chips of {system.name}: the smallest layout "
+        f"({describe(layout)}) needs {over:,.1f} GiB more than the {room / 2**30:,.1f} GiB of a rank; {hint}",
+        operand="--chips",
+        value=wanted.chips,
+    )
+
+
+def _smallest(wanted: Wanted) -> int | None:
+    """The first doubling of chips on which a layout fits."""
+    system, stack, prices = _parts(wanted)
+    room = capacity(system, wanted.lnc)
+    chips = wanted.chips
+    for _ in range(_DOUBLED):
+        chips = chips * 2 if chips < system.chip_count else -(-chips // system.chip_count) * system.chip_count * 2
+        if wanted.global_batch % 2 == 0 and chips > wanted.global_batch * system.chip_count * 64:
+            return None
+        for layout, order in layouts(replace(wanted, chips=chips), Counter()):
+            one = replace(layout, recompute=order[-1])
+            if max(float(m.total) for m in prices.memory(one, stack.reserve_bytes)) <= room:
+                return chips
+    return None
+
+
+def describe(layout: Layout) -> str:
+    """A layout in words: degrees above 1, micro-batch, recomputation, ZeRO."""
+    named = [f"{name}{value}" for name in ("tp", "pp", "vpp", "cp", "ep", "dp") if (value := getattr(layout, name)) > 1]
+    more = [f"mb{layout.micro_batch}"]
+    more += [] if layout.recompute == "none" else [f"recompute {layout.recompute}"]
+    more += ["zero3"] if layout.zero == 3 else []
+    return " ".join((*named, *more))

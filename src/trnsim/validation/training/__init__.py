@@ -1,0 +1,1 @@
+"""Published training runs beside predictions: which rows count, what they leave open, fits and folds."""

@@ -1,0 +1,256 @@
+"""Factors of training stacks, fitted on published steps, and the folds that leave a model out.
+
+A step is a sum of kinds of work (``planner.training.step_line``), each times a factor of the stack. Factors are those
+of least squared relative error, drawn to what they are expected to be where few rows say otherwise. What a step waits
+for depends on the factors themselves (``max``), so sums are made anew until they stay. Products have factors by
+generation of chips and width of format; the others hold for all chips of a framework.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trnsim.planner.pricing import KINDS
+from trnsim.planner.stack import BY_GENERATION, weights
+from trnsim.planner.training import Pieces, pieces_of, prices_of, step_line
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trnsim.planner.training import TrainingPlan
+
+# Expected factors, how far they may lie from it at no great cost (one standard deviation), and their bounds. Products
+# run at lower clocks under load than in benchmarks of single kernels; element-wise kernels are many and small, and
+# compilers join some; shares of exchanges that are exposed lie between none and all of them, and somewhat more where
+# networks are slower than predicted.
+EXPECTED: Mapping[str, tuple[float, float, float, float]] = {
+    "products": (1.1, 0.15, 0.5, 2.5),
+    "narrow": (1.1, 0.2, 0.5, 2.5),
+    "attention": (1.0, 0.2, 0.3, 2.5),
+    "moves": (1.2, 0.5, 0.0, 5.0),
+    "casts": (1.0, 0.5, 0.0, 5.0),
+    "experts": (1.2, 0.3, 0.3, 5.0),
+    "routing": (1.5, 1.0, 0.0, 10.0),
+    "tp": (0.5, 0.25, 0.0, 1.5),
+    "cp": (0.3, 0.25, 0.0, 1.5),
+    "ep": (0.8, 0.25, 0.0, 1.5),
+    "gather": (0.2, 0.3, 0.0, 4.0),
+    "pp": (0.5, 0.5, 0.0, 3.0),
+    "dp": (0.2, 0.2, 0.0, 1.5),
+    "optimizer": (1.0, 0.3, 0.0, 4.0),
+}
+# What models without experts do not do.
+WITH_EXPERTS = ("experts", "routing", "ep")
+# Relative error of a published step itself, one standard deviation.
+NOISE = 0.03
+# Relative errors beyond which a step is taken for one that no factors explain.
+LARGE = 0.08
+_ROUNDS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One group of published steps: the median one.
+
+    Attributes:
+        framework: which rows share factors.
+        members: (id, plan, microseconds of a step) of each published step.
+    """
+
+    key: str
+    ids: tuple[str, ...]
+    framework: str
+    generation: str
+    chip: str
+    model: str
+    narrow: bool
+    moe: bool
+    plan: TrainingPlan
+    pieces: Pieces
+    measured_us: float
+    model_flops: float
+    members: tuple[tuple[str, TrainingPlan, float], ...] = ()
+
+    @property
+    def ranks(self) -> int:
+        return self.plan.layout.ranks
+
+
+def base_name(name: str) -> str:
+    """A model without what tells its releases and proxies apart."""
+    return re.sub(r",.*| .*", "", name).replace("llama-3.3", "llama-3.1").replace("llama-3-", "llama-3.1-")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Fitted factors: of products by generation, of the others for all."""
+
+    values: Mapping[str, float]
+    generations: Mapping[str, Mapping[str, float]]
+
+    def weights(self, generation: str) -> NDArray[np.float64]:
+        """By ``KINDS``."""
+        return weights(self.values, self.generations, generation)
+
+
+EXPECTATION = Factors({kind: EXPECTED[kind][0] for kind in KINDS}, {})
+
+
+def fit(points: Sequence[Point], start: Factors = EXPECTATION) -> Factors:
+    """Factors of these points: of what all models do from those without experts, then of what experts add."""
+    dense = [p for p in points if not p.moe]
+    if not dense or len(dense) == len(points):
+        return _fit(points, start, KINDS)
+    shared = _fit(dense, start, [k for k in KINDS if k not in WITH_EXPERTS])
+    missing = {p.generation for p in points} - {p.generation for p in dense}
+    free = (*WITH_EXPERTS, *(BY_GENERATION if missing else ()))
+    return _fit([p for p in points if p.moe], shared, free)
+
+
+def _fit(points: Sequence[Point], start: Factors, free: Sequence[str]) -> Factors:
+    """Factors of these kinds; others stay as they are, and so do those of generations that ``start`` has."""
+    generations = sorted({p.generation for p in points})
+    names = [(kind, g) for kind in BY_GENERATION for g in generations if kind in free]
+    names += [(kind, "") for kind in KINDS if kind not in BY_GENERATION and kind in free]
+    if free is not KINDS and start is not EXPECTATION and "ep" in free:
+        names = [(kind, g) for kind, g in names if g not in start.generations]
+    prior, loose, low, high = np.array([EXPECTED[kind] for kind, _ in names]).T
+    place = {name: i for i, name in enumerate(names)}
+    columns = {
+        g: [(number, place.get((k, g if k in BY_GENERATION else ""))) for number, k in enumerate(KINDS)]
+        for g in generations
+    }
+    found, before = start, _values(start, names)
+    for _ in range(_ROUNDS):
+        matrix, target = np.zeros((len(points), len(names))), np.zeros(len(points))
+        for row, point in enumerate(points):
+            held = found.weights(point.generation)
+            line, _ = step_line(point.pieces, point.plan.layout, held)
+            rest = line[-1]
+            for number, column in columns[point.generation]:
+                if column is None:
+                    rest += line[number] * held[number]
+                else:
+                    matrix[row, column] = line[number] / (point.measured_us * NOISE)
+            target[row] = (1 - rest / point.measured_us) / NOISE
+        # Steps that no factors explain count by their error, not its square.
+        trust = _trust((matrix @ before - target) * NOISE)
+        whole = np.vstack([matrix * trust[:, None], np.diag(1 / loose)])
+        values = _bounded(whole, np.concatenate([target * trust, prior / loose]), low, high)
+        # Half a step: what is exposed changes with the factors, and would swing.
+        values = (values + before) / 2
+        found = _replaced(found, names, values)
+        if np.abs(values - before).max() < 3e-3:
+            break
+        before = values
+    return found
+
+
+def _trust(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Square roots of Huber's weights."""
+    return np.asarray(np.sqrt(np.minimum(1.0, LARGE / np.maximum(np.abs(errors), 1e-9))))
+
+
+def _values(factors: Factors, names: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+    return np.array([factors.weights(g)[KINDS.index(kind)] for kind, g in names])
+
+
+def _replaced(factors: Factors, names: Sequence[tuple[str, str]], values: NDArray[np.float64]) -> Factors:
+    held, by = dict(factors.values), {g: dict(kinds) for g, kinds in factors.generations.items()}
+    for (kind, g), value in zip(names, values.tolist(), strict=True):
+        if g:
+            by.setdefault(g, {})[kind] = value
+        else:
+            held[kind] = value
+    return Factors(held, by)
+
+
+def _bounded(
+    a: NDArray[np.float64], b: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Least squares between bounds: what would leave them stays at one, and is let go where that helps."""
+    gram, right = a.T @ a, a.T @ b
+    x = np.clip(np.linalg.solve(gram, right), low, high)
+    for _ in range(200):
+        slope = gram @ x - right
+        free = ~(((x <= low) & (slope > 0)) | ((x >= high) & (slope < 0)))
+        if np.abs(slope[free]).max(initial=0.0) < 1e-9 * np.abs(right).max():
+            break
+        step = np.zeros_like(x)
+        step[free] = np.linalg.solve(gram[np.ix_(free, free)], -slope[free])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            room = np.where(step > 0, (high - x) / step, np.where(step < 0, (low - x) / step, np.inf))
+        share = min(1.0, float(room[room > 0].min(initial=1.0)))
+        x = np.clip(x + share * step, low, high)
+    return np.asarray(x)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A point with what is predicted of it, microseconds: by a fit on all; without its model (``factors``); and by one
+    MFU for its chip and format.
+    """
+
+    point: Point
+    fitted_us: float
+    left_out_us: float
+    null_us: float | None
+    factors: Factors
+
+    @property
+    def error(self) -> float:
+        """Relative, of the fit that did not see the model."""
+        return self.left_out_us / self.point.measured_us - 1
+
+
+def folds(points: Sequence[Point]) -> tuple[list[Predicted], dict[str, Factors]]:
+    """Each point predicted by a fit on all, and by one on all other models; and by the null model of the same fold.
+
+    Also the fits on all, by framework.
+    """
+    found, fits = [], {}
+    for framework in dict.fromkeys(p.framework for p in points):
+        mine = [p for p in points if p.framework == framework]
+        whole = fits[framework] = fit(mine)
+        without = {name: fit([p for p in mine if base_name(p.model) != name], whole) for name in _names(mine)}
+        for point in mine:
+            others = [p for p in mine if base_name(p.model) != base_name(point.model)]
+            found.append(
+                Predicted(
+                    point,
+                    time_us(point, whole),
+                    time_us(point, without[base_name(point.model)]),
+                    _null(point, others),
+                    without[base_name(point.model)],
+                )
+            )
+    return found, fits
+
+
+def time_us(point: Point, factors: Factors, plan: TrainingPlan | None = None) -> float:
+    """Of a step of the point, or of one of its members, with these factors."""
+    found = factors.weights(point.generation)
+    pieces = point.pieces if plan is None else pieces_of(prices_of(plan), plan.layout)
+    line, _ = step_line(pieces, (plan or point.plan).layout, found)
+    return float(line[:-1] @ found + line[-1])
+
+
+def _names(points: Iterable[Point]) -> list[str]:
+    return list(dict.fromkeys(base_name(p.model) for p in points))
+
+
+def _null(point: Point, others: Sequence[Point]) -> float | None:
+    """The time at the mean FLOPs a second and rank of other models, with experts or without as this one, on the same
+    chip and format; None: there are none.
+    """
+    form = point.plan.layout.product_dtype
+    same = [p for p in others if (p.chip, p.plan.layout.product_dtype, p.moe) == (point.chip, form, point.moe)]
+    if not same:
+        return None
+    rate = np.exp(np.mean([np.log(p.model_flops / p.measured_us / p.ranks) for p in same]))
+    return float(point.model_flops / rate / point.ranks)

@@ -1,0 +1,135 @@
+"""What predictions of training steps have to reach, and ratios between published steps beside predicted ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from trnsim.validation.training.fit import Predicted, time_us
+
+# Rank-microseconds of a sequence that two layouts must differ by for the sign of the difference to count.
+APART = 0.10
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something the model has to reach: ``value`` at most ``limit``, or at least where ``least``."""
+
+    name: str
+    value: float | None
+    limit: float
+    cases: int
+    least: bool = False
+
+    @property
+    def met(self) -> bool:
+        if self.value is None:
+            return False
+        return self.value >= self.limit if self.least else self.value <= self.limit
+
+
+def targets(sets: Mapping[str, Sequence[Predicted]], predicted_share: float) -> tuple[Target, ...]:
+    """Every target that there are cases for."""
+    found = [Target("rows that pass the rules and are predicted", predicted_share, 0.95, 0, least=True)]
+    dense = list(sets.get("Nvidia, dense", ()))
+    if dense:
+        found += [
+            Target("Nvidia, dense: mean", _mean(dense), 0.05, len(dense)),
+            Target("Nvidia, dense: worst", _worst(dense), 0.12, len(dense)),
+            Target("Nvidia, dense: mean over the null model's", _over_null(dense), 0.8, len(dense)),
+            Target("Nvidia, dense: ratios of scale-out", *_mean_of(scale_out(dense), 0.05)),
+            Target("Nvidia, dense: ratios of 8 bits to bfloat16", *_mean_of(narrow(dense), 0.05)),
+        ]
+    for name, limit in (("Nvidia, experts", 0.15), ("A100, Megatron of 2022", 0.04), ("Trainium, decoders", 0.08)):
+        if sets.get(name):
+            found.append(Target(f"{name}: mean", _mean(sets[name]), limit, len(sets[name])))
+    paper = sets.get("A100, Megatron of 2022")
+    if paper:
+        found.append(Target("A100, Megatron of 2022: worst", _worst(paper), 0.09, len(paper)))
+    right = signs([case for cases in sets.values() for case in cases])
+    if right:
+        found.append(
+            Target("layouts that differ by 10 %: right signs", float(np.mean(right)), 1.0, len(right), least=True)
+        )
+    return tuple(found)
+
+
+def _mean(cases: Sequence[Predicted]) -> float:
+    return float(np.mean([abs(c.error) for c in cases]))
+
+
+def _worst(cases: Sequence[Predicted]) -> float:
+    return max(abs(c.error) for c in cases)
+
+
+def _mean_of(errors: Sequence[float], limit: float) -> tuple[float | None, float, int]:
+    return (float(np.mean(np.abs(errors))) if errors else None), limit, len(errors)
+
+
+def _over_null(cases: Sequence[Predicted]) -> float | None:
+    both = [c for c in cases if c.null_us is not None]
+    if not both:
+        return None
+    null = float(np.mean([abs((c.null_us or 0) / c.point.measured_us - 1) for c in both]))
+    return _mean(both) / null
+
+
+def _work(case: Predicted, microseconds: float) -> float:
+    """Rank-microseconds of a sequence."""
+    layout = case.point.plan.layout
+    return microseconds * layout.ranks / (layout.micro_batches * layout.micro_batch * layout.dp)
+
+
+def scale_out(cases: Sequence[Predicted]) -> list[float]:
+    """Relative errors of how a step's rank-time changes with data parallelism alone, from the fewest ranks on."""
+    found = []
+    for case in cases:
+        members = sorted(case.point.members, key=lambda m: m[1].layout.ranks)
+        first = members[0] if members else None
+        if first is None or members[-1][1].layout.ranks == first[1].layout.ranks:
+            continue
+        base = _rank_time(case, first[1], first[2])
+        for _, plan, measured in members[1:]:
+            if plan.layout.ranks > first[1].layout.ranks:
+                ratio = _rank_time(case, plan, measured)
+                found.append(ratio[0] / base[0] / (ratio[1] / base[1]) - 1)
+    return found
+
+
+def _rank_time(case: Predicted, plan: object, measured: float) -> tuple[float, float]:
+    from trnsim.planner.training import TrainingPlan
+
+    assert isinstance(plan, TrainingPlan)
+    each = plan.layout.micro_batches * plan.layout.micro_batch
+    return time_us(case.point, case.factors, plan) / each, measured / each
+
+
+def narrow(cases: Sequence[Predicted]) -> list[float]:
+    """Relative errors of how much longer a step in bfloat16 takes than one of the same model and chip in 8 bits."""
+    found = []
+    for one, other in combinations(cases, 2):
+        a, b = one.point, other.point
+        same = (a.chip, a.model, a.plan.sequence, a.framework) == (b.chip, b.model, b.plan.sequence, b.framework)
+        if same and a.narrow != b.narrow:
+            measured = _work(one, a.measured_us) / _work(other, b.measured_us)
+            found.append(_work(one, one.left_out_us) / _work(other, other.left_out_us) / measured - 1)
+    return found
+
+
+def signs(cases: Sequence[Predicted]) -> list[bool]:
+    """Whether of two layouts of one chip, model and format that differ by more than 10 % the faster one is named."""
+    found = []
+    for one, other in combinations(cases, 2):
+        a, b = one.point, other.point
+        formats = [(p.plan.layout.product_dtype or p.plan.layout.dtype) for p in (a, b)]
+        same = (a.chip, a.model, a.plan.sequence, a.framework) == (b.chip, b.model, b.plan.sequence, b.framework)
+        if not same or formats[0] != formats[1]:
+            continue
+        measured = _work(one, a.measured_us) / _work(other, b.measured_us) - 1
+        if abs(measured) > APART:
+            predicted = _work(one, one.left_out_us) / _work(other, other.left_out_us) - 1
+            found.append((predicted > 0) == (measured > 0))
+    return found
