@@ -36,12 +36,12 @@ RULES: Final[dict[str, Rule]] = {
     "host.step_time": _TIME,
     "host.overlap": _text("none", "steady-decode", "always"),
     "launch.floor": _TIME,
-    "scheduler.policy": _text("chunked", "prefill-first"),
+    "scheduler.policy": _text("mixed", "prefill-first"),
     "scheduler.chunks": _text("yes", "no"),
     "scheduler.max_prefills": _count(),
     "scheduler.max_num_seqs": _count(1),
     "scheduler.max_num_batched_tokens": _count(1, required=False),
-    "scheduler.preemption": _text("recompute", "swap"),
+    "scheduler.preemption": _text("recompute", "swap", "never"),
     "scheduler.watermark": _SHARE,
     "cache.layout": _text("paged", "contiguous"),
     "cache.block_tokens": _count(1),
@@ -56,6 +56,7 @@ RULES: Final[dict[str, Rule]] = {
     "shapes.decode_context_sizes": _LIST,
     "memory.utilization": _SHARE,
     "memory.cache_share": _SHARE,
+    "memory.free_share": _SHARE,
     "memory.reserve": Rule(kind=SIZE, low=0, high=2**40),
     "memory.graph": Rule(kind=SIZE, low=0, high=2**40),
 }
@@ -87,7 +88,8 @@ class Stack:
     """A serving stack. Times in picoseconds, sizes in bytes of one rank's memory; ``facts`` has the provenance by key.
 
     ``memory_utilization``: share of memory that the stack uses; ``cache_share``: bound on the KV cache as a share of
-    that; ``reserve_bytes`` are kept beside it, and ``graph_bytes`` for each compiled graph.
+    that, and ``free_share`` as a share of what is left; ``reserve_bytes`` are kept beside it, and ``graph_bytes`` for
+    each compiled graph.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Stack:
     decode_context: Sizes
     memory_utilization: float
     cache_share: float
+    free_share: float
     reserve_bytes: int
     graph_bytes: int
     path: str
@@ -125,7 +128,7 @@ class Stack:
         """Bytes left for the KV cache in a rank's memory beside ``used_bytes`` and ``graphs`` graphs; below 0: none."""
         budget = memory_bytes * self.memory_utilization
         left = budget - used_bytes - self.reserve_bytes - graphs * self.graph_bytes
-        return int(min(left, budget * self.cache_share))
+        return int(min(left * self.free_share if left > 0 else left, budget * self.cache_share))
 
 
 def stack_names() -> tuple[str, ...]:
@@ -186,6 +189,7 @@ def _stack(document: Document) -> Stack:
         decode_context=_sizes(document, "decode_context"),
         memory_utilization=v["memory.utilization"],
         cache_share=v["memory.cache_share"],
+        free_share=v["memory.free_share"],
         reserve_bytes=v["memory.reserve"],
         graph_bytes=v["memory.graph"],
         path=str(document.path),

@@ -47,8 +47,10 @@ class UseCost:
 class UseCosts:
     """Costs of uses on one rank of ``chip``: a GPU, or a logical core of ``lnc`` NeuronCores."""
 
-    def __init__(self, chip: str, implementation: str = "", lnc: int = 1) -> None:
+    def __init__(self, chip: str, implementation: str = "", lnc: int = 1, *, casts_apart: bool = True) -> None:
         """Costs by an implementation: ``gpu`` on GPUs; ``compiler`` or ``kernel`` on Neuron devices.
+
+        ``casts_apart``: casts of a product's operands to narrow formats are operators of their own, as in training.
 
         Raises:
             InputError: an implementation that the chip does not have.
@@ -61,7 +63,7 @@ class UseCosts:
                 f"{chip} has no implementation {implementation!r}", operand="implementation", value=implementation,
                 limit=known,
             )  # fmt: skip
-        self.chip, self.lnc = chip, lnc
+        self.chip, self.lnc, self._casts_apart = chip, lnc, casts_apart
         self._costs = _costs(chip, self.implementation, lnc)
         self._known: dict[tuple[Any, ...], tuple[float, str, str]] = {}
 
@@ -102,7 +104,7 @@ class UseCosts:
         except InputError as error:
             raise UnsupportedError(f"{use.where} ({use.operator}) on {self.chip}: {error}") from error
         time = cost.microseconds
-        if use.operator == "matmul" and self.implementation == "gpu":
+        if use.operator == "matmul" and self.implementation == "gpu" and self._casts_apart:
             # Training casts an operand once for all its products, in an operator of its own.
             time -= self._casts.cast_us(format_, float(sizes["m"]), float(sizes["k"]))
         return time, cost.support, cost.reason
@@ -122,7 +124,7 @@ def _indices(s: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 _MAYBE = frozenset(
     ("causal", "window", "residual", "scaled", "latent", "width", "with_lse", "bias", "contract", "inverse")
 )
-_NARROW = frozenset(("matmul", "grouped_matmul", "gated_mlp", "mlp"))
+_NARROW = frozenset(("matmul", "grouped_matmul", "gated_mlp", "mlp", "decode_attention"))
 _MOVING = frozenset(
     ("permute", "combine", "conv", "conv_backward", "linear_attention", "linear_attention_backward")
 )  # fmt: skip

@@ -65,6 +65,8 @@ class KvCache:
 
     def take(self, count: int) -> None:
         """Take ``count`` units for one sequence alone."""
+        if count < 0:
+            raise InternalError("a negative number of units was taken from the KV cache", value=count)
         while self.free < count and self._unused:
             key, _ = self._unused.popitem(last=False)
             del self._users[key]

@@ -4,7 +4,7 @@ All of N users send prompts of P tokens and get O tokens. Of them B run at a tim
 cache allow at their full length. Equal requests that begin together go on together, so a *cycle* serves B of them:
 
 - ``prefill-first``: prompts in groups, then O - 1 decode steps of B sequences, whose contexts grow from P to P + O - 2;
-- ``chunked``: the same decode steps, of which the first carry the prompts: each takes the tokens that decode leaves of
+- ``mixed``: the same decode steps, of which the first carry the prompts: each takes the tokens that decode leaves of
   ``max_num_batched_tokens``. If the prompts need more steps than there are, every step carries some.
 
 Throughput is B * O over the length of the cycle. A request's first token comes after its own share of the prompt steps,
@@ -38,7 +38,8 @@ _SAMPLES: Final = 32
 class SteadyState:
     """Steady state of one replica; times in seconds.
 
-    ``batch``: sequences that run; ``bound``: what keeps it from being larger: ``users``, ``max_num_seqs`` or ``cache``.
+    ``batch``: sequences that run; ``bound``: what keeps it from being larger: ``users``, ``max_num_seqs``,
+    ``max_num_batched_tokens`` or ``cache``.
     """
 
     batch: int
@@ -62,8 +63,8 @@ def steady_state(
     decode_steps = output_tokens - 1
     if settings.speculation is not None:
         decode_steps = max(1, round(decode_steps / settings.speculation.mean_tokens)) if decode_steps else 0
-    if settings.scheduler.policy == "chunked" and batch > 1:  # one alone has nothing to share a step with
-        cycle, first = _chunked(cost, settings, batch, input_tokens, output_tokens, decode_steps)
+    if settings.scheduler.policy == "mixed" and batch > 1:  # one alone has nothing to share a step with
+        cycle, first = _mixed(cost, settings, batch, input_tokens, output_tokens, decode_steps)
     else:
         cycle, first = _prefill_first(cost, settings, batch, input_tokens, output_tokens, decode_steps)
     tpot = (cycle - first) / (output_tokens - 1) if output_tokens > 1 else 0.0
@@ -98,6 +99,15 @@ def _batch(settings: ReplicaSettings, users: int, prompt: int, output: int) -> t
             limit=cache.units(scheduler.max_model_len) * unit,
         )
     limits = {"users": users, "max_num_seqs": scheduler.max_num_seqs, "cache": fits}
+    if scheduler.policy == "mixed" and not scheduler.chunks:
+        # A whole prompt goes beside so many that decode.
+        limits["max_num_batched_tokens"] = (scheduler.max_num_batched_tokens - prompt) // settings.decode_tokens + 1
+        if limits["max_num_batched_tokens"] < 1:
+            raise InputError(
+                "tokens of a prompt that is not cut in chunks are more than max_num_batched_tokens",
+                value=prompt,
+                limit=scheduler.max_num_batched_tokens,
+            )
     bound = min(limits, key=lambda name: limits[name])
     return limits[bound], bound
 
@@ -178,12 +188,12 @@ def _pieces(cost: StepCost, settings: ReplicaSettings, batch: int, prompt: int, 
     return found
 
 
-def _chunked(
+def _mixed(
     cost: StepCost, settings: ReplicaSettings, batch: int, prompt: int, output: int, steps: int
 ) -> tuple[float, float]:
     budget, tokens = settings.scheduler.max_num_batched_tokens, settings.decode_tokens
     # Steps that a prompt takes beside all others, and then the whole cycle; longer if its tokens do not fit the budget.
-    alone = -(-prompt // (budget - (batch - 1) * tokens))
+    alone = -(-prompt // (budget - (batch - 1) * tokens)) if settings.scheduler.chunks else 1
     length = max(float(steps + alone), batch * (prompt + steps * tokens) / budget)
     if length > steps + alone:
         carrying, decoding, group = length, batch * steps / length, batch / length
@@ -191,6 +201,8 @@ def _chunked(
         # Prompts that a step can take beside those that decode: group * prompt + (batch - group) * tokens = budget.
         room = batch if prompt <= tokens else (budget - batch * tokens) / (prompt - tokens)
         group = min(float(batch), max(room, batch / length))
+        if not settings.scheduler.chunks:
+            group = float(max(1, int(group)))
         carrying, decoding = batch / group, batch - group
     mean = prompt + (output - 2) // 2 if steps else prompt
     beside = np.full(max(0, round(decoding)) if steps else 0, mean, np.int64)

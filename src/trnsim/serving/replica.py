@@ -110,8 +110,8 @@ class Replica:
         if not self.outstanding:
             return None
         self._preempted = False
-        if self.settings.scheduler.policy == "chunked":
-            chunks, decodes = self._chunked()
+        if self.settings.scheduler.policy == "mixed":
+            chunks, decodes = self._mixed()
         else:
             chunks, decodes = self._prefill_first()
         for request in self._new:
@@ -126,7 +126,7 @@ class Replica:
             self.pending = self._one(now, chunks, decoding, moved, decodes=decodes)
         return int(self.pending.ends[-1])
 
-    def _chunked(self) -> tuple[Integers, bool]:
+    def _mixed(self) -> tuple[Integers, bool]:
         """Decode for all that can, then chunks of prompts while the budget of tokens lasts."""
         decoding = self._decoding()
         prefilling = self.n - decoding
@@ -136,7 +136,7 @@ class Replica:
         chunks: list[int] = []
         for i in range(decoding, decoding + prefilling):
             size = min(int(self.table[GOAL, i] - self.table[CONTEXT, i]), budget)
-            needed = self.cache.units(int(self.table[CONTEXT, i]) + size) - int(self.table[UNITS, i])
+            needed = max(0, self.cache.units(int(self.table[CONTEXT, i]) + size) - int(self.table[UNITS, i]))
             if needed > self.cache.available:
                 # It is the one admitted last, so it is the one to give way.
                 self._preempt()
@@ -198,7 +198,7 @@ class Replica:
         goal = int(records.input[request] + records.emitted[request])
         free = cache.available - (self.reserve if self.n else 0)
         if kept:
-            units = cache.units(min(kept + self.settings.decode_tokens, self._longest))
+            units = cache.units(self._reserved(request, min(kept + self.settings.decode_tokens, self._longest)))
             if units > free:
                 return None
             self._seat(request, kept, kept, units, 0)
@@ -213,13 +213,20 @@ class Replica:
             if not first or goal <= self.settings.scheduler.max_num_batched_tokens:
                 return None
             size = goal - start
-        needed = cache.units(goal if whole else start + size) - hits
+        needed = cache.units(self._reserved(request, goal if whole else start + size)) - hits
         if needed + unused > free:
             return None
         cache.hold(usable[:hits])
         self._seat(request, start, goal, needed + hits, hits)
         records.cached[request] += start
         return size
+
+    def _reserved(self, request: int, tokens: int) -> int:
+        """Tokens that must have room when a request is admitted: ``tokens``, or all there will be."""
+        if self.settings.scheduler.preemption != "never":
+            return tokens
+        prompt, target = int(self.records.input[request]), int(self.records.target[request])
+        return min(prompt + (target - 2 + self.settings.decode_tokens if target > 1 else 0), self._longest)
 
     def _seat(self, request: int, context: int, goal: int, units: int, shared: int) -> None:
         self.waiting.popleft()

@@ -17,8 +17,8 @@ from trnsim.numerics import as_dtype
 
 from .cost import Integers, Step
 
-POLICIES: Final = ("chunked", "prefill-first")
-PREEMPTIONS: Final = ("recompute", "swap")
+POLICIES: Final = ("mixed", "prefill-first")
+PREEMPTIONS: Final = ("recompute", "swap", "never")
 OVERLAPS: Final = ("none", "steady-decode", "always")
 LAYOUTS: Final = ("paged", "contiguous")
 
@@ -41,13 +41,15 @@ def one_of(owner: str, choices: tuple[str, ...], **values: str) -> None:
 class SchedulerSettings:
     """How steps are made up.
 
-    ``chunked`` mixes decode with chunks of prompts in each step, decode first, as vLLM's V1 scheduler does.
+    ``mixed`` puts decode and prompts in the same step, decode first, as vLLM's V1 scheduler does.
     ``prefill-first`` computes prompts in steps of their own while any can be admitted, as vLLM's V0 scheduler and
-    engines with a context-encoding graph do: whole prompts, or chunks of ``max_num_batched_tokens`` if ``chunks``;
-    at most ``max_prefills`` prompts a step (0: no limit of its own).
+    engines with a context-encoding graph do. Prompts are computed whole, or with ``chunks`` in pieces that fill
+    ``max_num_batched_tokens``; at most ``max_prefills`` prompts a step (0: no limit of its own). When the cache is
+    full, the sequence admitted last gives way (``recompute``, ``swap``), or none is admitted for which there is no room
+    to its end (``never``).
     """
 
-    policy: str = "chunked"
+    policy: str = "mixed"
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
     max_model_len: int = 8192
@@ -65,8 +67,11 @@ class SchedulerSettings:
         at_least("SchedulerSettings", 0, max_prefills=self.max_prefills, watermark=self.watermark)
         if self.watermark >= 1:
             raise InputError("SchedulerSettings.watermark leaves no cache", value=self.watermark, limit="below 1")
-        if self.policy == "chunked" and not self.chunks:
-            raise InputError("SchedulerSettings.chunks: the policy 'chunked' computes prompts in chunks")
+        if self.policy == "mixed" and not self.chunks and self.preemption != "never":
+            raise InputError(
+                "SchedulerSettings.chunks: whole prompts in mixed steps need the preemption 'never'",
+                value=self.preemption,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,15 +286,15 @@ class ReplicaSettings:
         if scheduler.preemption == "swap" and not self.swap_bytes_per_second > 0:
             raise InputError("the preemption 'swap' needs swap_bytes_per_second", value=self.swap_bytes_per_second)
         needed = scheduler.max_num_seqs * self.decode_tokens
-        if scheduler.policy == "chunked" and scheduler.max_num_batched_tokens < needed:
+        if scheduler.policy == "mixed" and scheduler.max_num_batched_tokens < needed:
             raise InputError(
                 "max_num_batched_tokens is smaller than a decode step of max_num_seqs",
                 value=scheduler.max_num_batched_tokens,
                 limit=f"{needed} tokens",
             )
-        if shapes.prefill and scheduler.policy == "chunked":
+        if shapes.prefill and scheduler.policy == "mixed":
             raise InputError(
-                "prefill buckets need the policy 'prefill-first': a graph computes a prompt or decodes", value="chunked"
+                "prefill buckets need the policy 'prefill-first': a graph computes a prompt or decodes", value="mixed"
             )
         longest = scheduler.max_model_len
         if scheduler.chunks or self.cache.layout == "contiguous":

@@ -9,7 +9,7 @@ from trnsim.errors import InputError
 from trnsim.numerics import as_dtype
 from trnsim.workloads.model import Layer, Model, counted
 from trnsim.workloads.operators import SCALED_BYTES
-from trnsim.workloads.parts import Attention, LatentAttention
+from trnsim.workloads.parts import Attention, GatedDelta, LatentAttention
 
 RECOMPUTATION = ("none", "selective", "full")
 
@@ -137,9 +137,12 @@ def _model_complaints(layout: Layout, model: Model) -> list[str]:
             heads = getattr(part, "heads", 0)
             if heads and heads % layout.tp:
                 found.append(f"tp {layout.tp} does not divide {heads} heads")
-            kv = part.kv_heads if isinstance(part, Attention) else 0
+            kv = part.kv_heads if isinstance(part, Attention) else part.key_heads if isinstance(part, GatedDelta) else 0
             if kv and kv % layout.tp and layout.tp % kv:
                 found.append(f"tp {layout.tp} and {kv} heads of keys do not divide one another")
+            values = part.value_heads if isinstance(part, GatedDelta) else 0
+            if values % layout.tp:
+                found.append(f"tp {layout.tp} does not divide {values} heads of values")
             if isinstance(part, LatentAttention) and heads and layout.tp > heads:
                 found.append(f"tp {layout.tp} is more than {heads} heads")
     mixture = next((layer.experts for layer, _ in model.kinds() if layer.experts), None)

@@ -29,6 +29,8 @@ def test_memory_for_the_cache():
     assert neuron.cache_bytes(1000, 100, 5) == 270  # 0.3 of 0.9, less than the 800 that are left
     assert neuron.cache_bytes(1000, 800, 5) == 100
     assert neuron.cache_bytes(1000, 950, 5) < 0
+    # 0.9 of what two reserved GiB and the model leave.
+    assert load_stack("trtllm").cache_bytes(12 * 2**30, 5 * 2**30, 0) == int(4.5 * 2**30)
 
 
 def test_own_file(tmp_path):

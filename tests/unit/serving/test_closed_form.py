@@ -56,7 +56,7 @@ def test_against_the_engine_over_drawn_systems():
     while len(found) < 60:
         users, prompt = int(rng.choice([1, 2, 8, 32, 100])), int(rng.choice([32, 500, 1024, 3000]))
         output = int(rng.choice([16, 128, 300]))
-        policy, seqs = str(rng.choice(["chunked", "prefill-first"])), int(rng.choice([8, 64]))
+        policy, seqs = str(rng.choice(["mixed", "prefill-first"])), int(rng.choice([8, 64]))
         shapes = StaticShapes()
         if policy == "prefill-first" and rng.integers(2):
             sizes = powers_of_two(128, LONGEST)
@@ -65,7 +65,7 @@ def test_against_the_engine_over_drawn_systems():
             policy=policy,
             max_num_seqs=seqs,
             max_num_batched_tokens=int(rng.choice([512, 2048, 8192])),
-            max_prefills=int(rng.integers(2)) if policy != "chunked" else 0,
+            max_prefills=int(rng.integers(2)) if policy != "mixed" else 0,
             host=HostSettings(step_ps=int(2e9), overlap=str(rng.choice(["none", "steady-decode", "always"]))),
             shapes=shapes,
         )
@@ -88,7 +88,7 @@ def test_against_the_engine_over_drawn_systems():
     assert np.percentile(ttft, 90) < 0.15
 
 
-@pytest.mark.parametrize("policy", ["chunked", "prefill-first"])
+@pytest.mark.parametrize("policy", ["mixed", "prefill-first"])
 def test_more_users_than_run_wait_whole_cycles(policy):
     cost = AffineCost(fixed_ps=1e9, per_token_ps=1e7)
     settings = spec(policy=policy, max_num_seqs=8)
@@ -105,6 +105,17 @@ def test_speculation():
     # A batch ends with its slowest sequence, which the closed form does not know.
     error = errors(cost, settings, 1, 500, 1000)
     np.testing.assert_allclose(error, 0, atol=0.03)
+
+
+@pytest.mark.parametrize(("users", "prompt", "batch"), [(32, 500, 32), (32, 2000, 32), (100, 2020, 29)])
+def test_whole_prompts_beside_decode(users, prompt, batch):
+    cost = AffineCost(fixed_ps=1e9, per_token_ps=1e7, per_context_ps=1e3)
+    settings = spec(preemption="never", chunks=False, max_num_batched_tokens=2048)
+    np.testing.assert_allclose(errors(cost, settings, users, prompt, 200), 0, atol=0.04)
+    form = steady_state(cost, settings, users=users, input_tokens=prompt, output_tokens=200)
+    assert (form.batch, form.bound) == (batch, "users" if batch == users else "max_num_batched_tokens")
+    with pytest.raises(InputError, match="not cut in chunks"):
+        steady_state(cost, settings, users=users, input_tokens=2049, output_tokens=200)
 
 
 def test_a_small_cache_bounds_the_batch():

@@ -76,7 +76,7 @@ def test_one_request_is_a_prefill_and_its_decode_steps():
 
 
 def test_chunked_prefill_shares_steps_with_decode():
-    spec = replica(policy="chunked", max_num_seqs=4, max_num_batched_tokens=8)
+    spec = replica(policy="mixed", max_num_seqs=4, max_num_batched_tokens=8)
     result = serve(load((0, 6, 3), (0, 7, 1)), spec)
     assert steps(result, "start_ps", "prefill_tokens", "prefill_sequences", "decode_sequences") == [
         (0, 8, 2, 0),  # all 6 of the first, 2 of the second
@@ -133,6 +133,29 @@ def test_swapping_moves_the_cache_and_goes_on():
     ]
     length = np.diff(np.stack([result.steps["start_ps"], result.steps["end_ps"]]), axis=0)[0]
     assert length.tolist() == [116, 101 + 8, 101, 101, 101 + 8, 101, 101]
+
+
+def test_whole_prompts_beside_decode_and_room_to_the_end():
+    spec = replica(blocks=7, chunks=False, preemption="never", max_num_seqs=4, max_num_batched_tokens=12)
+    result = serve(load((0, 8, 3), (0, 8, 5), (0, 8, 2)), spec)
+    # Blocks to the end: 3, 3 and 3. The second prompt does not fit the 4 tokens left beside the first; the third finds
+    # one block free until the first is done.
+    assert steps(result, "prefill_tokens", "decode_sequences", "used_units") == [
+        (8, 0, 3),
+        (8, 1, 6),
+        (0, 2, 6),
+        (8, 1, 6),
+        (0, 2, 6),
+        (0, 1, 3),
+    ]
+
+
+def test_room_to_the_end_is_kept_while_a_prompt_is_cut():
+    spec = replica(blocks=6, preemption="never", max_num_seqs=2, max_num_batched_tokens=4)
+    result = serve(load((0, 8, 5), (0, 8, 5)), spec)
+    # Both hold three blocks from their first chunk on.
+    assert steps(result, "prefill_tokens", "used_units")[:4] == [(4, 3), (4, 3), (3, 6), (3, 6)]
+    assert not result.preemptions.any()
 
 
 def test_contiguous_slots_bound_the_batch():
@@ -277,6 +300,7 @@ def test_arrival_processes():
         (lambda: Speculation(length=2, acceptance=1.5), "acceptance"),
         (lambda: replica(cache={"dtype": "fp7"}), "fp7"),
         (lambda: replica(watermark=1.0), "watermark"),
+        (lambda: replica(chunks=False), "need the preemption 'never'"),
         (lambda: poisson(0.0, np.array([1]), np.array([1])), "rate must be positive"),
         (lambda: AffineCost(fixed_ps=-1), "fixed_ps"),
         (lambda: serve(load((0, 1, 1)), replica(), router="random"), "router: unknown value"),
@@ -325,13 +349,14 @@ def systems(draw):
     else:
         gaps = draw(st.lists(st.integers(0, 3000), min_size=count, max_size=count))
         requests = Workload(input_tokens=np.array(prompt), output_tokens=np.array(output), arrival_ps=np.cumsum(gaps))
-    policy = draw(st.sampled_from(["chunked", "prefill-first"]))
+    policy = draw(st.sampled_from(["mixed", "prefill-first"]))
     speculation = draw(
         st.none() | st.builds(Speculation, length=st.integers(1, 4), acceptance=st.floats(0, 1), seed=st.integers(0, 9))
     )
     seqs = draw(st.integers(1, 10))
-    chunks = policy == "chunked" or draw(st.booleans())
-    budget = draw(st.integers(seqs * 5, seqs * 5 + 64)) if chunks else 60
+    preemption = draw(st.sampled_from(["recompute", "swap", "never"]))
+    chunks = (policy == "mixed" and preemption != "never") or draw(st.booleans())
+    budget = draw(st.integers(seqs * 5, seqs * 5 + 64)) if chunks else max(60, seqs * 5)
     contiguous = draw(st.integers(0, 3)) == 0
     reuse = not contiguous and draw(st.booleans())
     blocks = draw(st.integers(26, 80))  # 26 blocks of 4 hold the longest request and its drafts
@@ -351,7 +376,7 @@ def systems(draw):
         max_model_len=104,
         max_prefills=draw(st.integers(0, 3)),
         watermark=draw(st.sampled_from([0.0, 0.1])),
-        preemption=draw(st.sampled_from(["recompute", "swap"])),
+        preemption=preemption,
         swap=1e12,
         shapes=shapes,
         speculation=speculation,
@@ -436,6 +461,9 @@ def test_any_system(system):
     if not result.preemptions.sum():
         assert computed == requests.input_tokens.sum()
 
+    if spec.scheduler.preemption == "never":
+        assert not result.preemptions.any()
+
     # Limits.
     scheduler = spec.scheduler
     sequences = steps["decode_sequences"] + steps["prefill_sequences"]
@@ -445,7 +473,7 @@ def test_any_system(system):
     assert (
         steps["used_units"] * spec.cache.unit_tokens(scheduler.max_model_len) >= steps["context_tokens"]
     ).all() or spec.cache.prefix_reuse
-    if scheduler.policy == "chunked":
+    if scheduler.policy == "mixed":
         tokens = steps["prefill_tokens"] + steps["decode_sequences"] * spec.decode_tokens
         assert tokens.max() <= scheduler.max_num_batched_tokens
     else:

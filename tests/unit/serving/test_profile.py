@@ -1,10 +1,13 @@
 """Stacks of the catalogue as settings of a replica."""
 
+import doctest
+
 import numpy as np
 import pytest
 
+import trnsim.serving
 from trnsim.errors import InputError
-from trnsim.hardware.stack import load_stack
+from trnsim.hardware.stack import load_stack, stack_names
 from trnsim.serving import AffineCost, Pool, closed_loop, lengths, simulate
 from trnsim.serving.profile import replica_settings
 
@@ -30,7 +33,7 @@ def test_compiled_sizes(name, prefill, batch, context, graphs):
     )
 
 
-@pytest.mark.parametrize("name", ["ideal", "vllm-gpu", "nxdi", "vllm-neuron"])
+@pytest.mark.parametrize("name", stack_names())
 def test_every_stack_serves(name):
     cost = AffineCost(fixed_ps=5e9, per_token_ps=2e7, per_context_ps=2e4)
     load = closed_loop(8, lengths(500, 40, spread=0.5), lengths(100, 40, spread=0.5, seed=1))
@@ -59,3 +62,7 @@ def test_listed_sizes(tmp_path):
     assert replica_settings(load_stack(path), **SIZES).shapes.prefill == (512, 1024, 4096)
     with pytest.raises(InputError, match="prefill_sizes: larger than is ever needed"):
         replica_settings(load_stack(path), **(SIZES | {"max_model_len": 600}))
+
+
+def test_the_example_of_the_package():
+    assert doctest.testmod(trnsim.serving).failed == 0

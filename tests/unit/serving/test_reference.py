@@ -94,7 +94,7 @@ def plain(requests, total_blocks, policy, max_seqs, budget, max_prefills):
         left, preempted = budget, False
 
         begun = [s for s in running if s.prefilling]
-        if policy == "chunked":
+        if policy == "mixed":
             decode_all()
             for sequence in begun:
                 if sequence not in running:
@@ -149,7 +149,7 @@ def plain(requests, total_blocks, policy, max_seqs, budget, max_prefills):
 @given(
     st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 60), st.integers(1, 40)), min_size=1, max_size=20),
     st.integers(26, 60),
-    st.sampled_from(["chunked", "prefill-first"]),
+    st.sampled_from(["mixed", "prefill-first"]),
     st.integers(1, 8),
     st.integers(8, 100),
     st.integers(0, 2),

@@ -1,0 +1,291 @@
+"""Serving plans: a model on replicas, the memory that its cache gets, and the steady state of a load.
+
+What a step costs is in ``serving_costs``; the engine (``serving/``) decides what steps do; the stack
+(``hardware/stacks``) says what surrounds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from trnsim.errors import InputError
+from trnsim.hardware import load_system
+from trnsim.hardware.stack import load_stack
+from trnsim.planner.serving_costs import Parts, StepCosts
+from trnsim.planner.training import ranks_per_chip
+from trnsim.planner.uses import worst
+from trnsim.serving.closed_form import SteadyState, steady_state
+from trnsim.serving.profile import replica_settings, static_shapes
+from trnsim.serving.system import Pool
+from trnsim.workloads.memory import Memory, serving_cache, serving_memory
+
+if TYPE_CHECKING:
+    from trnsim.hardware.model import Price, System
+    from trnsim.hardware.stack import Stack
+    from trnsim.serving.settings import ReplicaSettings, Speculation
+    from trnsim.workloads import Layout, Model
+
+# Formats of --dtype by the names that users give them; "shipped" is how the model's weights are published.
+FORMATS = {"bf16": "bfloat16", "fp16": "float16", "fp8": "fp8", "mxfp8": "mxfp8", "mxfp4": "mxfp4", "nvfp4": "nvfp4",
+           "int4": "int4", "int8": "int8"}  # fmt: skip
+CACHE_FORMATS = {"bf16": "bfloat16", "fp8": "float8_e4m3"}
+PRICE_TYPES = ("capacity-block", "on-demand", "reserved-3y", "spot")
+
+
+def weight_parts(dtype: str, shipped: Mapping[str, str]) -> dict[str, str]:
+    """Formats of weights by part. Embedding, head and router stay in 16 bits.
+
+    Raises:
+        InputError: no such format.
+    """
+    if dtype in ("", "shipped"):
+        return dict(shipped)
+    if dtype not in FORMATS:
+        raise InputError(f"no format {dtype!r} of weights", operand="dtype", value=dtype, limit=("shipped", *FORMATS))
+    wide = {} if dtype in ("bf16", "fp16") else {"embedding": "bfloat16", "head": "bfloat16", "router": "bfloat16"}
+    if dtype == "mxfp4" and shipped.get("experts"):
+        return {**shipped, "experts": "mxfp4"}
+    return {"default": FORMATS[dtype], **wide}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingPlan:
+    """A model on replicas of a layout.
+
+    Attributes:
+        layout: of one replica (``tp``, ``ep``); its ``dp`` is the number of replicas, which share experts where ``ep``
+            is more than ``tp``.
+        formats: of stored weights by part (``default``, ``experts`` ...): what fills the memory and is multiplied.
+        cache_dtype: of keys and values.
+        max_model_len: tokens of a request at most.
+        stack: of ``hardware/stacks``; "": the chip's usual. ``max_num_seqs``, ``max_num_batched_tokens``: None: the
+            stack's.
+    """
+
+    model: Model
+    system: str
+    layout: Layout
+    formats: Mapping[str, str]
+    cache_dtype: str = "bfloat16"
+    max_model_len: int = 8192
+    stack: str = ""
+    implementation: str = ""
+    lnc: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    speculation: Speculation | None = None
+
+    @property
+    def replica_ranks(self) -> int:
+        return self.layout.tp * self.layout.pp
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingEstimate:
+    """A plan under a closed loop of equal requests.
+
+    Attributes:
+        state: of one replica.
+        memory: of a rank, its cache as large as it can be; ``capacity_bytes`` of a rank's memory.
+        cache_tokens: that a replica's cache holds.
+        chips: that all replicas fill.
+        price: of the system or chip, None where there is none; ``usd_per_hour`` of these chips, a share of the system.
+    """
+
+    plan: ServingPlan
+    state: SteadyState
+    users: int
+    input_tokens: int
+    output_tokens: int
+    memory: Memory
+    capacity_bytes: int
+    cache_tokens: int
+    chips: float
+    price: Price | None
+    usd_per_hour: float | None
+    watts_per_chip: float | None
+    support: str
+    reasons: tuple[str, ...]
+
+    @property
+    def output_tokens_per_second(self) -> float:
+        return self.state.output_tokens_per_second * self.plan.layout.dp
+
+    @property
+    def output_tokens_per_second_per_chip(self) -> float:
+        return self.output_tokens_per_second / self.chips
+
+    @property
+    def usd_per_million_output_tokens(self) -> float | None:
+        if self.usd_per_hour is None:
+            return None
+        return self.usd_per_hour / 3600 / self.output_tokens_per_second * 1e6
+
+    @property
+    def joules_per_output_token(self) -> float | None:
+        """Power of the chips, as the catalogue has it, times time: assumed."""
+        if self.watts_per_chip is None:
+            return None
+        return self.watts_per_chip / self.output_tokens_per_second_per_chip
+
+
+class ServingCase:
+    """A plan made ready: costs, memory, and the settings of its replicas."""
+
+    def __init__(self, plan: ServingPlan, factors: Parts | None = None, system: System | None = None) -> None:
+        """``factors``: of operators and exchanges, of the stack.
+
+        Raises:
+            InputError: unknown names; a layout that does not fit; weights that leave no room for the cache.
+            UnsupportedError: see ``StepCosts``.
+        """
+        self.plan = plan
+        self.system = system or load_system(plan.system)
+        self.stack: Stack = load_stack(plan.stack or default_serving_stack(self.system))
+        self.costs = StepCosts(plan, self.system, *(() if factors is None else (factors,)))
+
+    @property
+    def chips(self) -> float:
+        """That all replicas fill."""
+        return self.plan.replica_ranks * self.plan.layout.dp / ranks_per_chip(self.system, self.plan.lnc)
+
+    @property
+    def rank_bytes(self) -> int:
+        """Memory of a rank."""
+        return round(self.system.chip.hbm.capacity_bytes / ranks_per_chip(self.system, self.plan.lnc))
+
+    @property
+    def _prompt_tokens(self) -> int:
+        """Tokens that pass the model at once at most."""
+        plan, stack = self.plan, self.stack
+        batched = plan.max_num_batched_tokens or stack.max_num_batched_tokens or plan.max_model_len
+        return batched if stack.chunks or stack.max_prefills != 1 else min(batched, plan.max_model_len)
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Of a rank, without a cache."""
+        plan, one = self.plan, self.plan.layout
+        return serving_memory(
+            plan.model,
+            plan.formats,
+            tokens=1,
+            sequences=0,
+            prefill_tokens=self._prompt_tokens,
+            cache_dtype=plan.cache_dtype,
+            tp=one.tp,
+            ep=one.ep,
+            expert_tp=one.expert_ranks,
+            reserve=0,
+        )
+
+    @cached_property
+    def _graphs(self) -> int:
+        plan, stack = self.plan, self.stack
+        seqs = plan.max_num_seqs or stack.max_num_seqs
+        batched = plan.max_num_batched_tokens or stack.max_num_batched_tokens or plan.max_model_len
+        return static_shapes(stack, plan.max_model_len, seqs, batched).graphs
+
+    @cached_property
+    def cache_bytes(self) -> int:
+        """Bytes of a rank's memory that are left for the cache.
+
+        Raises:
+            InputError: none; says by how much.
+        """
+        plan, stack = self.plan, self.stack
+        used = float(self.memory.weights + self.memory.activations)
+        room = stack.cache_bytes(self.rank_bytes, int(used), self._graphs)
+        if room <= 0:
+            raise InputError(
+                f"{plan.model.name} does not fit: weights and activations of a rank take {used / 2**30:,.1f} GiB, "
+                f"{-room / 2**30:,.1f} GiB more than {stack.name} leaves of {self.rank_bytes / 2**30:,.1f} GiB",
+                operand="tp", value=plan.layout.tp,
+            )  # fmt: skip
+        return room
+
+    def slots(self, tokens: int) -> int:
+        """Requests of ``tokens`` that a replica's cache holds."""
+        one = float(serving_cache(self.plan.model, tokens, 1, self.plan.cache_dtype, self.plan.layout.tp))
+        return int(self.cache_bytes // one)
+
+    @cached_property
+    def settings(self) -> ReplicaSettings:
+        """Of a replica.
+
+        Raises:
+            InputError: the weights leave no room for the cache; says by how much.
+        """
+        plan, tp = self.plan, self.plan.layout.tp
+        elements = float(plan.model.cache_elements(plan.max_model_len, tp)) / plan.max_model_len
+        return replica_settings(
+            self.stack,
+            max_model_len=plan.max_model_len,
+            capacity_bytes=self.cache_bytes * tp,
+            elements_per_token=elements * tp,
+            dtype=plan.cache_dtype,
+            max_num_seqs=plan.max_num_seqs,
+            max_num_batched_tokens=plan.max_num_batched_tokens,
+            speculation=plan.speculation,
+        )
+
+    def pool(self) -> Pool:
+        """All replicas, for the engine."""
+        return Pool(
+            cost=self.costs,
+            settings=self.settings,
+            replicas=self.plan.layout.dp,
+            chips=self.chips / self.plan.layout.dp,
+        )
+
+    def estimate(self, users: int, input_tokens: int, output_tokens: int, price_type: str = "") -> ServingEstimate:
+        """Steady state of ``users`` over all replicas, prompts and outputs of one length.
+
+        Raises:
+            InputError: requests that the cache or ``max_model_len`` cannot hold.
+        """
+        plan, settings = self.plan, self.settings
+        each = -(-users // plan.layout.dp)
+        state = steady_state(self.costs, settings, users=each, input_tokens=input_tokens, output_tokens=output_tokens)
+        price = chip_price(self.system, price_type)
+        power = self.system.chip.power
+        assumed = self.stack.assumed
+        why = (f"stack {self.stack.name}: {', '.join(assumed)} assumed",) if assumed else ()
+        reserve = self.stack.reserve_bytes + self._graphs * self.stack.graph_bytes
+        return ServingEstimate(
+            plan=plan,
+            state=state,
+            users=users,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            memory=replace(self.memory, cache=self.cache_bytes, reserve=reserve),
+            capacity_bytes=self.rank_bytes,
+            cache_tokens=int(settings.cache.capacity_bytes / settings.cache.bytes_per_token),
+            chips=self.chips,
+            price=None if price is None else price[0],
+            usd_per_hour=None if price is None else price[1] * self.chips,
+            watts_per_chip=power.all_in_watts or power.tdp_watts,
+            support=worst({*self.costs.supports, *(("assumed",) if assumed else ())}),
+            reasons=(*self.costs.reasons, *why),
+        )
+
+
+def default_serving_stack(system: System) -> str:
+    """The stack that a chip is usually served with."""
+    return "vllm-gpu" if system.chip.family == "nvidia" else "nxdi"
+
+
+def chip_price(system: System, kind: str = "", date: str = "") -> tuple[Price, float] | None:
+    """(price, dollars an hour of one chip): the newest of ``kind``, or of the first of ``PRICE_TYPES`` that there is.
+
+    A price of the whole system goes before one of the chip. None: there is none.
+    """
+    for one in (kind,) if kind else PRICE_TYPES:
+        for prices, chips in ((system.prices, system.chip_count), (system.chip.prices, 1)):
+            found = [p for p in prices if p.type == one and (not date or str(p.date) == date)]
+            if found:
+                price = max(found, key=lambda p: (str(p.date), -p.usd_per_hour))
+                return price, price.usd_per_hour / chips
+    return None

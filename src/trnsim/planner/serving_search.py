@@ -1,0 +1,163 @@
+"""The best layouts that serve a load: every degree of tensor parallelism and number of replicas, under constraints.
+
+The space: degrees of two up to the ranks of one system, for models with experts with and without expert
+parallelism over the same ranks; as many replicas as fill the chips that are given, or any power of two within one
+system. The search is exhaustive. Best is the most output tokens a second and chip.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from trnsim.errors import InputError, TrnsimError, UnsupportedError
+from trnsim.hardware import load_system, system_names
+from trnsim.planner.serving import ServingCase, ServingEstimate, ServingPlan
+from trnsim.planner.training import ranks_per_chip
+from trnsim.workloads import Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """A closed loop of ``users`` with prompts and outputs of one length; limits in seconds, None: none."""
+
+    users: int
+    input_tokens: int
+    output_tokens: int
+    ttft: float | None = None
+    tpot: float | None = None
+    price_type: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Plans, the best first; how many were evaluated, and why others were left out."""
+
+    best: tuple[ServingEstimate, ...]
+    evaluated: int
+    pruned: dict[str, int]
+    seconds: float
+
+
+def fitted_batch(plan: ServingPlan, users: int) -> ServingPlan:
+    """The plan with the batch that the load needs where graphs are compiled for one batch, which a user chooses."""
+    case = ServingCase(plan)
+    if plan.max_num_seqs is not None or case.stack.decode_batch.rule != "largest":
+        return plan
+    each = -(-users // plan.layout.dp)
+    return replace(plan, max_num_seqs=max(1, min(each, case.slots(plan.max_model_len))))
+
+
+def evaluate(plan: ServingPlan, load: Load) -> ServingEstimate:
+    """One plan under a load.
+
+    Raises:
+        TrnsimError: it does not fit the model, the memory or the load.
+    """
+    case = ServingCase(fitted_batch(plan, load.users))
+    return case.estimate(load.users, load.input_tokens, load.output_tokens, load.price_type)
+
+
+def layouts(plan: ServingPlan, chips: float | None, fixed: dict[str, int]) -> Iterator[Layout]:
+    """The space (see the module). ``fixed``: ``tp``, ``ep``, ``dp`` that stay."""
+    system = load_system(plan.system)
+    per = ranks_per_chip(system, plan.lnc)
+    most = round(system.chip_count * per)
+    for tp in (fixed["tp"],) if "tp" in fixed else _doubled(most):
+        ranks = round((chips or system.chip_count) * per)
+        if "dp" in fixed:
+            replicas: tuple[int, ...] = (fixed["dp"],)
+        elif chips is not None:
+            if ranks % tp:
+                continue
+            replicas = (ranks // tp,)
+        else:
+            replicas = (1,) if "tp" in fixed else tuple(_doubled(max(ranks // tp, 1)))
+        shares = [1, tp] if plan.model.mixture and tp > 1 else [1]
+        for ep in (fixed["ep"],) if "ep" in fixed else shares:
+            for dp in replicas:
+                yield Layout(tp=tp, ep=ep, dp=dp)
+
+
+def _doubled(most: int) -> list[int]:
+    return [2**n for n in range(most.bit_length()) if 2**n <= most]
+
+
+def search(plan: ServingPlan, load: Load, chips: float | None = None, fixed: dict[str, int] | None = None) -> Found:
+    """All layouts of the space that hold the constraints, the best first.
+
+    Raises:
+        InputError: none does; says why, by how much, and the smallest system that the model fits.
+    """
+    begin = time.perf_counter()
+    pruned: Counter[str] = Counter()
+    errors: list[TrnsimError] = []
+    best: list[ServingEstimate] = []
+    slow: list[ServingEstimate] = []
+    evaluated = 0
+    for layout in layouts(plan, chips, fixed or {}):
+        try:
+            found = evaluate(replace(plan, layout=layout), load)
+        except (InputError, UnsupportedError) as error:
+            errors.append(error)
+            pruned[_why(error)] += 1
+            continue
+        evaluated += 1
+        late = load.ttft is not None and found.state.ttft > load.ttft
+        if late or (load.tpot is not None and found.state.tpot > load.tpot):
+            pruned["TTFT over its limit" if late else "TPOT over its limit"] += 1
+            slow.append(found)
+            continue
+        best.append(found)
+    if not best:
+        raise _none(plan, load, slow, errors)
+    best.sort(key=lambda one: -one.output_tokens_per_second_per_chip)
+    return Found(tuple(best), evaluated, dict(pruned), time.perf_counter() - begin)
+
+
+def _why(error: TrnsimError) -> str:
+    text = str(error)
+    if "does not fit" in text or "KV cache" in text or "than the KV" in text:
+        return "do not fit in memory"
+    return "layouts that the model or system does not allow"
+
+
+def _none(plan: ServingPlan, load: Load, slow: list[ServingEstimate], errors: list[TrnsimError]) -> InputError:
+    if slow:
+        ttft, tpot = min(s.state.ttft for s in slow), min(s.state.tpot for s in slow)
+        return InputError(
+            f"no plan of {plan.model.name} on {plan.system} holds the limits: the shortest TTFT is "
+            f"{ttft * 1e3:,.1f} ms, the shortest TPOT {tpot * 1e3:,.2f} ms",
+            operand="limits", value=f"TTFT {_ms(load.ttft)}, TPOT {_ms(load.tpot)}",
+        )  # fmt: skip
+    memory = [e for e in errors if _why(e) == "do not fit in memory"]
+    if not memory:
+        return InputError(
+            f"no plan of {plan.model.name} on {plan.system}: " + str(errors[0] if errors else "no layout")
+        )
+    fits = smallest_system(plan, load)
+    hint = f"; the smallest system that it fits is {fits}" if fits else ""
+    return InputError(f"{memory[-1]}{hint}")
+
+
+def _ms(seconds: float | None) -> str:
+    return "any" if seconds is None else f"{seconds * 1e3:g} ms"
+
+
+def smallest_system(plan: ServingPlan, load: Load) -> str:
+    """The system with the least memory of the same vendor on which one replica fits and answers one request."""
+    family = load_system(plan.system).chip.family
+    systems = [load_system(name) for name in system_names()]
+    systems = [s for s in systems if (s.chip.family == "nvidia") == (family == "nvidia") and s.chip.hbm is not None]
+    for system in sorted(systems, key=lambda s: s.chip.hbm.capacity_bytes * s.chip_count):
+        try:
+            most = round(system.chip_count * ranks_per_chip(system, plan.lnc))
+            layout = Layout(tp=2 ** (most.bit_length() - 1))
+            other = replace(plan, system=system.name, layout=layout, stack="", implementation="")
+            ServingCase(other).estimate(1, load.input_tokens, load.output_tokens)
+        except TrnsimError:
+            continue
+        return system.name
+    return ""
