@@ -2,10 +2,11 @@
 
 The rank that a step waits for is busy with every micro-batch. Before its first pass the first micro-batch passes all
 ranks in front of it, after its last one the last micro-batch goes back through them; and at both ends it waits for the
-ranks behind it to turn a micro-batch around, longer than it has other passes to do, and, with several chunks, until they have caught up. ``zb-h1`` fills these gaps with
-gradients of weights. The step is as long as the rank for which that takes longest; ``pipeline.simulate`` replays the schedules,
-and a test holds both within 1 % of each other from two groups of micro-batches on, for pieces as models have them: the
-first up to a tenth shorter, the last up to a fifth longer. Where the last is a fourteenth shorter, it is 1.5 %.
+ranks behind it to turn a micro-batch around, longer than it has other passes to do, and, with several chunks, until
+they have caught up. ``zb-h1`` fills these gaps with gradients of weights. The step is as long as the rank for which
+that takes longest; ``pipeline.simulate`` replays the schedules, and a test holds both within 1 % of each other from
+two groups of micro-batches on, for pieces as models have them: the first up to a tenth shorter, the last up to a fifth
+longer. Where the last is a fourteenth shorter, it is 1.5 %.
 """
 
 from __future__ import annotations
