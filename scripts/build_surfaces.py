@@ -31,7 +31,7 @@ def main() -> int:
     options.add_argument("--workers", type=int, default=0, help="processes; default: one a core of this machine")
     options.add_argument("--fresh", action="store_true", help="use neither the cache nor what is shipped now")
     chosen = options.parse_args()
-    console, started = Console(), time.perf_counter()
+    console, started = Console(soft_wrap=True), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / FILE if chosen.fresh else cache_folder() / FILE
         found = _prepared(store, chosen.workers, fresh=chosen.fresh, console=console)

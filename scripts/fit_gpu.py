@@ -62,6 +62,8 @@ class Kind:
     shapes: Callable[[Columns], dict[str, np.ndarray]]
     model: Callable[..., np.ndarray]
     keep: Callable[[Columns], np.ndarray] = lambda columns: np.ones(len(columns["latency"]), bool)
+    either: str = ""
+    """A property of the library, 0 or 1: what fits better."""
 
 
 def _gemm(c: Columns) -> dict[str, np.ndarray]:
@@ -151,7 +153,8 @@ KINDS = {
         ),
         _context,
         models.attention,
-        keep=lambda c: c["head_dim"] <= 256,
+        keep=lambda c: (c["head_dim"] <= 256) & np.array(["triton" not in k for k in c["kernel_source"]], bool),
+        either="packs",
     ),
     "decode": Kind(
         "attention",
@@ -223,8 +226,8 @@ FITS = (
     ("matmul", "bfloat16", "trtllm", {"gemm_dtype": "bfloat16"}),
     ("matmul", "float8", "trtllm", {"gemm_dtype": "fp8"}),
     ("matmul", "float4", "vllm", {"gemm_dtype": "nvfp4"}),
-    ("attention", "bfloat16", "trtllm", {"attn_dtype": "bfloat16", "kv_cache_dtype": "bfloat16"}),
-    ("attention", "float8", "trtllm", {"attn_dtype": "fp8", "kv_cache_dtype": "fp8"}),
+    ("attention", "bfloat16", "sglang", {"attn_dtype": "bfloat16", "kv_cache_dtype": "bfloat16"}),
+    ("attention", "float8", "sglang", {"attn_dtype": "fp8", "kv_cache_dtype": "fp8"}),
     ("decode", "bfloat16", "vllm", {"kv_cache_dtype": "bfloat16"}),
     ("decode", "float8", "vllm", {"kv_cache_dtype": "fp8"}),
     ("latent decode", "bfloat16", "trtllm", {"kv_cache_dtype": "bfloat16"}),
@@ -285,14 +288,19 @@ def fit(kind: Kind, dtype: str, data: Data) -> dict[str, float]:
     for chip, shapes, measured in data:
         chosen = random.permutation(len(measured))[:SAMPLE]
         drawn.append((chip, {n: s[chosen] for n, s in shapes.items()}, measured[chosen]))
-
-    def errors(logs: np.ndarray) -> np.ndarray:
-        constants = dict(zip(names, np.exp(logs), strict=True))
-        return np.concatenate([np.log(predict(kind, constants, c, dtype, s) / m) for c, s, m in drawn])
-
     first, low, high = (np.log([c[i] for c in kind.constants]) for i in (1, 2, 3))
-    found = least_squares(errors, first, loss="soft_l1", f_scale=0.1, bounds=(low, high))
-    return dict(zip(names, np.exp(found.x).tolist(), strict=True))
+    best, least = {}, np.inf
+    for either in (0.0, 1.0) if kind.either else (0.0,):
+        fixed = {kind.either: either} if kind.either else {}
+
+        def errors(logs: np.ndarray, fixed: dict[str, float] = fixed) -> np.ndarray:
+            constants = {**dict(zip(names, np.exp(logs), strict=True)), **fixed}
+            return np.concatenate([np.log(predict(kind, constants, c, dtype, s) / m) for c, s, m in drawn])
+
+        found = least_squares(errors, first, loss="soft_l1", f_scale=0.1, bounds=(low, high))
+        if found.cost < least:
+            best, least = {**dict(zip(names, np.exp(found.x).tolist(), strict=True)), **fixed}, found.cost
+    return best
 
 
 def cross_validated(kind: Kind, dtype: str, data: Data) -> dict[str, np.ndarray]:

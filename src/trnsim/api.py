@@ -96,9 +96,9 @@ def simulate_ranks(
         args: the arguments of each rank, in rank order: arrays and plain values, or a mapping of them by name.
         chip: as for ``simulate``; every rank is one logical core of it.
         lnc: cores of a rank, 1 or 2; default: those of ``kernel[lnc]``.
-        system: the instance or UltraServer that the ranks fill from its first logical core on, such as
-            ``"trn2.48xlarge"``: collectives then add up as its runtime's algorithms do and take time:
-            the calls are timed if the session (or ``options``) asks for it.
+        system: the instance or UltraServer (or as many of them as are needed) that the ranks fill from the first
+            logical core on, such as ``"trn2.48xlarge"``: collectives then add up as its runtime's algorithms do, and
+            calls are timed if the session (or ``options``) asks for it.
         kwargs: keyword arguments for all ranks.
 
     An array that several ranks are given is copied for all but the first: each rank has its own memory.

@@ -26,7 +26,7 @@ ALLOWED = {
     "session": {"report", "timing", "isa", "machine", "hardware", "numerics", "releases"},
     "nki": {"fabric", "session", "timing", "isa", "machine", "hardware", "numerics", "releases"},
     "kernels": {"nki", "session", "timing", "isa", "machine", "hardware", "numerics"},
-    "workloads": {"fabric", "numerics"},
+    "workloads": {"numerics"},
     "operators": {"report", "kernels", "session", "timing", "isa", "machine", "hardware", "numerics"},
     "serving": {"hardware", "numerics"},
     "planner": {"serving", "workloads", "operators", "fabric", "hardware", "numerics"},

@@ -156,6 +156,9 @@ _KINDS = {"star": "switched", "none": "none"}
 def _show(made: Topology) -> None:
     out = console()
     out.print(f"{made.name}: {made.chip_count:,} chips, {made.rank_count:,} ranks ({made.ranks_per_chip} a chip)")
+    if made.failed_chips or made.failed_links:
+        pairs = len(made.failed_links) // 2
+        out.print(f"failed: {len(made.failed_chips)} chips, and the links between {pairs} pairs of chips")
     rows = []
     for level in made.levels:
         if level.kind == "none":
@@ -175,14 +178,17 @@ def _show(made: Topology) -> None:
     if cut:
         out.print(f"bisection bandwidth {cut['gigabytes_per_second']:,.1f} GB/s one way, across {cut['across']}")
         out.print(f"diameter {_diameter(made)} links")
-    for key in ("scale_up.direction", "scale_up.bandwidth"):
-        fact = made.system.chip.facts.get(key)
-        if fact is not None and key.endswith("direction") and fact.value == "not stated":
-            out.print("direction of the chip's figures is not stated: read as both ways together, half each way")
-    for fact_row in _facts(made):
-        for other in fact_row["alternatives"]:
-            text = f"{fact_row['key']} is {fact_row['value']}; {other['source']} says {other['value']}"
-            out.print(text + (f" ({fact_row['why']})" if fact_row["why"] else ""), style="dim")
+    direction = made.system.chip.facts.get("scale_up.direction")
+    stated = any(level.direction for level in made.system.chip.scale_up.levels.values())
+    if direction is not None and direction.value == "not stated" and not stated and made.chip_count > 1:
+        out.print("direction of the chip's figures is not stated: read as both ways together, half each way")
+    differing = [fact for fact in _facts(made) if fact["alternatives"]]
+    if differing:
+        out.print("\nSources differ:")
+    for fact in differing:
+        others = "; ".join(f"{other['value']} ({other['source']})" for other in fact["alternatives"])
+        out.print(f"- {fact['key']}: {fact['value']}" + (f", {fact['why']}" if fact["why"] else ""))
+        out.print(f"  others say {others}", style="dim")
 
 
 def register(app: typer.Typer) -> None:

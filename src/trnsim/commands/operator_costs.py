@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trnsim.commands.common import error_console
 from trnsim.commands.output import console, microseconds, table
 from trnsim.errors import InputError, TrnsimError
-from trnsim.hardware.model import flops_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from trnsim.operators.cost import OperatorCost
-    from trnsim.operators.kernel_costs import KernelCosts
     from trnsim.operators.store import Store
 
 # What people write for number formats; GPUs have one of each width, NeuronCores several.
@@ -99,7 +98,9 @@ def gather(
 
     known = {*OPERATORS, *contracts()}
     if operator not in known:
-        raise InputError(f"no operator {operator!r}", operand="operator", limit=sorted(known))
+        near = difflib.get_close_matches(operator, known, 1)
+        nearest = f"; nearest: {near[0]}" if near else ""
+        raise InputError(f"no operator {operator!r}{nearest}", operand="operator", limit=sorted(known))
     found = []
     for chip in chips:
         for name, make in implementations(chip, cores, store).items():
@@ -107,7 +108,8 @@ def gather(
             try:
                 cost, unchanged = make()(operator, dtype, **given), None
                 if load_chip(chip).changes:
-                    unchanged = implementations(chip.partition("[")[0], cores, store)[name]()(operator, dtype, **given)
+                    as_is = implementations(chip.partition("[")[0], cores, store, like=cost)
+                    unchanged = as_is[name]()(operator, dtype, **given)
                 found.append(Found(chip, name, cost, cores=used, unchanged=unchanged))
             except TrnsimError as error:
                 found.append(Found(chip, name, error=error, cores=used))
@@ -120,8 +122,12 @@ def gather(
     return found
 
 
-def implementations(chip: str, cores: int, store: Store | None) -> dict[str, Callable[[], Callable[..., OperatorCost]]]:
+def implementations(
+    chip: str, cores: int, store: Store | None, like: OperatorCost | None = None
+) -> dict[str, Callable[[], Callable[..., OperatorCost]]]:
     """How operators can run on a chip: what makes the function that tells the cost of a use.
+
+    ``like``: a cost of our kernel that is to be compared with: found in the same way.
 
     Raises:
         InputError: nothing is known of operators on it.
@@ -139,26 +145,15 @@ def implementations(chip: str, cores: int, store: Store | None) -> dict[str, Cal
         raise InputError(
             f"no time of operators on {chip}: its {loaded.title} has no timing constants", operand="chip", limit=having
         )
+
+    def kernel() -> Callable[..., OperatorCost]:
+        ours = KernelCosts(chip, cores, store)
+        return ours.once if like is None else ours.simulated if like.how == "simulated" else ours.cost
+
     return {
-        "kernel": lambda: _kernel(KernelCosts(chip, cores, store)),
+        "kernel": kernel,
         "compiler": lambda: CompilerCosts(chip, cores).cost,
     }
-
-
-def _kernel(costs: KernelCosts) -> Callable[..., OperatorCost]:
-    """Costs of kernels; products of narrow formats have kernels of their own."""
-    from trnsim.operators.kernel_costs import contracts
-
-    known = contracts()
-
-    def cost(operator: str, dtype: str, **given: Any) -> OperatorCost:
-        narrow = flops_key(dtype)
-        for key, name in (("float8", "matmul_fp8"), ("mx", "matmul_mx")):
-            if operator == "matmul" and narrow.startswith(key) and name in known:
-                operator = name
-        return costs.cost(operator, dtype, **given)
-
-    return cost
 
 
 def listed() -> list[dict[str, Any]]:
@@ -184,6 +179,7 @@ def listed() -> list[dict[str, Any]]:
                 "options": options,
                 "implementations": has,
                 "kernel_dtypes": kernel.dtypes if kernel is not None else None,
+                "summary": kernel.summary if kernel is not None else "",
             }
         )
     return rows
@@ -249,7 +245,9 @@ def show(title: str, rows: Sequence[Found]) -> None:
     lines = []
     for found, cost in costs:
         busy = cost.busy_ps.get(cost.bound, 0) / cost.time_ps if cost.bound else 0
-        error = f", ±{cost.error_percent:.0f} %" if cost.error_percent is not None else ""
+        # That of a surface is the error of interpolating, not of time: JSON has it.
+        known = cost.how == "fit" and cost.error_percent is not None
+        error = f", ±{cost.error_percent:.0f} %" if known else ""
         lines.append(
             (
                 found.label,

@@ -18,7 +18,7 @@ DEFAULT_CHIP = "trn2"
 
 def op(
     context: typer.Context,
-    operator: Annotated[str, typer.Argument(help="An operator, such as matmul; list: all of them with their sizes.")],
+    operator: Annotated[str, typer.Argument(help="Such as matmul; list: what there is; all: common uses of each.")],
     dtype: Annotated[
         str, typer.Option("--dtype", help="Number format: bf16, fp16, fp32, fp8, mxfp8, mxfp4 or its full name.")
     ] = "bf16",
@@ -50,6 +50,12 @@ def op(
 
     if operator == "list":
         _list(json)
+        return
+    if operator == "all":
+        from trnsim.commands.operators_all import show_all
+
+        for name in operator_costs.chosen(chip, set, DEFAULT_CHIP):
+            show_all(name, lnc, _store(cache), json)
         return
     given = _sizes(context.args)
     chips, form = operator_costs.chosen(chip, set, DEFAULT_CHIP), operator_costs.FORMATS.get(dtype, dtype)

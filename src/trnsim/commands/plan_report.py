@@ -17,7 +17,8 @@ SCHEMA = "trnsim-plans-1"
 GIB = 2**30
 _NAMES = {
     "products": "products in 16 bits", "narrow": "products in 8 bits and less", "attention": "attention",
-    "moves": "element-wise work", "casts": "casts", "experts": "products of experts", "routing": "routing of tokens",
+    "moves": "element-wise work", "loss": "loss", "casts": "casts", "experts": "products of experts",
+    "experts_narrow": "products of experts in 8 bits and less", "routing": "routing of tokens",
     "tp": "exchanges of tp that nothing can hide", "cp": "exchanges of cp that nothing can hide",
     "ep": "exchanges of ep that nothing can hide", "gather": "weights gathered, that nothing can hide",
     "pp": "sending between stages", "dp": "gradients and weights that nothing can hide", "optimizer": "optimiser",
@@ -84,7 +85,7 @@ def plan_json(found: TrainingEstimate, asked: Asked) -> dict[str, Any]:
     return {
         "layout": {name: getattr(layout, name) for name in names} | {"lnc": logical_cores(system, plan.lnc)},
         "schedule": "interleaved" if layout.vpp > 1 else plan.schedule,
-        "implementation": plan.implementation or ("gpu" if system.chip.core is None else "compiler"),
+        "implementation": _implementation(found),
         "stack": found.stack.name,
         "step_time_s": found.step_us / 1e6,
         "tokens_per_s": found.tokens_per_second,
@@ -110,6 +111,11 @@ def plan_json(found: TrainingEstimate, asked: Asked) -> dict[str, Any]:
         "reasons": list(found.reasons),
         "error_percent": found.error_percent,
     }
+
+
+def _implementation(found: TrainingEstimate) -> str:
+    """Whose operators: as asked for, else the chip's usual ones."""
+    return found.plan.implementation or ("gpu" if found.plan.on.chip.core is None else "compiler")
 
 
 def _cost_json(found: TrainingEstimate, asked: Asked, run: Run) -> dict[str, Any] | None:
@@ -191,13 +197,14 @@ def _show(found: Found, asked: Asked, money: dict[str, Any]) -> None:
 
     out = console()
     wanted, best = found.wanted, found.best[0]
+    operators = _implementation(best)
     system = best.plan.on
     cores = logical_cores(system, wanted.lnc)
     lnc = f", LNC {cores}" if system.chip.core is not None else ""
     form = wanted.base.product_dtype or wanted.base.dtype
     out.print(
         f"{wanted.model.name} on {wanted.chips} chips of {system.name}{lnc}: {wanted.global_batch} sequences of "
-        f"{wanted.sequence:,} tokens a step, {form}, stack {best.stack.name}",
+        f"{wanted.sequence:,} tokens a step, {form}; operators: {operators}, stack: {best.stack.name}",
         highlight=False,
     )
     room = capacity(system, wanted.lnc)

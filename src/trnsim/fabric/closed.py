@@ -35,6 +35,8 @@ class Hop:
 
     to: Callable[[Ints], Ints] | None = None
     all_others: bool = False
+    shares: tuple[float, ...] = (1.0,)
+    """Of the bytes of the step, by column of targets, over and over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +174,8 @@ def _demand(folded: Fold, hop: Hop, size: float, wires: Wires, keys: dict[bytes,
         keep = ((to >= 0) & (to < n)).reshape(-1)
         source = np.repeat(folded.places, to.shape[1])[keep]
         target = folded.seen(to.reshape(-1)[keep], np.repeat(copy, to.shape[1])[keep])
-        weight = np.ones(len(source))
+        sizes = size * np.resize(np.array(hop.shares), to.size)[keep]
+        return wires.demand(source, target, sizes, np.ones(len(source)), keys)
     return wires.demand(source, target, np.full(len(source), size), weight, keys)
 
 
@@ -202,6 +205,8 @@ def _steps(collective: str, algorithm: str, n: int, nbytes: float, orders: objec
     if collective in ("all_reduce", "reduce_scatter", "all_gather"):
         if algorithm == "single_step_mesh":
             return [(1, Hop(all_others=True), nbytes)]
+        if algorithm == "kangaring":
+            return _kangaring(collective, n, nbytes / n, orders)
         half = _half(collective, algorithm, n, nbytes / n, orders)
         return half[::-1] + half if collective == "all_reduce" else half
     if collective == "all_to_all" and algorithm == "mesh":
@@ -211,6 +216,41 @@ def _steps(collective: str, algorithm: str, n: int, nbytes: float, orders: objec
     if collective == "permute":
         return [(1, Hop(lambda i: (i + 1) % n), nbytes)]
     raise _no_form(collective, algorithm, n)
+
+
+def _kangaring(collective: str, n: int, chunk: float, orders: object) -> Steps:
+    """As ``patterns.kangaring``: the leaders are at the even places of an order; without orders roles change once."""
+    if n % 2:
+        raise _no_form(collective, "kangaring", n)
+    table = (
+        np.stack([np.arange(n), np.arange(n) ^ 1]) if orders is None else np.atleast_2d(np.asarray(orders, np.int64))
+    )
+    place = np.argsort(table, axis=1)
+    channels = np.arange(len(table))[:, None]
+    teams, part = n // 2, chunk / len(table)
+
+    def to(leaders: int | None, aides: int | None) -> Callable[[Ints], Ints]:
+        """Where leaders and aides send: so many places on, or nowhere."""
+
+        def targets(member: Ints) -> Ints:
+            at = place[:, member]
+            on = np.where(at % 2 == 0, leaders or 0, aides or 0)
+            return np.where(on == 0, -1, table[channels, (at + on) % n]).T
+
+        return targets
+
+    up, down, ring = to(None, -1), to(1, None), to(2, -1)
+
+    def both(member: Ints) -> Ints:
+        return np.stack([to(2, None)(member), down(member)], axis=2)
+
+    scatter: Steps = [(1, Hop(up), 2 * part), (teams - 1, Hop(ring), 2 * part), (1, Hop(down), part)]
+    gather: Steps = [(1, Hop(up), part)]
+    if teams > 1:
+        # A leader has its own team's data for the aide but for the aide's own part.
+        gather += [(1, Hop(both, shares=(1.0, 0.5)), 2 * part), (teams - 2, Hop(both, shares=(1.0, 1.0)), 2 * part)]
+    gather.append((1, Hop(down), 2 * part if teams > 1 else part))
+    return {"reduce_scatter": scatter, "all_gather": gather, "all_reduce": scatter + gather}[collective]
 
 
 def _no_form(collective: str, algorithm: str, n: int) -> UnsupportedError:

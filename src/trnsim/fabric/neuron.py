@@ -81,8 +81,8 @@ def plan(group: Group, collective: str, nbytes: int) -> Plan:
             return Plan(name, name)
         axes = hypercube_orders(group) if name == "rdh" else None
         return Plan(name, "hierarchical", spread.ranks, "mesh", name, outer_orders=axes)
-    if name == "kangaring" and (spread.servers > 1 or group.copies > 1):
-        name = "ring"  # documented within a server; and copies are folded, which KangaRing is not
+    if name == "kangaring" and spread.servers > 1:
+        name = "ring"  # documented within a server
     return Plan(name, name, orders=ring_orders(group))
 
 
@@ -119,7 +119,7 @@ def neuron_program(
     """
     chosen = plan(group, collective, nbytes)
     given = dict(models or {})
-    if chosen.algorithm == "kangaring" or collective == "broadcast":
+    if collective == "broadcast":
         if group.copies > 1:
             raise UnsupportedError(
                 f"{collective} by {chosen.name}: groups beside each other are not folded", value=group.copies, limit=1

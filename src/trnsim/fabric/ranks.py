@@ -24,7 +24,7 @@ from .algorithms import schedule
 from .data import execute
 from .flow import Engine, Run
 from .group import Group, group
-from .neuron import Plan, plan
+from .neuron import Plan, neuron_support, plan
 from .program import Program, from_schedule
 from .rings import ring_orders
 from .schedule import Schedule
@@ -65,6 +65,9 @@ class Spent:
     """When its last rank came."""
     start_ps: int
     end_ps: int
+    support: str
+    """``calibrated``, ``extrapolated`` or ``assumed``, and why (``reason``)."""
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +254,13 @@ class _World:
     def _spent(self, entry: tuple[int, Schedule, list[Pending]]) -> Spent:
         number, made, pending = entry
         timed = self.engine.all[number]
+        where = self._group(pending[0].members)
+        if where.topology.system.chip.family == "nvidia":
+            support, reason = "assumed", "the catalogue's rates and latency, without the protocols of NCCL"
+        else:
+            support, reason, _ = neuron_support(where, pending[0].call, made.nbytes)
         return Spent(
+            support=support, reason=reason,
             call=pending[0].call, algorithm=made.algorithm, members=pending[0].members, nbytes=made.nbytes,
             ready_ps=timed.ready, start_ps=timed.start, end_ps=self.engine.end_ps(number),
         )  # fmt: skip
@@ -333,6 +342,9 @@ class _World:
         for pending in meeting:
             pending.number = number
 
+    def _group(self, members: tuple[int, ...]) -> Group:
+        return Group(self.where.topology, self.where.places[list(members)])
+
     def _schedule(self, meeting: list[Pending]) -> tuple[Schedule, Program]:
         first = meeting[0]
         options = dict(first.options)
@@ -354,7 +366,7 @@ class _World:
             options["counts"], nbytes = table, int(table.sum(axis=1).max())
         key = (call, first.members, nbytes, item, repr(options))
         if key not in self.made:
-            where = Group(self.where.topology, self.where.places[list(first.members)])
+            where = self._group(first.members)
             if "algorithm" not in options:
                 options = {**_arguments(_plan(where, call, nbytes), call, options), **options}
             made = schedule(call, options.pop("algorithm"), ranks, nbytes, itemsize=item, **options)
@@ -395,6 +407,7 @@ def _arguments(chosen: Plan, call: str, options: dict[str, Any]) -> dict[str, An
         found |= {"inner": chosen.inner}
         if call != "all_to_all":
             found |= {"inner_algorithm": chosen.inner_algorithm, "outer_algorithm": chosen.outer_algorithm}
+            found["outer_orders"] = chosen.outer_orders
     if chosen.orders is not None and "orders" not in options:
         found["orders"] = chosen.orders
     return found

@@ -385,10 +385,13 @@ def _multiply(block: Block, number: int, turned: Any, result: Any) -> None:
         nisa.tensor_copy(dst=block.shifts[0:rows, block.number : block.number + 1], src=block.shift)
 
 
-def transposed(tile: Any, rows: int, length: int) -> Any:
-    """[rows, length] in SBUF as [128 of length, pieces, rows]: by DMA (two bytes, NeuronCore-v3 on) or TensorE."""
+def transposed(tile: Any, rows: int, length: int, into: Any = None) -> Any:
+    """[rows, length] in SBUF as [128 of length, pieces, rows]: by DMA (two bytes, NeuronCore-v3 on) or TensorE.
+
+    ``into`` is where to, None a tile of its own.
+    """
     pieces = -(-length // ROWS)
-    turned = nl.ndarray((ROWS, pieces, rows), dtype=tile.dtype, buffer=nl.sbuf)
+    turned = nl.ndarray((ROWS, pieces, rows), dtype=tile.dtype, buffer=nl.sbuf) if into is None else into
     whole = length // ROWS
     by_dma = nisa.get_nc_version() >= nisa.nc_version.gen3 and tile.dtype != nl.float32 and rows % 16 == 0
     first = 0

@@ -85,7 +85,7 @@ def _head_axes(problem: Problem) -> tuple[Axis, ...]:
     if shared == 1:
         return (Axis("group", problem.cores, problem.cores, grain=problem.cores, far=1),)
     return (
-        Axis("key heads", problem.cores, problem.cores, low=problem.cores, grain=problem.cores, far=1),
+        Axis("key heads", problem.cores, problem.cores, low=problem.cores, grain=problem.cores, first=0, far=1),
         Axis("group", far=1),
     )
 
@@ -106,7 +106,7 @@ def _axes(problem: Problem) -> tuple[Axis, ...]:
         if _alone(problem):
             return (*_head_axes(problem), queries)
         return (*_head_axes(problem), queries, Axis("before", ROWS, step, low=ROWS, first=ramp))
-    queries = Axis("queries", tile, step, degree=2)
+    queries = Axis("queries", tile, LOAD, degree=2)
     if _alone(problem):
         return (*_head_axes(problem), queries)
     low = ROWS + 1 if _kept(problem) else most_kept + ROWS
@@ -225,10 +225,11 @@ def _backward_axes(problem: Problem) -> tuple[Axis, ...]:
     one = problem.resized({**problem.sizes, "queries": 128 * ROWS, "keys": 128 * ROWS})
     high = backward.KEPT_BYTES * 128 // int(_backward_bytes(one)) * ROWS
     cores = problem.cores
-    heads: tuple[Axis, ...] = (Axis("group", far=1),)
+    # With more than one head the gradients of keys and values are kept from head to head.
+    heads: tuple[Axis, ...] = (Axis("group", low=2, far=1),) if _group(problem) > 1 else ()
     if problem.sizes["kv_heads"] % cores == 0:
         heads = (Axis("key heads", cores, cores, low=cores, grain=cores, far=1), *heads)
-    return (*heads, Axis("queries", ROWS, 4 * ROWS, high=high, degree=2))
+    return (*heads, Axis("queries", ROWS, LOAD, high=high, degree=2))
 
 
 def _backward_placed(problem: Problem, coordinates: Sizes) -> Sizes:

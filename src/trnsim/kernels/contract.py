@@ -45,8 +45,9 @@ class Axis:
         low, high: the coordinate's values in this regime.
         grain: what its values are multiples of.
         degree: of time as a polynomial in the number of blocks.
-        first: blocks after which they are taken to repeat.
-        far: blocks between the two samples that say by how much time grows with a block (degree one).
+        first: blocks after which they are taken to repeat; 0: they all do.
+        far: blocks between samples that say by how much time grows with a block (degree one): more where DMAs,
+            which settle slowly, decide it.
     """
 
     name: str

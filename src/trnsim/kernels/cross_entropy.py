@@ -168,8 +168,8 @@ def cross_entropy_backward(logits: Any, targets: Any, logs: Any, gradient: Any) 
 def _axes(problem: Problem) -> tuple[Axis, ...]:
     rows, piece = PARTITIONS * problem.cores, PIECE_BYTES // item(problem)
     return (
-        Axis("rows", rows, 2 * rows, first=2),
-        Axis("vocabulary", piece // 8, piece, low=piece // 8, grain=64, first=2),
+        Axis("rows", rows, 4 * PARTITIONS, far=8),
+        Axis("vocabulary", piece // 8, piece, low=piece // 8, grain=64, far=32),
     )
 
 

@@ -116,18 +116,18 @@ def decode_attention(
             gathered.append(part)
             _advance(cache, gathered, scored, 1, scale, result)
     _advance(cache, gathered, scored, 0, scale, result)
-    while scored:
-        _attend(cache, scored.pop(0), scale, result)
+    _attend(cache, scored.pop(0), None, scale, result)
     return result
 
 
 def _advance(cache: _Cache, gathered: list[Any], scored: list[Any], keep: int, scale: float, result: Any) -> None:
     while len(gathered) > keep:
         part = gathered.pop(0)
-        _score_part(cache, part)
+        if scored:
+            _attend(cache, scored.pop(0), part, scale, result)
+        else:
+            _score_part(cache, part, 0, len(part.chunks))
         scored.append(part)
-        if len(scored) > 1:
-            _attend(cache, scored.pop(0), scale, result)
 
 
 def _check(
@@ -278,10 +278,13 @@ def _gather_part(
         part.values = part.keys
 
 
-def _score_part(cache: _Cache, part: _Part) -> None:
+def _score_part(cache: _Cache, part: _Part, begin: int, end: int) -> None:
+    """Scores of chunks ``begin`` to ``end``."""
     tokens = cache.tokens
-    part.scores = nl.ndarray((ROWS, cache.heads, len(part.chunks) * tokens), dtype=nl.float32, buffer=nl.sbuf)
-    for number, (_, rows) in enumerate(part.chunks):
+    if begin == 0:
+        part.scores = nl.ndarray((ROWS, cache.heads, len(part.chunks) * tokens), dtype=nl.float32, buffer=nl.sbuf)
+    for number in range(begin, end):
+        rows = part.chunks[number][1]
         if rows < ROWS:
             nisa.memset(dst=part.scores[:, :, number * tokens : (number + 1) * tokens], value=MASKED)
         _score(
@@ -289,24 +292,43 @@ def _score_part(cache: _Cache, part: _Part) -> None:
         )
 
 
-def _attend(cache: _Cache, part: _Part, scale: float, result: Any) -> None:
-    """Attention to a part, and what came before: largest scores, sums [group, key heads], results [.., E]."""
-    tokens, group, heads = cache.tokens, cache.group, cache.heads
-    count = len(part.chunks) * tokens
-    dtype = result.dtype
+def _attend(cache: _Cache, part: _Part, following: Any, scale: float, result: Any) -> None:
+    """Attention to a part, and what came before.
+
+    Scores of the following part are found while its maxima and exponentials pass from engine to engine.
+    """
+    lanes = nl.ndarray((ROWS, cache.heads), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_reduce(dst=lanes, op=nl.maximum, data=part.scores, axis=2)
+    if following is not None:
+        _score_part(cache, following, 0, 1)
     state = cache.state if part.first else []
-    scores, values = part.scores, part.values
-    lane_largest = nl.ndarray((ROWS, heads), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_reduce(dst=lane_largest, op=nl.maximum, data=scores, axis=2)
-    largest = _across(cache, lane_largest)
+    largest = _across(cache, lanes)
     if state:
-        both = nl.ndarray((group, cache.key_heads), dtype=nl.float32, buffer=nl.sbuf)
+        both = nl.ndarray((cache.group, cache.key_heads), dtype=nl.float32, buffer=nl.sbuf)
         nisa.tensor_tensor(dst=both, data1=largest, data2=state[0], op=nl.maximum)
         largest = both
     shift = _everywhere(cache, largest)
-    nisa.tensor_tensor(dst=scores, data1=scores, data2=shift.expand_dim(2).broadcast(2, count), op=nl.subtract)
-    weights = nl.ndarray((ROWS, heads, count), dtype=dtype, buffer=nl.sbuf)
+    if following is not None:
+        _score_part(cache, following, 1, len(following.chunks))
+    _sum_up(cache, part, state, largest, _exponentials(part, shift, scale, result.dtype), scale)
+    if part.last:
+        _store(cache, part.sequence, result)
+
+
+def _exponentials(part: _Part, shift: Any, scale: float, dtype: Any) -> Any:
+    """exp(scale * (score - shift)), [128, heads, tokens]."""
+    scores = part.scores
+    nisa.tensor_tensor(
+        dst=scores, data1=scores, data2=shift.expand_dim(2).broadcast(2, scores.shape[2]), op=nl.subtract
+    )
+    weights = nl.ndarray(scores.shape, dtype=dtype, buffer=nl.sbuf)
     nisa.activation(dst=weights, op=nl.exp, data=scores, scale=scale)
+    return weights
+
+
+def _sum_up(cache: _Cache, part: _Part, state: list[Any], largest: Any, weights: Any, scale: float) -> None:
+    """The state after a part: largest scores, sums [group, key heads], results [group, key heads, E]."""
+    tokens, group, heads = cache.tokens, cache.group, cache.heads
     lane_sums = nl.ndarray((ROWS, heads), dtype=nl.float32, buffer=nl.sbuf)
     nisa.tensor_reduce(dst=lane_sums, op=nl.add, data=weights, axis=2)
     sums = nl.ndarray((group, cache.key_heads), dtype=nl.float32, buffer=nl.psum)
@@ -334,7 +356,7 @@ def _attend(cache: _Cache, part: _Part, scale: float, result: Any) -> None:
                 nisa.nc_matmul(
                     dst=product,
                     stationary=weights[0:rows, head * group : (head + 1) * group, number * tokens + token],
-                    moving=values[number][0:rows, token, head, 0 : cache.width],
+                    moving=part.values[number][0:rows, token, head, 0 : cache.width],
                 )
         if state:
             nisa.scalar_tensor_tensor(
@@ -348,8 +370,6 @@ def _attend(cache: _Cache, part: _Part, scale: float, result: Any) -> None:
         else:
             nisa.tensor_copy(dst=output[:, head, :], src=product)
     cache.state = [largest, total, output]
-    if part.last:
-        _store(cache, part.sequence, result)
 
 
 def _store(cache: _Cache, sequence: int, result: Any) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
-from trnsim.kernels.contract import Axis, Contract, Problem, Sizes
-from trnsim.kernels.shapes import array, elements_axis, elements_of, moved, one_row, row_limits, rows_axis
+from trnsim.kernels.contract import Axis, Contract, Problem
+from trnsim.kernels.shapes import array, flat_axis, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import (
     FLAT,
     check_format,
@@ -14,13 +14,16 @@ from trnsim.kernels.tiles import (
     check_width,
     load_group,
     load_to_all,
+    own_groups,
     pieces,
-    row_groups,
     share,
     store_group,
 )
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
+
+# Of the approximation of GeLU by tanh (Hendrycks and Gimpel, arXiv 1606.08415): 2 sqrt(2 / pi), and of the cube.
+TANH_LINEAR, TANH_CUBIC = 1.5957691216057308, 0.044715
 
 
 def activation_of(name: str) -> Any:
@@ -39,10 +42,56 @@ def activation_of(name: str) -> Any:
     return nl.sigmoid if name == "sigmoid" else nl.copy
 
 
-def slope_of(name: str) -> Any:
-    """ScalarE's function for the derivative of ``silu`` or ``gelu``."""
-    assert name in ("silu", "gelu"), f"no derivative of {name}: there are silu and gelu"
-    return nl.silu_dx if name == "silu" else nl.gelu_dx
+def check_slope(name: str) -> None:
+    """Refuse an activation whose derivative there is not."""
+    known = ("relu", "silu", "gelu", "gelu_tanh", "sigmoid")
+    assert name in known, f"no derivative of {name}: there are relu, silu, gelu, gelu_tanh and sigmoid"
+
+
+def slope_of(data: Any, name: str) -> Any:
+    """The derivative of an activation at ``data``, a tile in SBUF, in its format, as is what it is made of.
+
+    That of gelu_tanh(x) = x s(u), where s is the sigmoid and u = x (l + c x^2), is s + s (1 - s) x (l + 3 c x^2).
+    """
+    if name == "relu":
+        slope = nl.ndarray(data.shape, dtype=data.dtype, buffer=nl.sbuf)
+        nisa.tensor_scalar(dst=slope, data=data, op0=nl.greater, operand0=0.0, engine=nisa.engine.vector)
+        return slope
+    if name in ("silu", "gelu"):
+        return active(data, nl.silu_dx if name == "silu" else nl.gelu_dx)
+    if name == "sigmoid":
+        value = active(data, nl.sigmoid)
+        return combined(value, active(value, nl.square), nl.subtract)
+    cube = active(data, nl.square, (TANH_LINEAR * TANH_CUBIC) ** 0.5)
+    inner, rise = (nl.ndarray(data.shape, dtype=data.dtype, buffer=nl.sbuf) for _ in range(2))
+    for polynomial, factor in ((inner, 1.0), (rise, 3.0)):
+        nisa.tensor_scalar(
+            dst=polynomial,
+            data=cube,
+            op0=nl.multiply,
+            operand0=factor,
+            op1=nl.add,
+            operand1=TANH_LINEAR,
+            engine=nisa.engine.vector,
+        )
+        combined(polynomial, data, nl.multiply)
+    value = active(inner, nl.sigmoid)
+    bell = active(value, nl.square)
+    nisa.tensor_tensor(dst=bell, data1=value, data2=bell, op=nl.subtract, engine=nisa.engine.vector)
+    return combined(combined(bell, rise, nl.multiply), value, nl.add)
+
+
+def active(data: Any, op: Any, scale: float = 1.0) -> Any:
+    """ScalarE's function ``op`` of scale * data, a tile, in its format."""
+    result = nl.ndarray(data.shape, dtype=data.dtype, buffer=nl.sbuf)
+    nisa.activation(dst=result, op=op, data=data, scale=scale)
+    return result
+
+
+def combined(first: Any, second: Any, op: Any) -> Any:
+    """``first`` op ``second``, tiles, in the place of the first."""
+    nisa.tensor_tensor(dst=first, data1=first, data2=second, op=op, engine=nisa.engine.vector)
+    return first
 
 
 def flat_tiles(tensor: Any) -> list[tuple[int, int, int]]:
@@ -97,8 +146,7 @@ def elementwise(
         check_rows("bias", bias, (x.shape[1],), x.dtype)
         check_width(x.shape[1], x.dtype)
         offset = load_to_all(bias)
-        first, last = share(x.shape[0], 128)
-        for start, lanes, count in row_groups(first, last, x.shape[1], x.dtype):
+        for start, lanes, count in own_groups(x):
             data = load_group(x, start, lanes, count)
             for row in range(count):
                 nisa.scalar_tensor_tensor(
@@ -146,21 +194,19 @@ def activation_backward(gradient: Any, x: Any, activation: str = "silu") -> Any:
 
     Args:
         gradient, x: of one shape and format (float32, bfloat16 or float16) in HBM.
-        activation: ``silu`` or ``gelu`` (exact).
+        activation: ``relu``, ``silu``, ``gelu`` (exact), ``gelu_tanh`` or ``sigmoid``.
 
     Returns:
-        The gradient of x in that shape and format; the derivative is rounded to it first.
+        The gradient of x in that shape and format; the derivative, and what it is made of, is rounded to it first.
     """
     check_format("x", x.dtype)
     check_rows("gradient", gradient, x.shape, x.dtype)
+    check_slope(activation)
     result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
-    op = slope_of(activation)
     for tile in flat_tiles(x):
         data, arrived = load_flat(x, tile), load_flat(gradient, tile)
-        slope = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
-        nisa.activation(dst=slope, op=op, data=data)
-        nisa.tensor_tensor(dst=arrived, data1=arrived, data2=slope, op=nl.multiply, engine=nisa.engine.vector)
-        nisa.dma_copy(dst=flat_view(result, tile), src=arrived)
+        out = combined(slope_of(data, activation), arrived, nl.multiply)
+        nisa.dma_copy(dst=flat_view(result, tile), src=out)
     return result
 
 
@@ -181,10 +227,7 @@ def gated_activation(gate: Any, up: Any, activation: str = "silu") -> Any:
     op = activation_of(activation)
     for tile in flat_tiles(gate):
         first, second = load_flat(gate, tile), load_flat(up, tile)
-        active = nl.ndarray(first.shape, dtype=gate.dtype, buffer=nl.sbuf)
-        nisa.activation(dst=active, op=op, data=first)
-        nisa.tensor_tensor(dst=active, data1=active, data2=second, op=nl.multiply, engine=nisa.engine.vector)
-        nisa.dma_copy(dst=flat_view(result, tile), src=active)
+        nisa.dma_copy(dst=flat_view(result, tile), src=combined(active(first, op), second, nl.multiply))
     return result
 
 
@@ -195,7 +238,7 @@ def gated_activation_backward(gradient: Any, gate: Any, up: Any, activation: str
     Args:
         gradient: of the result, in its shape and format.
         gate, up: what ``gated_activation`` was given.
-        activation: ``silu`` or ``gelu`` (exact).
+        activation: ``relu``, ``silu``, ``gelu`` (exact), ``gelu_tanh`` or ``sigmoid``.
 
     Returns:
         (gradient * up * activation'(gate), gradient * activation(gate)) in that shape and format; factors are rounded
@@ -206,18 +249,16 @@ def gated_activation_backward(gradient: Any, gate: Any, up: Any, activation: str
     check_rows("gradient", gradient, gate.shape, gate.dtype)
     of_gate = nl.ndarray(gate.shape, dtype=gate.dtype, buffer=nl.shared_hbm)
     of_up = nl.ndarray(gate.shape, dtype=gate.dtype, buffer=nl.shared_hbm)
-    op, slope_op = activation_of(activation), slope_of(activation)
+    check_slope(activation)
+    op = activation_of(activation)
     for tile in flat_tiles(gate):
         arrived, first, second = load_flat(gradient, tile), load_flat(gate, tile), load_flat(up, tile)
-        active = nl.ndarray(first.shape, dtype=gate.dtype, buffer=nl.sbuf)
-        slope = nl.ndarray(first.shape, dtype=gate.dtype, buffer=nl.sbuf)
-        nisa.activation(dst=active, op=op, data=first)
-        nisa.activation(dst=slope, op=slope_op, data=first)
-        for factor in (active, slope):
-            nisa.tensor_tensor(dst=factor, data1=factor, data2=arrived, op=nl.multiply, engine=nisa.engine.vector)
-        nisa.tensor_tensor(dst=slope, data1=slope, data2=second, op=nl.multiply, engine=nisa.engine.vector)
-        nisa.dma_copy(dst=flat_view(of_up, tile), src=active)
-        nisa.dma_copy(dst=flat_view(of_gate, tile), src=slope)
+        for_up, for_gate = active(first, op), slope_of(first, activation)
+        for factor in (for_up, for_gate):
+            combined(factor, arrived, nl.multiply)
+        combined(for_gate, second, nl.multiply)
+        nisa.dma_copy(dst=flat_view(of_up, tile), src=for_up)
+        nisa.dma_copy(dst=flat_view(of_gate, tile), src=for_gate)
     return of_gate, of_up
 
 
@@ -238,15 +279,7 @@ def _arguments(problem: Problem) -> tuple[Any, ...]:
 def _axes(problem: Problem) -> tuple[Axis, ...]:
     if problem.options["bias"]:
         return rows_axis(problem, problem.sizes["width"])
-    return elements_axis(problem)
-
-
-def _coordinates(problem: Problem) -> Sizes:
-    return problem.sizes if problem.options["bias"] else elements_of(problem)
-
-
-def _placed(problem: Problem, coordinates: Sizes) -> Sizes:
-    return {**problem.sizes, **coordinates} if problem.options["bias"] else one_row(problem, coordinates)
+    return flat_axis(problem)
 
 
 def _flat(name: str, kernel: Any, inputs: int, outputs: int, options: dict[str, Any], summary: str) -> Contract:
@@ -255,11 +288,10 @@ def _flat(name: str, kernel: Any, inputs: int, outputs: int, options: dict[str, 
         name=name,
         kernel=kernel,
         sizes=("rows", "width"),
+        fixed=("width",),
         options=options,
         arguments=lambda p: (*[_x(p)] * inputs, p.options["activation"]),
-        axes=elements_axis,
-        coordinates=elements_of,
-        placed=one_row,
+        axes=flat_axis,
         flops=lambda p: 2 * inputs * p.sizes["rows"] * p.sizes["width"],
         bytes=lambda p: moved(p, (inputs + outputs) * p.sizes["rows"] * p.sizes["width"]),
         summary=summary,
@@ -272,12 +304,10 @@ CONTRACTS = (
         kernel=elementwise,
         sizes=("rows", "width"),
         options={"activation": _ACTIVATIONS, "bias": (0, 1), "residual": (0, 1)},
-        regime=lambda p: (p.sizes["width"],) if p.options["bias"] else (),
+        fixed=("width",),
         limits=lambda p: row_limits(p) if p.options["bias"] else {},
         arguments=_arguments,
         axes=_axes,
-        coordinates=_coordinates,
-        placed=_placed,
         flops=lambda p: 3 * p.sizes["rows"] * p.sizes["width"],
         bytes=lambda p: moved(p, (2 + int(p.options["residual"])) * p.sizes["rows"] * p.sizes["width"]),
         summary="activation(x + bias) + residual",

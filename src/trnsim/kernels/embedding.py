@@ -124,7 +124,8 @@ def _backward_arguments(problem: Problem) -> tuple[Any, ...]:
 
 
 def _backward_axes(_: Problem) -> tuple[Axis, ...]:
-    return Axis("tokens", PARTITIONS, 4 * PARTITIONS, first=2), Axis("rows", PARTITIONS, 4 * PARTITIONS, first=2)
+    # Clearing the table and adding to it follow each other: in long samples one hides little of the other.
+    return Axis("tokens", PARTITIONS, 8 * PARTITIONS), Axis("rows", PARTITIONS, 32 * PARTITIONS, far=4)
 
 
 CONTRACTS = (

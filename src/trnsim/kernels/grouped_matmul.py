@@ -1,9 +1,8 @@
 """Matrix products of groups of tokens, each with the weights of its expert.
 
-How many tokens an expert has is known at run time only. Tokens are cut into blocks that hold one expert's tokens each:
-about tokens / block + experts of them at most. VectorE finds each block's expert and rows from the offsets; rows are
-gathered, those past the expert's last skipped, and the expert's weights are loaded for the block, all ahead of their
-products. A block with no tokens takes as long as any other. Cores take turns with blocks.
+How many tokens an expert has is known at run time only (``expert_blocks``). The rows of a block are gathered, and its
+expert's weights loaded, all ahead of their products. A block with no tokens takes as long as any other. Cores take
+turns with blocks.
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from trnsim import nki
-from trnsim.kernels.attention import identity, transposed
+from trnsim.kernels.attention import transposed
 from trnsim.kernels.contract import Axis, Contract, Limit, Problem, Sizes, least, most
+from trnsim.kernels.expert_blocks import Blocks, block_count, check_offsets, gathered, lanes_of, locate, rows_of
 from trnsim.kernels.shapes import array, moved
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
@@ -22,14 +22,6 @@ from trnsim.nki import language as nl
 ROWS, BANK = 128, 512
 STEP_BYTES = 48 * 1024  # of weights that a step loads in a partition
 AHEAD_BYTES = 64 * 1024  # of those that may be loaded before they are needed
-
-
-class _Blocks(nl.NKIObject):
-    """[128, blocks] in float32: each block's first row, and one past its expert's last; [1, blocks]: its expert."""
-
-    first: Any
-    end: Any
-    expert: Any
 
 
 class _Step(nl.NKIObject):
@@ -42,31 +34,27 @@ class _Step(nl.NKIObject):
 
 
 @nki.jit
-def grouped_matmul(x: Any, w: Any, offsets: Any, block: int = 256) -> Any:
+def grouped_matmul(x: Any, w: Any, offsets: Any, block: int = 256, contract_w: int = 0) -> Any:
     """x[offsets[e] : offsets[e + 1]] @ w[e] for each expert e.
 
     Args:
         x: [tokens, K] in HBM, the tokens of an expert in a row; bfloat16, float16 or float32. Up to 2^23 tokens.
-        w: [experts, K, N] of that format.
+        w: [experts, K, N] of that format, or [experts, N, K] with ``contract_w=1``.
         offsets: [1, experts + 1] int32, from 0 to tokens, ascending.
         block: 128, 256 or 512 tokens that share a load of weights. 512 experts at most.
+        contract_w: which dimension of an expert's weights is the contraction; 1, as the gradient of ``x`` wants it,
+            costs a transposition in SBUF.
 
     Returns:
         [tokens, N] in the format of x, accumulated in float32.
     """
     tokens, size = x.shape
-    experts, _, width = w.shape
-    assert w.shape[1] == size, f"x has {size} elements a token, w {w.shape[1]}"
-    assert offsets.shape == (1, experts + 1), f"offsets is {offsets.shape}, not {(1, experts + 1)}"
-    assert offsets.dtype == nl.int32, f"offsets is {offsets.dtype}, not int32"
-    assert block in (128, 256, 512), f"block is {block}, not 128, 256 or 512"
-    assert experts <= 512, f"{experts} experts exceed 512"
-    assert tokens < 2**23, f"{tokens} tokens are not less than {2**23}"
+    experts, width = w.shape[0], w.shape[2 - contract_w]
+    assert w.shape[1 + contract_w] == size, f"x has {size} elements a token, w {w.shape[1 + contract_w]}"
+    check_offsets(offsets, experts, block, tokens)
     result = nl.ndarray((tokens, width), dtype=x.dtype, buffer=nl.shared_hbm)
-    count = (tokens + experts * (block - 1)) // block  # no division of tokens among experts fills more
-    blocks = _locate(offsets, experts, block, count)
-    lanes = nl.ndarray((ROWS, 1), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.iota(dst=lanes, pattern=[[0, 1]], channel_multiplier=1)
+    count = block_count(tokens, experts, block)
+    blocks, lanes = locate(offsets, experts, block, count), lanes_of()
     depths = [(at, min(ROWS, size - at)) for at in range(0, size, ROWS)]
     cores, core = nl.num_programs(0), nl.program_id(0)
     column_bytes = len(depths) * (4 if x.dtype == nl.float32 else 2)
@@ -80,7 +68,8 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, block: int = 256) -> Any:
             ahead = _tokens(x, blocks, lanes, number + cores, block)
         for column in range(0, width, step):
             length = min(step, width - column)
-            weights = _weights(w, blocks.expert, number, depths, column, length)
+            load = _turned_weights if contract_w else _weights
+            weights = load(w, blocks.expert[0:1, number : number + 1], depths, column, length)
             waiting.append(_Step(tokens=tokens_of, column=column, length=length, weights=weights))
             if len(waiting) > early:
                 _multiply(waiting.pop(0), result, depths)
@@ -89,17 +78,13 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, block: int = 256) -> Any:
     return result
 
 
-def _tokens(x: Any, blocks: _Blocks, lanes: Any, number: int, block: int) -> list[Any]:
+def _tokens(x: Any, blocks: Blocks, lanes: Any, number: int, block: int) -> list[Any]:
     """[index, transposed rows] of each 128 tokens of a block."""
     tokens, size = x.shape
     found = []
     for start in range(0, block, ROWS):
-        index = _rows(blocks, lanes, number, start, tokens)
-        rows = nl.ndarray((ROWS, size), dtype=x.dtype, buffer=nl.sbuf)
-        nisa.memset(dst=rows, value=0.0)
-        nisa.dma_copy(
-            dst=rows, src=x.ap(pattern=[[size, ROWS], [1, size]], vector_offset=index), oob_mode=nisa.oob_mode.skip
-        )
+        index = rows_of(blocks, lanes, number, start, tokens)
+        rows = gathered(x, index, 0, size)
         found.append([index, transposed(rows, ROWS, size)])
     return found
 
@@ -124,107 +109,31 @@ def _multiply(step: _Step, result: Any, depths: list[tuple[int, int]]) -> None:
         )
 
 
-def _weights(w: Any, expert: Any, number: int, depths: list[tuple[int, int]], column: int, length: int) -> list[Any]:
-    """Columns of the weights of a block's expert: [128 of K, length] each."""
+def _weights(w: Any, expert: Any, depths: list[tuple[int, int]], column: int, length: int) -> list[Any]:
+    """Columns of the weights of an expert: [128 of K, length] each."""
     width = w.shape[2]
     tiles = []
     for at, depth in depths:
         tile = nl.ndarray((depth, length), dtype=w.dtype, buffer=nl.sbuf)
-        source = w.ap(
-            pattern=[[width, depth], [1, length]],
-            offset=at * width + column,
-            scalar_offset=expert[0:1, number : number + 1],
-            indirect_dim=0,
-        )
+        pattern = [[width, depth], [1, length]]
+        source = w.ap(pattern=pattern, offset=at * width + column, scalar_offset=expert, indirect_dim=0)
         nisa.dma_copy(dst=tile, src=source)
         tiles.append(tile)
     return tiles
 
 
-def _rows(blocks: _Blocks, lanes: Any, number: int, start: int, tokens: int) -> Any:
-    """Rows of 128 tokens of a block, [128, 1] int32; those that are not the expert's are out of bounds."""
-    row = nl.ndarray((ROWS, 1), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_scalar(
-        dst=row,
-        data=lanes,
-        op0=nl.add,
-        operand0=blocks.first[:, number : number + 1],
-        op1=nl.add,
-        operand1=float(start),
-    )
-    beyond = nl.ndarray((ROWS, 1), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_scalar(
-        dst=beyond,
-        data=row,
-        op0=nl.greater_equal,
-        operand0=blocks.end[:, number : number + 1],
-        op1=nl.multiply,
-        operand1=float(tokens),
-    )
-    index = nl.ndarray((ROWS, 1), dtype=nl.int32, buffer=nl.sbuf)
-    nisa.tensor_tensor(dst=index, data1=row, data2=beyond, op=nl.add)
-    return index
-
-
-def _locate(offsets: Any, experts: int, block: int, count: int) -> _Blocks:
-    """Where each block's rows are, and whose: blocks in partitions, experts in the free dimension."""
-    given = nl.ndarray((ROWS, experts + 1), dtype=nl.int32, buffer=nl.sbuf)
-    nisa.dma_copy(dst=given, src=offsets.broadcast(0, ROWS))
-    at = nl.ndarray((ROWS, experts + 1), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_copy(dst=at, src=given)
-    sizes = nl.ndarray((ROWS, experts), dtype=nl.int32, buffer=nl.sbuf)
-    nisa.tensor_tensor(dst=sizes, data1=at[:, 1 : experts + 1], data2=at[:, 0:experts], op=nl.subtract)
-    raised = nl.ndarray((ROWS, experts), dtype=nl.int32, buffer=nl.sbuf)
-    nisa.tensor_scalar(dst=raised, data=sizes, op0=nl.add, operand0=float(block - 1))
-    whole = nl.ndarray((ROWS, experts), dtype=nl.int32, buffer=nl.sbuf)
-    nisa.tensor_scalar(dst=whole, data=raised, op0=nl.right_shift, operand0=7 + (block > 128) + (block > 256))
-    each = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_copy(dst=each, src=whole)
-    ones = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.memset(dst=ones, value=1.0)
-    ends = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)  # blocks of experts up to each
-    nisa.tensor_tensor_scan(dst=ends, data0=ones, data1=each, initial=0.0, op0=nl.multiply, op1=nl.add)
-    starts = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_tensor(dst=starts, data1=ends, data2=each, op=nl.subtract)
-    base = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)  # row of block 0, were it the expert's too
-    nisa.scalar_tensor_tensor(
-        dst=base, data=starts, op0=nl.multiply, operand0=-float(block), op1=nl.add, operand1=at[:, 0:experts]
-    )
-    one = identity(nl.float32)
-    square = nl.ndarray((ROWS, ROWS), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.memset(dst=square, value=1.0)
-    found = _Blocks()
-    found.first = nl.ndarray((ROWS, count), dtype=nl.float32, buffer=nl.sbuf)
-    found.end = nl.ndarray((ROWS, count), dtype=nl.float32, buffer=nl.sbuf)
-    found.expert = nl.ndarray((1, count), dtype=nl.int32, buffer=nl.sbuf)
-    for first in range(0, count, ROWS):
-        some = min(ROWS, count - first)
-        number = nl.ndarray((ROWS, 1), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.iota(dst=number, pattern=[[0, 1]], offset=first, channel_multiplier=1)
-        past = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)  # experts whose blocks all come before
-        nisa.tensor_scalar(dst=past, data=ends, op0=nl.less_equal, operand0=number)
-        begun = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_scalar(dst=begun, data=starts, op0=nl.less_equal, operand0=number)
-        mine = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_tensor(dst=mine, data1=begun, data2=past, op=nl.subtract)
-        columns = nl.ndarray((ROWS, 3), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_reduce(dst=columns[:, 0:1], op=nl.add, data=past, axis=1)
-        nisa.tensor_scalar(dst=columns[:, 0:1], data=columns[:, 0:1], op0=nl.minimum, operand0=float(experts - 1))
-        for place, values in ((1, base), (2, at[:, 1 : experts + 1])):
-            own = nl.ndarray((ROWS, experts), dtype=nl.float32, buffer=nl.sbuf)
-            nisa.tensor_tensor(dst=own, data1=mine, data2=values, op=nl.multiply)
-            nisa.tensor_reduce(dst=columns[:, place : place + 1], op=nl.add, data=own, axis=1)
-        row = nl.ndarray((ROWS, 1), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_scalar(dst=row, data=number, op0=nl.multiply, operand0=float(block))
-        nisa.tensor_tensor(dst=columns[:, 1:2], data1=columns[:, 1:2], data2=row, op=nl.add)
-        for place, target in ((0, found.expert), (1, found.first), (2, found.end)):
-            diagonal = nl.ndarray((ROWS, ROWS), dtype=nl.float32, buffer=nl.sbuf)
-            nisa.tensor_scalar(dst=diagonal, data=one, op0=nl.multiply, operand0=columns[:, place : place + 1])
-            lanes = 1 if place == 0 else ROWS
-            everywhere = nl.ndarray((lanes, some), dtype=nl.float32, buffer=nl.psum)
-            nisa.nc_matmul(dst=everywhere, stationary=square[:, 0:lanes], moving=diagonal[:, 0:some])
-            nisa.tensor_copy(dst=target[:, first : first + some], src=everywhere)
-    return found
+def _turned_weights(w: Any, expert: Any, depths: list[tuple[int, int]], column: int, length: int) -> list[Any]:
+    """Rows of the weights of an expert, transposed: [128 of K, length] each."""
+    size = w.shape[2]
+    turned = nl.ndarray((ROWS, len(depths), length), dtype=w.dtype, buffer=nl.sbuf)
+    for at in range(0, length, ROWS):
+        rows = min(ROWS, length - at)
+        tile = nl.ndarray((rows, size), dtype=w.dtype, buffer=nl.sbuf)
+        pattern = [[size, rows], [1, size]]
+        source = w.ap(pattern=pattern, offset=(column + at) * size, scalar_offset=expert, indirect_dim=0)
+        nisa.dma_copy(dst=tile, src=source)
+        transposed(tile, rows, size, turned[:, :, at : at + rows])
+    return [turned[0:depth, part, :] for part, (_, depth) in enumerate(depths)]
 
 
 def _count(problem: Problem) -> Any:
@@ -245,10 +154,12 @@ def _placed(problem: Problem, coordinates: Sizes) -> Sizes:
 
 def _arguments(problem: Problem) -> tuple[Any, ...]:
     tokens, experts, k, n = (problem.sizes[name] for name in ("tokens", "experts", "k", "n"))
-    x, w = array(tokens, k, dtype=problem.dtype), array(experts, k, n, dtype=problem.dtype)
+    contract = int(problem.options["contract_w"])
+    lines = (n, k) if contract else (k, n)
+    x, w = array(tokens, k, dtype=problem.dtype), array(experts, *lines, dtype=problem.dtype)
     # Which tokens are whose decides no time: a block with few tokens takes as long as any other.
     offsets = (np.arange(experts + 1, dtype=np.int64) * tokens // experts).astype(np.int32)
-    return x, w, offsets[None], int(problem.options["block"])
+    return x, w, offsets[None], int(problem.options["block"]), contract
 
 
 CONTRACTS = (
@@ -257,7 +168,7 @@ CONTRACTS = (
         kernel=grouped_matmul,
         sizes=("tokens", "experts", "k", "n"),
         fixed=("experts", "k", "n"),
-        options={"block": (256, 128, 512)},
+        options={"block": (256, 128, 512), "contract_w": (0, 1)},
         limits=lambda _: {"experts": Limit(high=512), "tokens": Limit(high=2**23 - 1)},
         arguments=_arguments,
         axes=_axes,

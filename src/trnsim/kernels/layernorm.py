@@ -14,15 +14,19 @@ from trnsim.kernels.shapes import array, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import (
     GROUP_BYTES,
     add_columns,
-    check_format,
+    check_norm,
     check_rows,
-    check_width,
     column_totals,
     filled,
     groups_ahead,
+    in_parts,
     item_bytes,
-    load_group,
+    load_ahead,
     load_to_all,
+    mean_of_parts,
+    over_parts,
+    own_groups,
+    parts_of_rows,
     pieces,
     row_groups,
     share,
@@ -34,13 +38,6 @@ from trnsim.nki import language as nl
 
 STATISTICS = 512
 """Elements that VectorE describes at once."""
-
-
-def _check(x: Any, weight: Any) -> None:
-    assert len(x.shape) == 2, f"x is {tuple(x.shape)}: it must be [rows, width]"
-    check_format("x", x.dtype)
-    check_rows("weight", weight, (x.shape[1],), x.dtype)
-    check_width(x.shape[1], x.dtype)
 
 
 def _column(lanes: int, count: int) -> Any:
@@ -56,8 +53,11 @@ def _head(width: int, part: float) -> int:
     return min(width, max(1, int(width * part) // STATISTICS) * STATISTICS)
 
 
-def _moments(data: Any, scratch: Any, epsilon: Any, head: int) -> tuple[Any, Any]:
-    """Mean and 1 / sqrt(variance + epsilon) of each row of a group, the first ``head`` columns by VectorE."""
+def _moments(data: Any, scratch: Any, epsilon: Any, head: int, over: Any = None) -> tuple[Any, Any]:
+    """Mean and 1 / sqrt(variance + epsilon) of each row of a group, the first ``head`` columns by VectorE.
+
+    ``over`` is ``mean_of_parts`` where rows are in several partitions.
+    """
     lanes, count, width = data.shape
     parts = pieces(0, head, STATISTICS)
     moments = nl.ndarray((lanes, count, 2), dtype=nl.float32, buffer=nl.sbuf)
@@ -93,9 +93,22 @@ def _moments(data: Any, scratch: Any, epsilon: Any, head: int) -> tuple[Any, Any
             dst=spread, data=squares, op0=nl.multiply, operand0=1.0 / width, op1=nl.subtract, operand1=shift
         )
         mean, variance = whole_mean, spread
+    if over is not None:
+        mean, variance = _whole_rows(mean, variance, over)
     inverse = _column(lanes, count)
     nisa.activation(dst=inverse, op=nl.rsqrt, data=variance, bias=epsilon[0:lanes, :])
     return mean, inverse
+
+
+def _whole_rows(mean: Any, variance: Any, over: Any) -> tuple[Any, Any]:
+    """Mean and variance of rows from those of their parts, [lanes, 1] each: theirs, and how far their means deviate."""
+    lanes, count = mean.shape
+    whole, squares = _column(lanes, count), _column(lanes, count)
+    nisa.tensor_copy(dst=whole, src=over_parts(mean, over))
+    nisa.tensor_tensor(dst=squares, data1=mean, data2=whole, op=nl.subtract)
+    _multiply(squares, squares, squares)
+    nisa.tensor_tensor(dst=squares, data1=squares, data2=variance, op=nl.add)
+    return whole, over_parts(squares, over)
 
 
 def _scale(result: Any, start: int, data: Any, mean: Any, inverse: Any, out: Any, scale: Any, offset: Any) -> None:
@@ -132,32 +145,32 @@ def layernorm(x: Any, weight: Any, bias: Any, eps: float = 1e-5) -> Any:
 
     Returns:
         [rows, width] in that format. Arithmetic is float32; the deviations times the weight are rounded to the format
-        before they are scaled. Two cores share the rows.
+        before they are scaled. Two cores share the rows, and few of them the partitions.
     """
-    _check(x, weight)
+    check_norm(x, weight)
     check_rows("bias", bias, weight.shape, x.dtype)
-    width = x.shape[1]
     result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
-    scale, offset = load_to_all(weight), load_to_all(bias)
-    epsilon = filled((128, 1), eps)
+    parts = parts_of_rows(*x.shape)
+    rows, target, width = in_parts(x, parts), in_parts(result, parts), x.shape[1] // parts
+    scale, offset = load_to_all(weight, parts), load_to_all(bias, parts)
+    epsilon, over = filled((128, 1), eps), mean_of_parts(parts)
     head = _head(width, 0.25 if nisa.get_nc_version() == nisa.nc_version.gen3 else 0.0)
-    first, last = share(x.shape[0], 128)
+    first, last = share(x.shape[0], 128 if parts == 1 else 1)
     waiting: list[Any] = []
-    groups = row_groups(first, last, width, x.dtype)
+    groups = row_groups(first * parts, last * parts, width, x.dtype)
     ahead = groups_ahead(width, x.dtype, 1, 5)
     loaded: list[Any] = []
     for index in range(len(groups)):
-        for start, lanes, count in groups[len(loaded) : index + ahead + 1]:
-            loaded.append((start, load_group(x, start, lanes, count)))
-        start, data = loaded[index]
+        load_ahead(loaded, groups, index + ahead + 1, [rows])
+        start, data = groups[index][0], loaded[index][0]
         out = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
-        mean, inverse = _moments(data, out, epsilon, head)
+        mean, inverse = _moments(data, out, epsilon, head, over)
         # A group is scaled after the moments of the next one have begun, so that no engine waits for the other.
-        for at, group, found, deviations, target in waiting:
-            _scale(result, at, group, found, deviations, target, scale, offset)
+        for at, group, found, deviations, scaled in waiting:
+            _scale(target, at, group, found, deviations, scaled, scale, offset)
         waiting = [(start, data, mean, inverse, out)]
-    for at, group, found, deviations, target in waiting:
-        _scale(result, at, group, found, deviations, target, scale, offset)
+    for at, group, found, deviations, scaled in waiting:
+        _scale(target, at, group, found, deviations, scaled, scale, offset)
     return result
 
 
@@ -173,7 +186,7 @@ def layernorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-5) ->
         The gradients of x, [rows, width], of weight and of bias, [width], in the format of ``x``. Products are rounded
         to it before they are added up, in float32.
     """
-    _check(x, weight)
+    check_norm(x, weight)
     check_rows("gradient", gradient, x.shape, x.dtype)
     width = x.shape[1]
     result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
@@ -183,8 +196,7 @@ def layernorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-5) ->
     epsilon = filled((128, 1), eps)
     ones = filled((128, 1), 1.0, x.dtype)
     totals, plain = column_totals(width), column_totals(width)
-    first, last = share(x.shape[0], 128)
-    groups = row_groups(first, last, width, x.dtype)
+    groups = own_groups(x)
     ahead = groups_ahead(width, x.dtype, 2, 9)
     loaded: list[Any] = []
     # Groups that have their moments, and their sums: one of each is in flight, where SBUF holds them, so that the steps
@@ -192,13 +204,12 @@ def layernorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-5) ->
     begun: list[Any] = []
     summed: list[Any] = []
     for index in range(len(groups)):
-        for start, lanes, count in groups[len(loaded) : index + ahead + 1]:
-            loaded.append((start, load_group(x, start, lanes, count), load_group(gradient, start, lanes, count)))
+        load_ahead(loaded, groups, index + ahead + 1, [x, gradient])
         for group in begun:
             _backward_products(scale, group)
         for group in summed:
             _backward_result(result, group)
-        begun, summed = [_backward_moments(loaded[index], plain, scale, epsilon, ones)], begun
+        begun, summed = [_backward_moments(groups[index][0], loaded[index], plain, scale, epsilon, ones)], begun
         for group in summed:
             _backward_sums(totals, group)
         if width * item_bytes(x.dtype) > 2 * GROUP_BYTES:
@@ -213,8 +224,8 @@ def layernorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-5) ->
     for group in begun:
         _backward_sums(totals, group)
         _backward_result(result, group)
-    store_columns(of_weight, totals, last > first, 0)
-    store_columns(of_bias, plain, last > first, 1)
+    store_columns(of_weight, totals, len(groups) > 0, 0)
+    store_columns(of_bias, plain, len(groups) > 0, 1)
     return result, of_weight, of_bias
 
 
@@ -229,9 +240,9 @@ def _sum_rows(sums: Any, source: Any, scratch: Any) -> None:
         )
 
 
-def _backward_moments(loaded: Any, plain: Any, scale: Any, epsilon: Any, ones: Any) -> Any:
+def _backward_moments(start: int, loaded: Any, plain: Any, scale: Any, epsilon: Any, ones: Any) -> Any:
     """A group with its moments, the gradient times the weight, and the sum of that in each row."""
-    start, data, arrived = loaded
+    data, arrived = loaded
     lanes, count, width = data.shape
     # NeuronCore-v2 lets VectorE or GpSimdE reach SBUF, not both.
     alone = nisa.get_nc_version() == nisa.nc_version.gen2

@@ -11,15 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
+from trnsim.kernels.blocks import TILE_K, TILE_M, TILE_N, columns_of, load_block
 from trnsim.kernels.contract import Axis, Contract, Problem, Sizes
 from trnsim.kernels.shapes import array, moved
-from trnsim.kernels.tiles import load_to_all, pieces, share
+from trnsim.kernels.tiles import pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 from trnsim.numerics import as_dtype
 
 BLOCK_M, BLOCK_N, BLOCK_K = 2048, 1024, 1024
-TILE_K, TILE_M, TILE_N = 128, 128, 512
 # Bytes a partition that columns of rhs may hold while all rows of lhs pass.
 KEPT_BYTES = 64 * 1024
 
@@ -32,7 +32,7 @@ def matmul(lhs: Any, rhs: Any, contract_lhs: int = 0, contract_rhs: int = 0, by_
         lhs: [K, M], or [M, K] with ``contract_lhs=1``, in HBM, of any format that TensorE multiplies.
         rhs: [K, N], or [N, K] with ``contract_rhs=1``, in HBM, of the same format.
         contract_lhs: which dimension of ``lhs`` is the contraction. TensorE wants it in the partitions: 1 costs a
-            transposition on TensorE, and a copy, of every 128 x 128 block that is loaded.
+            transposition of all that is loaded, by the DMA engines (two bytes, NeuronCore-v3 on) or on TensorE.
         contract_rhs: the same of ``rhs``.
         by_column: whether cores share columns (1) or rows (0) of the result; None: whichever are more.
 
@@ -59,82 +59,85 @@ def multiply(
     contract: tuple[int, int],
     rows: tuple[int, int],
     columns: tuple[int, int],
-    bias: Any = None,
+    pairs: tuple[Any, Any] = (None, None),
+    scales: tuple[Any, Any] = (None, None),
 ) -> None:
-    """Rows and columns (first, last) of ``matmul``'s result, plus ``bias``, [N] in HBM, if there is one."""
+    """Rows and columns (first, last) of ``matmul``'s result.
+
+    Args:
+        pairs: formats of the elements of ``lhs`` and ``rhs`` where these are pairs of 8-bit floats (``in_pairs``).
+        scales: of rows, [M, 1], and of columns, [1, N], float32 in HBM, of the result; None: 1.
+    """
     k_size = lhs.shape[contract[0]]
     depths = pieces(0, k_size, BLOCK_K)
     keep = k_size // TILE_K * BLOCK_N * (4 if lhs.dtype == nl.float32 else 2) <= KEPT_BYTES
+    mode = nisa.matmul_perf_mode.none if pairs[0] is None else nisa.matmul_perf_mode.double_row
+    scaled = scales[0] is not None or scales[1] is not None
     for n_first, n_length in pieces(columns[0], columns[1], BLOCK_N):
-        kept = [load_block(rhs, contract[1], k, length, n_first, n_length) for k, length in depths] if keep else []
-        offsets = load_to_all(bias[n_first : n_first + n_length]) if bias is not None else None
+        kept: list[Any] = []
+        factors = _column_scales(scales[1], n_first, n_length)
         for m_first, m_length in pieces(rows[0], rows[1], BLOCK_M):
             sums: list[Any] = []
             for block, (k_first, k_length) in enumerate(depths):
-                left = load_block(lhs, contract[0], k_first, k_length, m_first, m_length)
-                right = kept[block] if keep else load_block(rhs, contract[1], k_first, k_length, n_first, n_length)
+                if not keep or len(kept) == block:  # not before: what comes first is multiplied first
+                    kept.append(load_block(rhs, contract[1], k_first, k_length, n_first, n_length, pairs[1]))
+                right = kept[block] if keep else kept.pop()
+                left = load_block(lhs, contract[0], k_first, k_length, m_first, m_length, pairs[0])
                 last = block == len(depths) - 1
+                kind = result.dtype if last and not scaled else nl.float32
                 partial, sums = sums, []
                 for m, m_tile in pieces(0, m_length, TILE_M):
                     for n, n_tile in pieces(0, n_length, TILE_N):
                         product = nl.ndarray((m_tile, n_tile), dtype=nl.float32, buffer=nl.psum)
-                        for k in range(len(left)):
+                        for k in range(len(left[0])):
                             nisa.nc_matmul(
                                 dst=product,
-                                stationary=left[k][:, m : m + m_tile],
-                                moving=right[k][:, n : n + n_tile],
+                                stationary=columns_of(left, k, m, m_tile, pairs[0]),
+                                moving=columns_of(right, k, n, n_tile, pairs[1]),
+                                perf_mode=mode,
                             )
-                        total = nl.ndarray((m_tile, n_tile), dtype=lhs.dtype if last else nl.float32, buffer=nl.sbuf)
+                        total = nl.ndarray((m_tile, n_tile), dtype=kind, buffer=nl.sbuf)
                         if block:
                             nisa.tensor_tensor(dst=total, data1=product, data2=partial[len(sums)], op=nl.add)
-                        elif offsets is not None:
-                            nisa.tensor_tensor(
-                                dst=total, data1=product, data2=offsets[0:m_tile, n : n + n_tile], op=nl.add
-                            )
                         else:
                             nisa.tensor_copy(dst=total, src=product)
                         sums.append(total)
                         if last:
                             row, column = m_first + m, n_first + n
+                            if scaled:
+                                total = _apply_scales(total, scales[0], factors, row, n, result.dtype)
                             nisa.dma_copy(dst=result[row : row + m_tile, column : column + n_tile], src=total)
 
 
-def load_block(source: Any, contract: int, k_first: int, k_length: int, first: int, length: int) -> list[Any]:
-    """Tiles of a block, [128 of the contraction, length], in SBUF."""
-    depths = pieces(0, k_length, TILE_K)
-    tiles = []
-    for k, k_tile in depths:
-        tile = nl.ndarray((k_tile, length), dtype=source.dtype, buffer=nl.sbuf)
-        if contract == 0:  # a DMA for each tile, so that TensorE can begin with the first
-            nisa.dma_copy(dst=tile, src=source[k_first + k : k_first + k + k_tile, first : first + length])
-        tiles.append(tile)
-    if contract == 1:
-        for at, group in pieces(0, length, TILE_N):
-            _load_transposed(tiles, depths, source, k_first, k_length, first, at, group)
-    return tiles
+def _column_scales(scale: Any, first: int, length: int) -> Any:
+    """Scales of some columns in all partitions, or None."""
+    if scale is None:
+        return None
+    factors = nl.ndarray((TILE_M, length), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.dma_copy(dst=factors, src=scale[:, first : first + length].broadcast(0, TILE_M))
+    return factors
 
 
-def _load_transposed(
-    tiles: list[Any],
-    depths: list[tuple[int, int]],
-    source: Any,
-    k_first: int,
-    k_length: int,
-    first: int,
-    at: int,
-    group: int,
-) -> None:
-    """Columns ``at`` to ``at + group`` of the tiles, from rows of ``source``: a bank of PSUM at a time."""
-    rows = []
-    for part, size in pieces(at, at + group, TILE_M):
-        row = nl.ndarray((size, k_length), dtype=source.dtype, buffer=nl.sbuf)
-        nisa.dma_copy(dst=row, src=source[first + part : first + part + size, k_first : k_first + k_length])
-        rows.append(row)
-    for number, (k, k_tile) in enumerate(depths):
-        turned = nl.ndarray((k_tile, group), dtype=source.dtype, buffer=nl.psum)
-        for index, (part, size) in enumerate(pieces(0, group, TILE_M)):
-            nisa.nc_transpose(dst=turned[:, part : part + size], data=rows[index][:, k : k + k_tile])
-        nisa.tensor_copy(dst=tiles[number][:, at : at + group], src=turned)
+def _apply_scales(total: Any, row_scale: Any, factors: Any, row: int, column: int, dtype: Any) -> Any:
+    """A tile of the result, times the scales of its rows and columns."""
+    rows, columns = total.shape
+    scaled = nl.ndarray((rows, columns), dtype=dtype, buffer=nl.sbuf)
+    one: Any = 1.0
+    if row_scale is not None:
+        one = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.dma_copy(dst=one, src=row_scale[row : row + rows, :])
+    if factors is None:
+        nisa.tensor_scalar(dst=scaled, data=total, op0=nl.multiply, operand0=one)
+    else:
+        nisa.scalar_tensor_tensor(
+            dst=scaled,
+            data=total,
+            op0=nl.multiply,
+            operand0=one,
+            op1=nl.multiply,
+            operand1=factors[0:rows, column : column + columns],
+        )
+    return scaled
 
 
 def _arguments(problem: Problem) -> tuple[Any, ...]:

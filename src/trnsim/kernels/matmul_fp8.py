@@ -1,7 +1,7 @@
 """Matrix multiplication in 8-bit floats at twice the rate of bfloat16 (double rows, NeuronCore-v3 on).
 
-The array takes two rows of the contraction at once: operands lie as [128, 2, columns]. Blocks are those of ``matmul``,
-with twice its contraction: the same bytes. Scales multiply the float32 sums of the last block.
+The array takes two rows of the contraction at once, a pair in a partition. Blocks are those of ``matmul``, with twice
+its contraction: the same bytes. Scales multiply the float32 sums of the last block.
 """
 
 from __future__ import annotations
@@ -9,29 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from trnsim import nki
+from trnsim.kernels import matmul as blocked
+from trnsim.kernels.blocks import in_pairs
 from trnsim.kernels.contract import Axis, Contract, Limit, Problem
 from trnsim.kernels.matmul import same_sides, shares_columns, sides
 from trnsim.kernels.shapes import array
-from trnsim.nki import isa as nisa
+from trnsim.kernels.tiles import share
 from trnsim.nki import language as nl
 
-BLOCK_M, BLOCK_N, BLOCK_K = 2048, 1024, 2048
+BLOCK_M, BLOCK_N, BLOCK_K = blocked.BLOCK_M, blocked.BLOCK_N, 2 * blocked.BLOCK_K
 TILE_K, TILE_M, TILE_N = 256, 128, 512
-# Bytes a partition that columns of rhs may hold while all rows of lhs pass.
-KEPT_BYTES = 64 * 1024
-
-
-def pieces(first: int, last: int, size: int) -> list[tuple[int, int]]:
-    """(start, length) of pieces of at most ``size`` from ``first`` to ``last``."""
-    return [(at, min(size, last - at)) for at in range(first, last, size)]
-
-
-def share(total: int, step: int) -> tuple[int, int]:
-    """The part of ``total`` that is this core's, a multiple of ``step`` where there are several."""
-    cores = nl.num_programs(0)
-    part = -(-total // (cores * step)) * step if cores > 1 else total
-    first = min(total, nl.program_id(0) * part)
-    return first, min(total, first + part)
+KEPT_BYTES = blocked.KEPT_BYTES
 
 
 @nki.jit
@@ -41,24 +29,30 @@ def matmul_fp8(
     lhs_scale: Any = None,
     rhs_scale: Any = None,
     dtype: Any = nl.bfloat16,
+    contract_lhs: int = 0,
+    contract_rhs: int = 0,
     by_column: int | None = None,
 ) -> Any:
-    """lhs.T @ rhs of 8-bit floats, times a scale for each row and column.
+    """The product of two matrices of 8-bit floats over the dimension that each names, times scales.
 
     Args:
-        lhs: [K, M] in HBM, float8_e4m3, float8_e5m2 or, on NeuronCore-v4, float8_e4m3fn; K even.
-        rhs: [K, N], the same or another of these; float8_e4m3 and float8_e4m3fn do not mix.
-        lhs_scale: [M, 1] in float32; None: 1.
-        rhs_scale: [1, N] in float32; None: 1.
+        lhs: [K, M], or [M, K] with ``contract_lhs=1``, in HBM, float8_e4m3, float8_e5m2 or, on NeuronCore-v4,
+            float8_e4m3fn; K even.
+        rhs: [K, N], or [N, K] with ``contract_rhs=1``, the same or another of these; float8_e4m3 and float8_e4m3fn do
+            not mix.
+        lhs_scale: of rows of the result, [M, 1] in float32; None: 1.
+        rhs_scale: of columns of the result, [1, N] in float32; None: 1.
         dtype: of the result.
+        contract_lhs, contract_rhs: which dimension is the contraction; 1 costs a transposition by the DMA engines, two
+            elements at a time.
         by_column: whether cores share columns (1) or rows (0) of the result; None: whichever are more.
 
     Returns:
         [M, N], accumulated in float32. Multiples of 256 (K), 128 (M) and 512 (N) run best.
     """
-    k_size, m_size = lhs.shape
-    n_size = rhs.shape[1]
-    assert rhs.shape[0] == k_size, f"lhs contracts {k_size} elements, rhs {rhs.shape[0]}"
+    k_size, m_size = lhs.shape[contract_lhs], lhs.shape[1 - contract_lhs]
+    n_size = rhs.shape[1 - contract_rhs]
+    assert rhs.shape[contract_rhs] == k_size, f"lhs contracts {k_size} elements, rhs {rhs.shape[contract_rhs]}"
     assert k_size % 2 == 0, f"a contraction of {k_size} elements is odd"
     assert lhs_scale is None or lhs_scale.shape == (m_size, 1), f"lhs_scale is not {(m_size, 1)}"
     assert rhs_scale is None or rhs_scale.shape == (1, n_size), f"rhs_scale is not {(1, n_size)}"
@@ -68,83 +62,10 @@ def matmul_fp8(
         columns = share(n_size, TILE_N)
     else:
         rows = share(m_size, TILE_M)
-    depths = pieces(0, k_size, BLOCK_K)
-    keep = k_size // TILE_K * 2 * BLOCK_N <= KEPT_BYTES
-    for n_first, n_length in pieces(columns[0], columns[1], BLOCK_N):
-        kept = [_load(rhs, k, length, n_first, n_length) for k, length in depths] if keep else []
-        factors = column_scales(rhs_scale, n_first, n_length)
-        for m_first, m_length in pieces(rows[0], rows[1], BLOCK_M):
-            sums: list[Any] = []
-            for block, (k_first, k_length) in enumerate(depths):
-                left = _load(lhs, k_first, k_length, m_first, m_length)
-                right = kept[block] if keep else _load(rhs, k_first, k_length, n_first, n_length)
-                partial, sums = sums, []
-                for m, m_tile in pieces(0, m_length, TILE_M):
-                    for n, n_tile in pieces(0, n_length, TILE_N):
-                        product = nl.ndarray((m_tile, n_tile), dtype=nl.float32, buffer=nl.psum)
-                        for k in range(len(left)):
-                            nisa.nc_matmul(
-                                dst=product,
-                                stationary=left[k][:, :, m : m + m_tile],
-                                moving=right[k][:, :, n : n + n_tile],
-                                perf_mode=nisa.matmul_perf_mode.double_row,
-                            )
-                        scaled = block == len(depths) - 1 and (lhs_scale is not None or rhs_scale is not None)
-                        total_type = dtype if block == len(depths) - 1 and not scaled else nl.float32
-                        total = nl.ndarray((m_tile, n_tile), dtype=total_type, buffer=nl.sbuf)
-                        if block:
-                            nisa.tensor_tensor(dst=total, data1=product, data2=partial[len(sums)], op=nl.add)
-                        else:
-                            nisa.tensor_copy(dst=total, src=product)
-                        sums.append(total)
-                        if block == len(depths) - 1:
-                            row, column = m_first + m, n_first + n
-                            if scaled:
-                                total = apply_scales(total, lhs_scale, factors, row, n, dtype)
-                            nisa.dma_copy(dst=result[row : row + m_tile, column : column + n_tile], src=total)
+    left, right = in_pairs(lhs, contract_lhs), in_pairs(rhs, contract_rhs)
+    formats, scales = (lhs.dtype, rhs.dtype), (lhs_scale, rhs_scale)
+    blocked.multiply(result, left, right, (contract_lhs, contract_rhs), rows, columns, formats, scales)
     return result
-
-
-def column_scales(scale: Any, first: int, length: int) -> Any:
-    """Scales of some columns in all partitions, or None."""
-    if scale is None:
-        return None
-    factors = nl.ndarray((TILE_M, length), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.dma_copy(dst=factors, src=scale[:, first : first + length].broadcast(0, TILE_M))
-    return factors
-
-
-def apply_scales(total: Any, row_scale: Any, factors: Any, row: int, column: int, dtype: Any) -> Any:
-    """A tile of the result, times the scales of its rows and columns."""
-    rows, columns = total.shape
-    scaled = nl.ndarray((rows, columns), dtype=dtype, buffer=nl.sbuf)
-    one: Any = 1.0
-    if row_scale is not None:
-        one = nl.ndarray((rows, 1), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.dma_copy(dst=one, src=row_scale[row : row + rows, :])
-    if factors is None:
-        nisa.tensor_scalar(dst=scaled, data=total, op0=nl.multiply, operand0=one)
-    else:
-        nisa.scalar_tensor_tensor(
-            dst=scaled,
-            data=total,
-            op0=nl.multiply,
-            operand0=one,
-            op1=nl.multiply,
-            operand1=factors[0:rows, column : column + columns],
-        )
-    return scaled
-
-
-def _load(source: Any, k_first: int, k_length: int, first: int, length: int) -> list[Any]:
-    """Tiles of a block, [128, 2 of the contraction, length], in SBUF."""
-    tiles = []
-    for k, k_tile in pieces(k_first, k_first + k_length, TILE_K):
-        tile = nl.ndarray((k_tile // 2, 2, length), dtype=source.dtype, buffer=nl.sbuf)
-        rows = source[k : k + k_tile, first : first + length].reshape_dim(0, (2, k_tile // 2))
-        nisa.dma_copy(dst=tile, src=rows.permute((1, 0, 2)))
-        tiles.append(tile)
-    return tiles
 
 
 _V3 = ("float8_e4m3", "float8_e5m2")
@@ -167,8 +88,10 @@ def _arguments(problem: Problem) -> tuple[Any, ...]:
     scales: tuple[Any, ...] = (None, None)
     if problem.options["scaled"]:
         scales = array(m, 1, dtype="float32"), array(1, n, dtype="float32")
-    lhs, rhs = array(k, m, dtype=problem.dtype), array(k, n, dtype=problem.dtype)
-    return lhs, rhs, *scales, nl.bfloat16, problem.sizes.get("by_column")
+    contract = problem.options["contract_lhs"], problem.options["contract_rhs"]
+    lhs, rhs = ((m, k) if contract[0] else (k, m)), ((n, k) if contract[1] else (k, n))
+    operands = array(*lhs, dtype=problem.dtype), array(*rhs, dtype=problem.dtype)
+    return *operands, *scales, nl.bfloat16, *contract, problem.sizes.get("by_column")
 
 
 CONTRACTS = (
@@ -177,7 +100,7 @@ CONTRACTS = (
         kernel=matmul_fp8,
         sizes=("m", "k", "n"),
         dtypes={"v2": (), "v3": _V3, "v4": (*_V3, "float8_e4m3fn")},
-        options={"scaled": (1, 0)},
+        options={"scaled": (1, 0), "contract_lhs": (0, 1), "contract_rhs": (0, 1)},
         limits=lambda _: {"k": Limit(low=2, multiple=2)},
         arguments=_arguments,
         regime=lambda p: (shares_columns(p), _keeps(p)),
@@ -189,6 +112,6 @@ CONTRACTS = (
             + 2 * p.sizes["m"] * p.sizes["n"]
             + 4 * int(p.options["scaled"]) * (p.sizes["m"] + p.sizes["n"])
         ),
-        summary="lhs.T @ rhs in double rows, to bfloat16; scales for rows and columns",
+        summary="lhs.T @ rhs in double rows, to bfloat16; either transposed; scales for rows and columns",
     ),
 )

@@ -12,8 +12,8 @@ from typing import Any
 from trnsim import nki
 from trnsim.kernels.contract import Axis, Contract, Limit, Problem
 from trnsim.kernels.matmul import same_sides, shares_columns, sides
-from trnsim.kernels.matmul_fp8 import pieces, share
 from trnsim.kernels.shapes import array
+from trnsim.kernels.tiles import pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 

@@ -1,25 +1,33 @@
 """Feed-forward networks: SwiGLU and other gated ones, and the plain one with GeLU.
 
-The hidden layer is computed transposed, [hidden, tokens]: weights as they lie are the stationary operand, and what
-comes out is what the second product contracts. Tokens stay in SBUF, transposed once, while all weights pass.
+512 tokens at a time meet all weights, which is enough for TensorE to take longer than the DMAs. The hidden layer is
+computed transposed, [hidden, tokens]: weights as they lie are the stationary operand, and what comes out stays in SBUF
+and is what the second product contracts. Eight products grow at once, one in each bank of PSUM, so that weights are
+used as they come and need no room.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from trnsim import nki
+from trnsim.errors import InputError
+from trnsim.kernels.blocks import TILE_K, TILE_M, TILE_N, TOGETHER, columns_of, load_block
 from trnsim.kernels.contract import Axis, Contract, Problem
 from trnsim.kernels.elementwise import activation_of
-from trnsim.kernels.matmul import BLOCK_M, TILE_K, TILE_M, TILE_N, depth_axis, keeps, load_block, multiply
-from trnsim.kernels.shapes import array, moved, row_limits
-from trnsim.kernels.tiles import check_format, check_rows, check_width, item_bytes, pieces, share
+from trnsim.kernels.shapes import array, item, moved, row_limits, up
+from trnsim.kernels.tiles import check_format, check_rows, check_width, item_bytes, load_to_all, pieces, share
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
+from trnsim.numerics import as_dtype
 
-# Bytes a partition of the tokens that stay, and of the columns of one weight that pass at a time.
-TOKEN_BYTES = 64 * 1024
-WEIGHT_BYTES = 16 * 1024
+BLOCK_TOKENS = 512  # a bank of PSUM
+BLOCK_K = 1024  # of a contraction that is loaded at a time
+BANKS = 8
+# Bytes a partition that the tokens of a block and their hidden layer may take in SBUF.
+FIT_BYTES = 144 * 1024
 # From this many tokens a core on, cores share the tokens; fewer are multiplied by half of the weights each.
 SHARED_TOKENS = 256
 
@@ -76,88 +84,112 @@ def mlp(x: Any, up: Any, down: Any, bias_up: Any = None, bias_down: Any = None, 
 
 def _feed_forward(x: Any, first: Any, second: Any, down: Any, activation: str, bias_up: Any, bias_down: Any) -> Any:
     tokens, hidden_size, outputs = x.shape[0], down.shape[0], down.shape[1]
-    hidden = nl.ndarray((hidden_size, tokens), dtype=x.dtype, buffer=nl.shared_hbm)
     result = nl.ndarray((tokens, outputs), dtype=x.dtype, buffer=nl.shared_hbm)
     cores = nl.num_programs(0)
     by_token = tokens >= cores * SHARED_TOKENS
     rows = share(tokens, TILE_M) if by_token else (0, tokens)
     features = (0, hidden_size) if by_token else share(hidden_size, TILE_M)
     columns = (0, outputs) if by_token else share(outputs, TILE_N)
-    _hidden_layer(hidden, x, first, second, activation, bias_up, rows, features)
+    exchanged = None
     if cores > 1 and not by_token:
-        nisa.core_barrier(data=hidden, cores=(0, 1))
-    multiply(result, hidden, down, (0, 0), rows, columns, bias_down)
+        exchanged = nl.ndarray((hidden_size, tokens), dtype=x.dtype, buffer=nl.shared_hbm)
+    weights = [first] if second is None else [first, second]
+    for at, count in pieces(rows[0], rows[1], block_of(x.shape[1], hidden_size, x.dtype)):
+        hidden = _hidden_layer(x, at, count, weights, activation, bias_up, features)
+        if exchanged is not None:
+            hidden = _exchange(exchanged, hidden, features, at, count)
+        _second_layer(result, at, hidden, down, columns, bias_down)
     return result
 
 
+def block_of(width: int, hidden: int, dtype: Any) -> int:
+    """Tokens of a block: 512, or what of them SBUF holds, at least 128."""
+    column_bytes = (-(-width // TILE_K) + -(-hidden // TILE_K)) * item_bytes(dtype)
+    fitting = FIT_BYTES // column_bytes // TILE_M * TILE_M
+    assert fitting, f"tokens of {width} elements and {hidden} hidden ones do not fit SBUF by the {TILE_M}"
+    return min(BLOCK_TOKENS, fitting)
+
+
 def _hidden_layer(
-    hidden: Any,
-    x: Any,
-    first: Any,
-    second: Any,
-    activation: str,
-    bias: Any,
-    rows: tuple[int, int],
-    features: tuple[int, int],
-) -> None:
-    """``hidden`` [hidden, tokens] of these tokens and features: activation(first^T x^T + bias) times second^T x^T."""
+    x: Any, at: int, count: int, weights: list[Any], activation: str, bias: Any, features: tuple[int, int]
+) -> list[Any]:
+    """activation(first^T x^T + bias) times second^T x^T of ``count`` tokens: [128 of these features, tokens] each."""
     op = activation_of(activation)
-    depth = x.shape[1]
-    column_bytes = -(-depth // TILE_K) * item_bytes(x.dtype)
-    block = min(2048, max(TILE_M, TOKEN_BYTES // column_bytes // TILE_M * TILE_M))
-    # Few tokens leave room, and need longer pieces of rows of weights: then DMA is what takes time.
-    weight_bytes = WEIGHT_BYTES if rows[1] - rows[0] > TILE_N else 2 * WEIGHT_BYTES
-    group = min(1024, max(TILE_M, weight_bytes // column_bytes // TILE_M * TILE_M))
-    for at, count in pieces(rows[0], rows[1], block):
-        moving = load_block(x, 1, 0, depth, at, count)
-        for feature, length in pieces(features[0], features[1], group):
-            weights = [_load_weight(first, feature, length)]
-            if second is not None:
-                weights.append(_load_weight(second, feature, length))
-            for part, size in pieces(0, length, TILE_M):
-                offset = None
-                if bias is not None:
-                    offset = nl.ndarray((size, 1), dtype=bias.dtype, buffer=nl.sbuf)
-                    begin = feature + part
-                    nisa.dma_copy(dst=offset, src=bias[begin : begin + size].reshape((size, 1)))
-                tile = nl.ndarray((size, count), dtype=x.dtype, buffer=nl.sbuf)
-                for token, width in pieces(0, count, TILE_N):
-                    products = []
-                    for weight in weights:
-                        product = nl.ndarray((size, width), dtype=nl.float32, buffer=nl.psum)
-                        for k in range(len(moving)):
-                            nisa.nc_matmul(
-                                dst=product,
-                                stationary=weight[k][:, part : part + size],
-                                moving=moving[k][:, token : token + width],
-                            )
-                        products.append(product)
-                    here = tile[:, token : token + width]
-                    nisa.activation(dst=here, op=op, data=products[0], bias=offset)
-                    if second is not None:
-                        nisa.tensor_tensor(dst=here, data1=here, data2=products[1], op=nl.multiply)
+    moving: list[Any] = []
+    hidden = []
+    # Products of few tokens leave room for others in their banks: longer rows of weights at a time.
+    sweep = TILE_M * (BANKS // len(weights)) * (2 if count <= TILE_M else 1)
+    group, together = (sweep, 2) if count <= TILE_M else (TILE_N, TOGETHER)
+    for feature, length in pieces(features[0], features[1], sweep):
+        parts = pieces(0, length, TILE_M)
+        products = [[nl.ndarray((size, count), dtype=nl.float32, buffer=nl.psum) for _ in weights] for _, size in parts]
+        for chunk, (k_first, k_length) in enumerate(pieces(0, x.shape[1], BLOCK_K)):
+            if chunk == len(moving):  # not before: what comes first is multiplied first
+                moving.append(load_block(x, 1, k_first, k_length, at, count)[0])
+            loaded = [
+                load_block(weight, 0, k_first, k_length, feature, length, group=group, together=together)
+                for weight in weights
+            ]
+            for k in range(len(moving[chunk])):
+                for number, (part, size) in enumerate(parts):
+                    for index in range(len(weights)):
+                        nisa.nc_matmul(
+                            dst=products[number][index],
+                            stationary=columns_of(loaded[index], k, part, size),
+                            moving=moving[chunk][k],
+                        )
+        for number, (part, size) in enumerate(parts):
+            tile = nl.ndarray((size, count), dtype=x.dtype, buffer=nl.sbuf)
+            offset = None
+            if bias is not None:
+                offset = nl.ndarray((size, 1), dtype=bias.dtype, buffer=nl.sbuf)
                 begin = feature + part
-                nisa.dma_copy(dst=hidden[begin : begin + size, at : at + count], src=tile)
+                nisa.dma_copy(dst=offset, src=bias[begin : begin + size].reshape((size, 1)))
+            nisa.activation(dst=tile, op=op, data=products[number][0], bias=offset)
+            if len(weights) > 1:
+                nisa.tensor_tensor(dst=tile, data1=tile, data2=products[number][1], op=nl.multiply)
+            hidden.append(tile)
+    return hidden
 
 
-def _load_weight(weight: Any, first: int, length: int) -> list[Any]:
-    """Columns ``first`` to ``first + length`` of a weight in SBUF: views [128 of its rows, length].
+def _exchange(exchanged: Any, own: list[Any], features: tuple[int, int], at: int, count: int) -> list[Any]:
+    """All features of the hidden layer, of which each core has its own, by way of HBM."""
+    for number, (feature, size) in enumerate(pieces(features[0], features[1], TILE_M)):
+        nisa.dma_copy(dst=exchanged[feature : feature + size, at : at + count], src=own[number])
+    nisa.core_barrier(data=exchanged, cores=(0, 1))
+    return load_block(exchanged, 0, 0, exchanged.shape[0], at, count)[0]
 
-    Eight blocks of rows come by one DMA, so that starting DMAs costs little beside what they move.
-    """
-    depth = weight.shape[0]
-    views = []
-    for at, size in pieces(0, depth // TILE_K, 8):
-        tile = nl.ndarray((TILE_K, size, length), dtype=weight.dtype, buffer=nl.sbuf)
-        rows = weight[at * TILE_K : (at + size) * TILE_K, first : first + length]
-        nisa.dma_copy(dst=tile, src=rows.reshape_dim(0, (size, TILE_K)).permute((1, 0, 2)))
-        views += [tile[:, block, :] for block in range(size)]
-    rest = depth % TILE_K
-    if rest:
-        tile = nl.ndarray((rest, length), dtype=weight.dtype, buffer=nl.sbuf)
-        nisa.dma_copy(dst=tile, src=weight[depth - rest : depth, first : first + length])
-        views.append(tile)
-    return views
+
+def _second_layer(result: Any, at: int, hidden: list[Any], down: Any, columns: tuple[int, int], bias: Any) -> None:
+    """``columns`` of the rows of ``result`` from ``at`` on: hidden^T down + bias."""
+    tokens = pieces(0, hidden[0].shape[1], TILE_M)
+    # Few tokens wait for weights, which then come in the order of use: whole rows, long descriptors.
+    group, together = (result.shape[1], 1) if len(tokens) == 1 else (TILE_N, TOGETHER)
+    for column, length in pieces(columns[0], columns[1], TILE_N * (BANKS // len(tokens))):
+        offsets = load_to_all(bias[column : column + length]) if bias is not None else None
+        parts = pieces(0, length, TILE_N)
+        products = [[nl.ndarray((rows, n), dtype=nl.float32, buffer=nl.psum) for _, n in parts] for _, rows in tokens]
+        for k_first, k_length in pieces(0, down.shape[0], BLOCK_K):
+            loaded = load_block(down, 0, k_first, k_length, column, length, group=group, together=together)
+            for k in range(len(loaded[0])):
+                for row, (token, rows) in enumerate(tokens):
+                    for number, (part, size) in enumerate(parts):
+                        nisa.nc_matmul(
+                            dst=products[row][number],
+                            stationary=hidden[k_first // TILE_K + k][:, token : token + rows],
+                            moving=columns_of(loaded, k, part, size),
+                        )
+        for row, (token, rows) in enumerate(tokens):
+            out = nl.ndarray((rows, length), dtype=result.dtype, buffer=nl.sbuf)
+            for number, (part, size) in enumerate(parts):
+                here = out[:, part : part + size]
+                if offsets is None:
+                    nisa.tensor_copy(dst=here, src=products[row][number])
+                else:
+                    added = offsets[0:rows, part : part + size]
+                    nisa.tensor_tensor(dst=here, data1=products[row][number], data2=added, op=nl.add)
+            begin = at + token
+            nisa.dma_copy(dst=result[begin : begin + rows, column : column + length], src=out)
 
 
 _ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "sigmoid", "identity")
@@ -167,23 +199,26 @@ def _by_token(problem: Problem) -> Any:
     return (problem.sizes["tokens"] >= problem.cores * SHARED_TOKENS) | (problem.cores == 1)
 
 
-def _few(problem: Problem) -> Any:
-    """Whether weights are loaded in longer pieces."""
-    cores = problem.cores
-    shared = _by_token(problem)
-    return (problem.sizes["tokens"] <= TILE_N) | (shared & (problem.sizes["tokens"] <= TILE_N * cores))
-
-
 def _axes(problem: Problem) -> tuple[Axis, ...]:
-    tokens, cores = problem.sizes["tokens"], problem.cores
-    hidden = depth_axis(problem, "hidden")
+    cores = problem.cores
+    block = block_of(problem.sizes["width"], problem.sizes["hidden"], as_dtype(problem.dtype))
     if not _by_token(problem):
-        return Axis("tokens", TILE_M, TILE_N, high=min(TILE_N, cores * SHARED_TOKENS - 1)), hidden
-    low = cores * SHARED_TOKENS if cores > 1 else 1
-    most_few = TILE_N * cores
-    if tokens <= most_few:
-        return Axis("tokens", TILE_M * cores, TILE_N * cores, low=low, high=most_few), hidden
-    return Axis("tokens", TILE_M * cores, BLOCK_M * cores, low=most_few + 1, far=1), hidden
+        return (Axis("tokens", TILE_M, block, high=cores * SHARED_TOKENS - 1),)
+    return (Axis("tokens", TILE_M * cores, block * cores, low=cores * SHARED_TOKENS if cores > 1 else 1),)
+
+
+def _fits(problem: Problem) -> None:
+    """Refuse hidden layers that SBUF does not hold."""
+    tiles = up(problem.sizes["width"], TILE_K) + up(problem.sizes["hidden"], TILE_K)
+    most_tiles = FIT_BYTES // (TILE_M * item(problem))
+    if np.any(tiles > most_tiles):
+        nearest = (most_tiles - up(int(np.max(problem.sizes["width"])), TILE_K)) * TILE_K
+        raise InputError(
+            f"{TILE_M} tokens and their hidden layer do not fit SBUF; nearest: hidden {nearest}",
+            operand="hidden",
+            value=int(np.max(problem.sizes["hidden"])),
+            limit=nearest,
+        )
 
 
 def _arguments(problem: Problem) -> tuple[Any, ...]:
@@ -203,11 +238,12 @@ def _contract(name: str, kernel: Any, weights: int, options: dict[str, Any], sum
         name=name,
         kernel=kernel,
         sizes=("tokens", "width", "hidden", "outputs"),
-        fixed=("width", "outputs"),
+        fixed=("width", "hidden", "outputs"),
         options=options,
         limits=lambda p: {"width": row_limits(p)["width"]},
         arguments=_arguments,
-        regime=lambda p: (_by_token(p), _few(p), keeps(p, "hidden")),
+        regime=lambda p: (_by_token(p),),
+        check=_fits,
         axes=_axes,
         flops=lambda p: 2 * p.sizes["tokens"] * p.sizes["hidden"] * (weights * p.sizes["width"] + p.sizes["outputs"]),
         bytes=lambda p: moved(

@@ -6,10 +6,11 @@ from typing import Any
 
 from trnsim import nki
 from trnsim.kernels.contract import Axis, Contract, Limit, Problem
-from trnsim.kernels.elementwise import FLAT, flat_tiles, flat_view, load_flat
+from trnsim.kernels.elementwise import flat_tiles, flat_view, load_flat
 from trnsim.kernels.reductions import over_partitions
-from trnsim.kernels.shapes import array, elements_axis, elements_of, item, moved, one_row, row_limits, rows_axis
+from trnsim.kernels.shapes import array, flat_axis, item, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import (
+    FLAT,
     PARTITIONS,
     check_format,
     check_width,
@@ -17,8 +18,8 @@ from trnsim.kernels.tiles import (
     item_bytes,
     load_group,
     over_cores,
+    own_groups,
     pieces,
-    row_groups,
     share,
     store_group,
 )
@@ -85,8 +86,7 @@ def quantize_rows(x: Any, kind: Any = nl.float8_e4m3) -> Any:
     check_width(width, x.dtype)
     result = nl.ndarray(x.shape, dtype=kind, buffer=nl.shared_hbm)
     scales = nl.ndarray((rows,), dtype=nl.float32, buffer=nl.shared_hbm)
-    first, last = share(rows, PARTITIONS)
-    for start, lanes, count in row_groups(first, last, width, x.dtype):
+    for start, lanes, count in own_groups(x):
         data = load_group(x, start, lanes, count)
         scale, inverse = _scales(_magnitudes(data), kind)
         out = nl.ndarray(data.shape, dtype=kind, buffer=nl.sbuf)
@@ -183,7 +183,7 @@ def _x(problem: Problem, first: str = "rows", second: str = "width") -> Any:
 
 
 def _keeps(problem: Problem) -> Any:
-    return elements_of(problem)["elements"] <= _kept_elements(problem)
+    return problem.sizes["rows"] * problem.sizes["width"] <= _kept_elements(problem)
 
 
 def _kept_elements(problem: Problem) -> int:
@@ -191,8 +191,8 @@ def _kept_elements(problem: Problem) -> int:
 
 
 def _tensor_axes(problem: Problem) -> tuple[Axis, ...]:
-    kept = _kept_elements(problem)
-    return elements_axis(problem, high=kept) if _keeps(problem) else elements_axis(problem, low=kept + 4096)
+    kept = _kept_elements(problem) // problem.sizes["width"]
+    return flat_axis(problem, high=int(kept)) if _keeps(problem) else flat_axis(problem, low=int(kept) + 1)
 
 
 def _mx_axes(problem: Problem) -> tuple[Axis, ...]:
@@ -220,12 +220,11 @@ CONTRACTS = (
         name="quantize_tensor",
         kernel=quantize_tensor,
         sizes=("rows", "width"),
+        fixed=("width",),
         options={"kind": _BEFORE_V4},
         regime=lambda p: (_keeps(p),),
         arguments=lambda p: (_x(p), as_dtype(p.options["kind"])),
         axes=_tensor_axes,
-        coordinates=elements_of,
-        placed=one_row,
         flops=lambda p: 3 * p.sizes["rows"] * p.sizes["width"],
         bytes=lambda p: p.sizes["rows"] * p.sizes["width"] * (item(p) + 1),
         summary="8-bit floats with one scale",

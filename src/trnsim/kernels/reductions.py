@@ -11,7 +11,7 @@ from typing import Any
 from trnsim import nki
 from trnsim.kernels.contract import Contract, Problem
 from trnsim.kernels.elementwise import flat_tiles, load_flat
-from trnsim.kernels.shapes import array, elements_axis, elements_of, moved, one_row, row_limits, rows_axis
+from trnsim.kernels.shapes import array, flat_axis, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import (
     PARTITIONS,
     add_columns,
@@ -21,9 +21,8 @@ from trnsim.kernels.tiles import (
     filled,
     load_group,
     over_cores,
+    own_groups,
     pieces,
-    row_groups,
-    share,
     store_columns,
     write_columns,
 )
@@ -87,8 +86,7 @@ def reduce_rows(x: Any, operation: str = "sum") -> Any:
     rows, width = x.shape
     check_width(width, x.dtype)
     result = nl.ndarray((rows,), dtype=nl.float32, buffer=nl.shared_hbm)
-    first, last = share(rows, PARTITIONS)
-    for start, lanes, count in row_groups(first, last, width, x.dtype):
+    for start, lanes, count in own_groups(x):
         found = reduced(load_group(x, start, lanes, count), operation)
         if operation == "mean":
             nisa.tensor_scalar(dst=found, data=found, op0=nl.multiply, operand0=1.0 / width)
@@ -111,25 +109,25 @@ def reduce_columns(x: Any, operation: str = "sum") -> Any:
     rows, width = x.shape
     check_width(width, x.dtype)
     result = nl.ndarray((width,), dtype=nl.float32, buffer=nl.shared_hbm)
-    first, last = share(rows, PARTITIONS)
+    groups = own_groups(x)
     if operation == "max":
-        write_columns(result, over_cores(_column_maxima(x, first, last), nl.maximum, 0))
+        write_columns(result, over_cores(_column_maxima(x, groups), nl.maximum, 0))
         return result
     weight = filled((PARTITIONS, 1), 1.0, x.dtype)
     totals = column_totals(width)
-    for start, lanes, count in row_groups(first, last, width, x.dtype):
+    for start, lanes, count in groups:
         data = load_group(x, start, lanes, count)
         for row in range(count):
             add_columns(totals, data[:, row, :], weight[0:lanes, :])
-    store_columns(result, totals, last > first, 0, 1.0 / rows if operation == "mean" else 1.0)
+    store_columns(result, totals, len(groups) > 0, 0, 1.0 / rows if operation == "mean" else 1.0)
     return result
 
 
-def _column_maxima(x: Any, first: int, last: int) -> Any:
-    """Of rows ``first`` to ``last``, [128, blocks of 128 columns]."""
+def _column_maxima(x: Any, groups: list[tuple[int, int, int]]) -> Any:
+    """Of groups of rows, [128, blocks of 128 columns]."""
     width = x.shape[1]
     largest = filled((PARTITIONS, width), lowest(x.dtype), x.dtype)
-    for start, lanes, count in row_groups(first, last, width, x.dtype):
+    for start, lanes, count in groups:
         data = load_group(x, start, lanes, count)
         for row in range(count):
             nisa.tensor_tensor(
@@ -214,11 +212,10 @@ CONTRACTS = (
         name="reduce_all",
         kernel=reduce_all,
         sizes=("rows", "width"),
+        fixed=("width",),
         options={"operation": _OPERATIONS},
         arguments=_arguments,
-        axes=elements_axis,
-        coordinates=elements_of,
-        placed=one_row,
+        axes=flat_axis,
         flops=lambda p: p.sizes["rows"] * p.sizes["width"],
         bytes=lambda p: moved(p, p.sizes["rows"] * p.sizes["width"]),
         summary="sum, mean or maximum of all elements",

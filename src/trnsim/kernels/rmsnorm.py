@@ -13,14 +13,18 @@ from trnsim.kernels.contract import Contract, Problem
 from trnsim.kernels.shapes import array, moved, row_limits, rows_axis
 from trnsim.kernels.tiles import (
     add_columns,
-    check_format,
+    check_norm,
     check_rows,
-    check_width,
     column_totals,
     filled,
     groups_ahead,
-    load_group,
+    in_parts,
+    load_ahead,
     load_to_all,
+    mean_of_parts,
+    over_parts,
+    own_groups,
+    parts_of_rows,
     row_groups,
     share,
     store_columns,
@@ -30,15 +34,11 @@ from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 
 
-def _check(x: Any, weight: Any) -> None:
-    assert len(x.shape) == 2, f"x is {tuple(x.shape)}: it must be [rows, width]"
-    check_format("x", x.dtype)
-    check_rows("weight", weight, (x.shape[1],), x.dtype)
-    check_width(x.shape[1], x.dtype)
+def _inverse(data: Any, scratch: Any, epsilon: Any, mean: Any = None) -> Any:
+    """1 / sqrt(mean of squares + epsilon) of each row of a group; ``scratch`` receives the squares.
 
-
-def _inverse(data: Any, scratch: Any, epsilon: Any) -> Any:
-    """1 / sqrt(mean of squares + epsilon) of each row of a group; ``scratch`` receives the squares."""
+    ``mean`` is ``mean_of_parts`` where rows are in several partitions.
+    """
     lanes, count, width = data.shape
     squares = nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
     for row in range(count):
@@ -50,6 +50,7 @@ def _inverse(data: Any, scratch: Any, epsilon: Any) -> Any:
             reduce_res=squares[:, row : row + 1],
         )
     inverse = nl.ndarray((lanes, count), dtype=nl.float32, buffer=nl.sbuf)
+    squares = over_parts(squares, mean)
     nisa.activation(dst=inverse, op=nl.rsqrt, data=squares, bias=epsilon[0:lanes, :], scale=1.0 / width)
     return inverse
 
@@ -64,22 +65,22 @@ def rmsnorm(x: Any, weight: Any, eps: float = 1e-6) -> Any:
         eps: added to the mean of squares.
 
     Returns:
-        [rows, width] in that format; arithmetic is float32. Two cores share the rows.
+        [rows, width] in that format; arithmetic is float32. Two cores share the rows, and few of them the partitions.
     """
-    _check(x, weight)
+    check_norm(x, weight)
     result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
-    scale = load_to_all(weight)
-    epsilon = filled((128, 1), eps)
-    first, last = share(x.shape[0], 128)
-    groups = row_groups(first, last, x.shape[1], x.dtype)
-    ahead = groups_ahead(x.shape[1], x.dtype, 1, 2)
+    parts = parts_of_rows(*x.shape)
+    rows, target, width = in_parts(x, parts), in_parts(result, parts), x.shape[1] // parts
+    scale, epsilon, mean = load_to_all(weight, parts), filled((128, 1), eps), mean_of_parts(parts)
+    first, last = share(x.shape[0], 128 if parts == 1 else 1)
+    groups = row_groups(first * parts, last * parts, width, x.dtype)
+    ahead = groups_ahead(width, x.dtype, 1, 2)
     loaded: list[Any] = []
     for index, (start, lanes, count) in enumerate(groups):
-        for at, partitions, rows in groups[len(loaded) : index + ahead + 1]:
-            loaded.append(load_group(x, at, partitions, rows))
-        data = loaded[index]
+        load_ahead(loaded, groups, index + ahead + 1, [rows])
+        data = loaded[index][0]
         out = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
-        inverse = _inverse(data, out, epsilon)
+        inverse = _inverse(data, out, epsilon, mean)
         for row in range(count):
             nisa.scalar_tensor_tensor(
                 dst=out[:, row, :],
@@ -89,7 +90,7 @@ def rmsnorm(x: Any, weight: Any, eps: float = 1e-6) -> Any:
                 op1=nl.multiply,
                 operand1=scale[0:lanes, :],
             )
-        store_group(result, start, out)
+        store_group(target, start, out)
     return result
 
 
@@ -105,7 +106,7 @@ def rmsnorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-6) -> A
         The gradient of x, [rows, width], and that of weight, [width], in the format of ``x``. Products are rounded to
         it before they are added up, in float32.
     """
-    _check(x, weight)
+    check_norm(x, weight)
     check_rows("gradient", gradient, x.shape, x.dtype)
     width = x.shape[1]
     result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
@@ -113,13 +114,11 @@ def rmsnorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-6) -> A
     scale = load_to_all(weight)
     epsilon = filled((128, 1), eps)
     totals = column_totals(width)
-    first, last = share(x.shape[0], 128)
-    groups = row_groups(first, last, width, x.dtype)
+    groups = own_groups(x)
     ahead = groups_ahead(width, x.dtype, 2, 3)
     loaded: list[Any] = []
     for index, (start, lanes, count) in enumerate(groups):
-        for at, partitions, rows in groups[len(loaded) : index + ahead + 1]:
-            loaded.append((load_group(x, at, partitions, rows), load_group(gradient, at, partitions, rows)))
+        load_ahead(loaded, groups, index + ahead + 1, [x, gradient])
         data, arrived = loaded[index]
         product = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
         out = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
@@ -171,7 +170,7 @@ def rmsnorm_backward(gradient: Any, x: Any, weight: Any, eps: float = 1e-6) -> A
                 operand1=arrived[:, row, :],
             )
         store_group(result, start, out)
-    store_columns(of_weight, totals, last > first, 0)
+    store_columns(of_weight, totals, len(groups) > 0, 0)
     return result, of_weight
 
 

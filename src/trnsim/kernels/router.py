@@ -177,7 +177,7 @@ def _many(problem: Problem) -> Any:
 def _axes(problem: Problem) -> tuple[Axis, ...]:
     cores = problem.cores
     if _many(problem):
-        return (Axis("tokens", ROWS, TOKENS * cores, low=TOKENS * cores),)
+        return (Axis("tokens", ROWS, TOKENS * cores, low=TOKENS * cores, far=32),)
     return (Axis("tokens", ROWS, ROWS * cores, high=TOKENS * cores - 1),)
 
 

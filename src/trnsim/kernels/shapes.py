@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from trnsim.kernels.contract import Axis, Limit, Problem, Size, most, up
 from trnsim.kernels.tiles import FLAT, GROUP_BYTES, PARTITIONS, ROW_BYTES
 from trnsim.numerics import as_dtype
@@ -24,23 +22,20 @@ def rows_axis(problem: Problem, width: int, name: str = "rows") -> tuple[Axis, .
     """Rows in groups (``tiles.row_groups``), which cores share."""
     count = max(1, GROUP_BYTES // (width * item(problem)))
     tile = PARTITIONS * problem.cores
-    return (Axis(name, tile, tile * count * max(1, 4 // count), first=2),)
+    return (Axis(name, tile, tile * count * max(1, 4 // count), first=2, far=128),)
 
 
-def elements_axis(problem: Problem, high: int | None = None, low: int = 4096) -> tuple[Axis, ...]:
+def elements_axis(problem: Problem) -> tuple[Axis, ...]:
     """Elements in tiles (``elementwise.flat_tiles``), which cores share."""
     tile = PARTITIONS * FLAT * problem.cores
-    return (Axis("elements", tile // 8, 4 * tile, low=low, high=high, grain=4096),)
+    return (Axis("elements", tile // 8, 4 * tile, low=4096, grain=4096, far=128),)
 
 
-def elements_of(problem: Problem) -> dict[str, Size]:
-    """Rows of a width as elements."""
-    return {"elements": problem.sizes["rows"] * problem.sizes["width"]}
-
-
-def one_row(problem: Problem, coordinates: Any) -> dict[str, Size]:
-    """Elements as one row: kernels that do not look at rows take as long."""
-    return {**problem.sizes, "rows": 1, "width": coordinates["elements"]}
+def flat_axis(problem: Problem, high: int | None = None, low: int = 1) -> tuple[Axis, ...]:
+    """Rows of a width whose elements are taken in tiles: where rows end matters to DMAs of NeuronCore-v2."""
+    width = problem.sizes["width"]
+    tile = max(1, up(4 * PARTITIONS * FLAT * problem.cores, width) // 32)
+    return (Axis("rows", tile, 32 * tile, low=low, high=high, far=128),)
 
 
 def row_limits(problem: Problem) -> dict[str, Limit]:
@@ -54,5 +49,5 @@ def moved(problem: Problem, *elements: Size) -> Size:
 
 
 __all__ = [
-    "array", "elements_axis", "elements_of", "item", "most", "moved", "one_row", "row_limits", "rows_axis", "up",
+    "array", "elements_axis", "flat_axis", "item", "most", "moved", "row_limits", "rows_axis", "up",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 from trnsim import nki
 from trnsim.kernels.contract import Contract, Problem
 from trnsim.kernels.shapes import array, moved, row_limits, rows_axis
-from trnsim.kernels.tiles import check_format, check_rows, check_width, load_group, row_groups, share, store_group
+from trnsim.kernels.tiles import check_format, check_rows, check_width, load_group, own_groups, store_group
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 
@@ -28,8 +28,7 @@ def softmax(x: Any, scale: float = 1.0) -> Any:
     check_format("x", x.dtype)
     check_width(x.shape[1], x.dtype)
     result = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
-    first, last = share(x.shape[0], 128)
-    for start, lanes, count in row_groups(first, last, x.shape[1], x.dtype):
+    for start, lanes, count in own_groups(x):
         data = load_group(x, start, lanes, count)
         out = nl.ndarray(data.shape, dtype=x.dtype, buffer=nl.sbuf)
         largest = nl.ndarray((lanes, count), dtype=x.dtype, buffer=nl.sbuf)
@@ -78,8 +77,7 @@ def softmax_backward(gradient: Any, result: Any, scale: float = 1.0) -> Any:
     check_rows("gradient", gradient, result.shape, result.dtype)
     check_width(result.shape[1], result.dtype)
     back = nl.ndarray(result.shape, dtype=result.dtype, buffer=nl.shared_hbm)
-    first, last = share(result.shape[0], 128)
-    for start, lanes, count in row_groups(first, last, result.shape[1], result.dtype):
+    for start, lanes, count in own_groups(result):
         arrived, weights = load_group(gradient, start, lanes, count), load_group(result, start, lanes, count)
         product = nl.ndarray(weights.shape, dtype=result.dtype, buffer=nl.sbuf)
         nisa.tensor_tensor(dst=product, data1=arrived, data2=weights, op=nl.multiply, engine=nisa.engine.vector)

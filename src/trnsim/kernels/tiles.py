@@ -18,6 +18,8 @@ GROUP_BYTES = 8 * 1024
 FLAT = 2048
 # Bytes a partition of tiles that are loaded ahead, and of what they are needed for: two thirds of NeuronCore-v2's SBUF.
 AHEAD_BYTES = 120 * 1024
+# Elements of a row that a partition takes at least: 64 bytes of the narrowest format, less is slow to move.
+LEAST_PART = 32
 # Bytes of the longest row: four such rows, loaded while others are computed, fill most of NeuronCore-v2's SBUF.
 ROW_BYTES = 32 * 1024
 
@@ -39,7 +41,7 @@ def item_bytes(dtype: Any) -> int:
     """Bytes of an element."""
     if dtype in (nl.float32, nl.int32, nl.uint32):
         return 4
-    return 2 if dtype in (nl.bfloat16, nl.float16) else 1
+    return 2 if dtype in (nl.bfloat16, nl.float16, nl.int16, nl.uint16) else 1
 
 
 def check_format(name: str, dtype: Any) -> None:
@@ -52,6 +54,14 @@ def check_rows(name: str, tensor: Any, shape: Any, dtype: Any) -> None:
     """Refuse a tensor that has not this shape and format."""
     assert tuple(tensor.shape) == tuple(shape), f"{name} is {tuple(tensor.shape)}: it must be {tuple(shape)}"
     assert tensor.dtype == dtype, f"{name} is {tensor.dtype}: it must be {dtype}"
+
+
+def check_norm(x: Any, weight: Any) -> None:
+    """Refuse what is no [rows, width] that fits, and a weight that is not of its width and format."""
+    assert len(x.shape) == 2, f"x is {tuple(x.shape)}: it must be [rows, width]"
+    check_format("x", x.dtype)
+    check_rows("weight", weight, (x.shape[1],), x.dtype)
+    check_width(x.shape[1], x.dtype)
 
 
 def check_width(width: int, dtype: Any) -> None:
@@ -76,6 +86,12 @@ def row_groups(first: int, last: int, width: int, dtype: Any) -> list[tuple[int,
     return groups
 
 
+def own_groups(tensor: Any) -> list[tuple[int, int, int]]:
+    """Groups of this core's part of the rows of a tensor, [rows, width]."""
+    first, last = share(tensor.shape[0], PARTITIONS)
+    return row_groups(first, last, tensor.shape[1], tensor.dtype)
+
+
 def group_of(tensor: Any, start: int, lanes: int, count: int) -> Any:
     """A group of rows of a tensor in HBM, [lanes, count, width]."""
     return tensor[start : start + lanes * count, :].reshape((lanes, count, tensor.shape[1]))
@@ -86,6 +102,12 @@ def load_group(tensor: Any, start: int, lanes: int, count: int) -> Any:
     tile = nl.ndarray((lanes, count, tensor.shape[1]), dtype=tensor.dtype, buffer=nl.sbuf)
     nisa.dma_copy(dst=tile, src=group_of(tensor, start, lanes, count))
     return tile
+
+
+def load_ahead(loaded: list[Any], groups: list[tuple[int, int, int]], until: int, tensors: list[Any]) -> None:
+    """Load groups of each of ``tensors`` until ``until`` of them are loaded or on their way."""
+    for start, lanes, count in groups[len(loaded) : until]:
+        loaded.append([load_group(tensor, start, lanes, count) for tensor in tensors])
 
 
 def groups_ahead(width: int, dtype: Any, loads: int, others: int) -> int:
@@ -102,12 +124,57 @@ def store_group(tensor: Any, start: int, tile: Any) -> None:
     nisa.dma_copy(dst=group_of(tensor, start, tile.shape[0], tile.shape[1]), src=tile)
 
 
-def load_to_all(vector: Any) -> Any:
-    """A vector [width] of HBM in every partition, [128, width]."""
-    width = vector.shape[0]
+def load_to_all(vector: Any, parts: int = 1) -> Any:
+    """A vector [width] of HBM in every partition, or in as many as ``parts``, again and again: [128, width / parts]."""
+    width = vector.shape[0] // parts
     tile = nl.ndarray((PARTITIONS, width), dtype=vector.dtype, buffer=nl.sbuf)
-    nisa.dma_copy(dst=tile, src=vector.ap(pattern=[[0, PARTITIONS], [1, width]]))
+    nisa.dma_copy(dst=tile, src=vector.ap(pattern=[[0, PARTITIONS // parts], [width, parts], [1, width]]))
     return tile
+
+
+def parts_of_rows(rows: int, width: int) -> int:
+    """How many partitions a row takes: 1, or, where 64 rows a core or fewer leave partitions idle, a power of two."""
+    each = -(-rows // nl.num_programs(0))
+    parts = 1
+    while 2 * parts * each <= PARTITIONS and width % (2 * parts) == 0 and width // (2 * parts) >= LEAST_PART:
+        parts *= 2
+    return parts
+
+
+def in_parts(tensor: Any, parts: int) -> Any:
+    """Rows in HBM, each as ``parts`` rows."""
+    return tensor.reshape((tensor.shape[0] * parts, tensor.shape[1] // parts))
+
+
+def mean_of_parts(parts: int) -> Any:
+    """The matrix whose product with a column is, in each partition, the mean over the parts of its row; None for 1."""
+    if parts == 1:
+        return None
+    matrix = filled((PARTITIONS, PARTITIONS // parts, parts), 1.0 / parts)
+    kept = nl.ndarray(matrix.shape, dtype=nl.float32, buffer=nl.sbuf)
+    # Kept where partition - parts * row is 0 to parts - 1.
+    for sign, offset in ((1, 0), (-1, parts - 1)):
+        nisa.affine_select(
+            dst=kept,
+            pattern=[[-sign * parts, PARTITIONS // parts], [0, parts]],
+            offset=offset,
+            channel_multiplier=sign,
+            on_true_tile=matrix,
+            on_false_value=0.0,
+            cmp_op=nl.greater_equal,
+        )
+        matrix = kept
+    return kept.reshape((PARTITIONS, PARTITIONS))
+
+
+def over_parts(columns: Any, mean: Any) -> Any:
+    """``mean`` of ``mean_of_parts`` times [lanes, count] float32, in PSUM; the columns themselves where it is None."""
+    if mean is None:
+        return columns
+    lanes = columns.shape[0]
+    result = nl.ndarray(columns.shape, dtype=nl.float32, buffer=nl.psum)
+    nisa.nc_matmul(dst=result, stationary=mean[0:lanes, 0:lanes], moving=columns)
+    return result
 
 
 def filled(shape: Any, value: float, dtype: Any = nl.float32) -> Any:

@@ -114,4 +114,5 @@ def _made(
         inner=chosen.inner,
         inner_algorithm=chosen.inner_algorithm,
         outer_algorithm=chosen.outer_algorithm,
+        outer_orders=chosen.outer_orders,
     )

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from trnsim.kernels.contract import Axis
 
 Weights = dict[int, float]
+# A weight that is nothing but rounding.
+NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Knots:
         if _repeats(axis):
             base = _base_of(axis)
             second = [base + at for at in (1, *_doublings(1, period), period)]
-            beyond = [base + (1 + axis.far) * period] if axis.degree == 1 else [base + 2 * period, base + 3 * period]
+            beyond = [base + (1 + blocks) * period for blocks in _beyond(axis)]
             whole = {low, *_doublings(low, base), base, *second, *beyond}
             parts = {low, 2 * low, base, base + 1, base + period}
             top = max(whole)
@@ -103,9 +105,13 @@ class Knots:
     def _grow(self, whole: Weights, blocks: int, before: float) -> None:
         """What ``blocks`` blocks more take, from a coordinate ``before`` blocks before the second's end."""
         if self.axis.degree == 1:
-            first, second = (self.coordinate(at) for at in self.whole[-2:])
-            _add(whole, first, -blocks / self.axis.far)
-            _add(whole, second, blocks / self.axis.far)
+            places = (0, *_beyond(self.axis))
+            right = min(bisect_left(places, blocks), len(places) - 1)
+            first, second = (self.coordinate(at) for at in self.whole[-len(places) :][right - 1 : right + 1])
+            start = self.coordinate(self.whole[-len(places)])
+            share = (blocks - places[right - 1]) / (places[right] - places[right - 1])
+            for at, weight in ((start, -1.0), (first, 1 - share), (second, share)):
+                _add(whole, at, weight)
             return
         # The first of them takes so much more than the last sampled one as its place is before or after it.
         linear, bend = blocks, blocks * (blocks - 1) / 2 - blocks * before
@@ -125,14 +131,21 @@ class Knots:
 def _base_of(axis: Axis) -> int:
     """Tiles before the block that stands for those that follow."""
     period, low = axis.block // axis.tile, -(-axis.low // axis.tile)
-    return max(axis.first, -(-low // period)) * period
+    return max(axis.first, -(-low // period)) * period if axis.first else 0
+
+
+def _beyond(axis: Axis) -> tuple[int, ...]:
+    """Blocks after the second that samples have."""
+    if axis.degree > 1:
+        return 1, 2
+    return (*_doublings(2, axis.far), axis.far)
 
 
 def _repeats(axis: Axis) -> bool:
     """Whether there are blocks enough to tell how much each takes."""
     if axis.high is None:
         return True
-    sampled = 1 + axis.far if axis.degree == 1 else 3
+    sampled = 1 + _beyond(axis)[-1]
     return _base_of(axis) * axis.tile + sampled * axis.block <= axis.high
 
 
@@ -156,5 +169,8 @@ def _place(knots: tuple[int, ...], at: int) -> tuple[int, int, float]:
 
 
 def _add(weights: Weights, at: int, weight: float) -> None:
-    if weight:
-        weights[at] = weights.get(at, 0.0) + weight
+    found = weights.get(at, 0.0) + weight
+    if abs(found) > NOTHING:
+        weights[at] = found
+    else:
+        weights.pop(at, None)

@@ -236,7 +236,7 @@ class GpuCosts:
             raise UnsupportedError(f"no measurements of {kind} in {key} on GPUs", operand="dtype", limit=known)
         here = GENERATIONS.index(self._chip.generation)
         fit = min(fits, key=lambda f: (abs(GENERATIONS.index(f.generation) - here), -GENERATIONS.index(f.generation)))
-        tables = f"{kind} measured with {fit.library}"
+        tables = f"{'moving data' if kind == 'moving' else kind} measured with {fit.library}"
         if self._chip.name in fit.chips and load_chip(self._chip.name) == self._chip:
             error = fit.errors[self._chip.name] if support == "calibrated" else None
             return fit, Known(support, f"{why}{tables}", error)

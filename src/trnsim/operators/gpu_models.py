@@ -87,12 +87,17 @@ def attention(
     causal: Array,
     window: Array,
 ) -> Array:
-    """Prefill: tiles of 128 queries over the keys that they see. Heads are those of all sequences."""
+    """Prefill: tiles of 128 queries over the keys that they see. Heads are those of all sequences.
+
+    Libraries that pack (``packs`` 1) put queries of all heads of a key head into a tile where a head has few.
+    """
     blocks = np.ceil(queries / QUERY_TILE)
     mean, most = seen(queries, keys, causal, window)
     pair = 2 * (depth + value_depth) / (r.flops * c["compute"]) + 1 / (r.flops16 * c["exponentials"])
     pair = pair * r.sms * QUERY_TILE
     count = heads * blocks
+    if c["packs"]:
+        count = np.minimum(count, key_heads * np.ceil(heads / key_heads * queries / QUERY_TILE))
     products = np.maximum(count * mean * pair / r.sms, most * pair) + np.ceil(count / r.sms) * c["tile_us"]
     moved = (heads * queries + key_heads * keys) * (depth + value_depth) * min(r.itemsize, 2)
     return c["fixed_us"] + products + moved / (c["memory"] * r.bandwidth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ _MODULES = (
 )  # fmt: skip
 # Costs that are remembered as they are.
 _KNOWN = 100_000
+_INSTRUCTIONS = QUANTITIES.index("instructions")
+# Operations and bytes of a use that takes a second or so to simulate: 32,000 products, 16,000 tiles of 128 x 2,048.
+_AT_ONCE, _AT_ONCE_BYTES = 32_000 * 2 * 128 * 128 * 512, 16_000 * 2 * 128 * 2048
 _BUSY = QUANTITIES.index(f"busy {ENGINES[0]}")
 
 
@@ -72,35 +76,64 @@ class KernelCosts:
         known = self._known.get(use)
         if known is not None:
             return known
-        contract = self.contract(operator)
+        contract = self.contract(operator, dtype)
         problem = contract.problem(dtype, self.cores, given, self.generation)
         found, point = self.surface(contract, problem)
-        how = "surface"
-        if found.trusted and found.covers(point):
-            quantities = found.evaluate(point)
-            if np.isnan(quantities[0]):
+        values, error = None, 0.0
+        if found.knots and found.covers(point):
+            values = found.evaluate(point).tolist()
+            if values[0] != values[0]:  # not a number: samples are missing
                 self._fill(found, contract, problem, [point])
-                quantities = found.evaluate(point)
-        else:
+                values = found.evaluate(point).tolist()
+            error = found.error(values[_INSTRUCTIONS])
+            if error > surface.LARGEST_ERROR:
+                values = None
+        how = "surface"
+        if values is None:
             surface.refuse_if_large(contract, problem)
-            quantities, how = self.source.sampler(contract, problem)[0], "simulated"
+            values, how = self.sample(contract, problem).tolist(), "simulated"
         if len(self._known) >= _KNOWN:
             self._known.clear()
-        values = quantities.tolist()
-        self._known[use] = OperatorCost(
-            operator=operator,
-            implementation="kernel",
-            time_ps=values[0],
-            hbm_bytes=round(values[1]),
-            flops=contract.flops(problem),
-            sbuf_bytes=round(values[-1]),
-            support=found.support,
-            reason=found.reason,
-            how=how if found.knots else "simulated",
-            error_percent=100 * found.error if how == "surface" and found.checks else None,
-            busy_ps=dict(zip(ENGINES, values[_BUSY : _BUSY + len(ENGINES)], strict=True)),
-        )
+        self._known[use] = _cost(contract, problem, values, found, how, error)
         return self._known[use]
+
+    def once(self, operator: str, dtype: str, **given: Any) -> OperatorCost:
+        """What one use costs, as soon as may be: simulated whole where there is no surface yet and it is not large.
+
+        Raises:
+            InputError: no such operator, or one that its contract forbids.
+            UnsupportedError: too large to be simulated and not to be extrapolated.
+        """
+        contract = self.contract(operator, dtype)
+        problem = contract.problem(dtype, self.cores, given, self.generation)
+        key = self.key(contract, problem)
+        large = contract.flops(problem) > _AT_ONCE or contract.bytes(problem) > _AT_ONCE_BYTES
+        if large or key in self._surfaces or self.source.known(contract, repr(key)) is not None:
+            return self.cost(operator, dtype, **given)
+        return self.simulated(operator, dtype, **given)
+
+    def forget(self) -> None:
+        """Costs that were asked for; surfaces stay."""
+        self._known.clear()
+
+    def simulated(self, operator: str, dtype: str, **given: Any) -> OperatorCost:
+        """What one use costs, simulated whole.
+
+        Raises:
+            InputError: no such operator, or one that its contract forbids.
+            UnsupportedError: too large to be simulated.
+        """
+        contract = self.contract(operator, dtype)
+        problem = contract.problem(dtype, self.cores, given, self.generation)
+        surface.refuse_if_large(contract, problem)
+        quantities, support, reason = self.source.sampler(contract, problem)
+        return _cost(
+            contract, problem, quantities.tolist(), surface.Surface((), {}, (), support, reason), "simulated", 0.0
+        )
+
+    def sample(self, contract: Contract, problem: Problem) -> NDArray[np.float64]:
+        """The quantities of a use that is simulated."""
+        return self.source.sampler(contract, problem)[0]
 
     def costs(self, operator: str, dtype: str, **given: Any) -> OperatorCosts:
         """What many uses cost: as ``cost``, where sizes are arrays of one length, or numbers for all of them.
@@ -109,7 +142,7 @@ class KernelCosts:
             InputError: no such operator, or one use that its contract forbids.
             UnsupportedError: a use is too large to be simulated and not to be extrapolated.
         """
-        contract = self.contract(operator)
+        contract = self.contract(operator, dtype)
         sizes = {
             n: given[n] if n in given else contract.defaults[n]
             for n in contract.sizes
@@ -135,21 +168,27 @@ class KernelCosts:
             busy_ps={name: quantities[:, _BUSY + number] for number, name in enumerate(ENGINES)},
         )
 
-    def contract(self, operator: str) -> Contract:
-        """That of an operator.
+    def contract(self, operator: str, dtype: str = "") -> Contract:
+        """That of an operator; ``matmul`` in a format of its own is ``matmul_fp8`` or ``matmul_mx``.
 
         Raises:
             InputError: there is none.
         """
         contract = self._contracts.get(operator)
         if contract is None:
-            raise InputError(f"no kernel for {operator!r}", operand="operator", limit=sorted(self._contracts))
+            near = difflib.get_close_matches(operator, self._contracts, 1)
+            nearest = f"; nearest: {near[0]}" if near else ""
+            raise InputError(f"no kernel for {operator!r}{nearest}", operand="operator", limit=sorted(self._contracts))
+        if dtype and dtype not in {format_ for formats in contract.dtypes.values() for format_ in formats}:
+            for name, other in self._contracts.items():
+                if name.startswith(f"{operator}_") and any(dtype in formats for formats in other.dtypes.values()):
+                    return other
         return contract
 
     def prepare(self, contract: Contract, problems: Sequence[Problem]) -> Surface:
         """The surface that uses of one regime have in common, with the samples that they need."""
         found, _ = self.surface(contract, problems[0])
-        if found.knots and found.trusted:
+        if found.knots:
             points = [self.surface(contract, problem)[1] for problem in problems]
             lacking = [point for point in points if found.covers(point) and found.missing(point)]
             if lacking:
@@ -173,14 +212,22 @@ class KernelCosts:
     def _many(self, contract: Contract, one: Problem, some: Problem, count: int) -> NDArray[np.float64]:
         found, _ = self.surface(contract, one)
         coordinates = contract.coordinates(some)
-        points = np.stack([np.broadcast_to(coordinates[axis.name], (count,)) for axis in found.axes], axis=1)
-        if not found.trusted:
-            return self._simulated(contract, some, count)
-        quantities = found.evaluate_many(points)
-        missing = np.isnan(quantities[:, 0])
-        if missing.any():
-            self._fill(found, contract, one, [tuple(p) for p in np.unique(points[missing], axis=0).tolist()])
-            quantities[missing] = found.evaluate_many(points[missing])
+        columns = [np.broadcast_to(coordinates[axis.name], (count,)) for axis in found.axes]
+        points = np.stack(columns, axis=1) if columns else np.empty((count, 0), np.int64)
+        quantities = np.full((count, len(QUANTITIES)), np.nan)
+        inside = np.array([found.covers(point) for point in points.tolist()]) if found.knots else np.zeros(count, bool)
+        if inside.any():
+            quantities[inside] = found.evaluate_many(points[inside])
+            missing = inside & np.isnan(quantities[:, 0])
+            if missing.any():
+                self._fill(found, contract, one, [tuple(p) for p in np.unique(points[missing], axis=0).tolist()])
+                quantities[missing] = found.evaluate_many(points[missing])
+        counts, places = np.unique(np.where(inside, quantities[:, _INSTRUCTIONS], 0), return_inverse=True)
+        wrong = np.array([found.error(number) > surface.LARGEST_ERROR for number in counts.tolist()])
+        whole = ~inside | wrong[places]
+        if whole.any():
+            uses = some.resized({name: np.broadcast_to(size, (count,))[whole] for name, size in some.sizes.items()})
+            quantities[whole] = self._simulated(contract, uses, int(whole.sum()))
         return quantities
 
     def _simulated(self, contract: Contract, some: Problem, count: int) -> NDArray[np.float64]:
@@ -203,6 +250,24 @@ class KernelCosts:
         for point in points:
             surface.fill(found, contract, problem, found.missing(point), sample)
         self.source.keep(contract, problem, repr(self.key(contract, problem)), found)
+
+
+def _cost(
+    contract: Contract, problem: Problem, values: list[float], found: Surface, how: str, error: float
+) -> OperatorCost:
+    return OperatorCost(
+        operator=contract.name,
+        implementation="kernel",
+        time_ps=values[0],
+        hbm_bytes=round(values[1]),
+        flops=contract.flops(problem),
+        sbuf_bytes=round(values[-1]),
+        support=found.support,
+        reason=found.reason,
+        how=how,
+        error_percent=100 * error if how == "surface" and found.checks else None,
+        busy_ps=dict(zip(ENGINES, values[_BUSY : _BUSY + len(ENGINES)], strict=True)),
+    )
 
 
 def _groups(contract: Contract, problem: Problem, count: int) -> list[NDArray[np.int64]]:

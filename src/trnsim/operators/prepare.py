@@ -33,6 +33,8 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from trnsim.kernels.contract import Contract, Problem
+
 USES = Path(__file__).with_name("uses.toml")
 
 
@@ -124,6 +126,14 @@ def prepare(
     return found
 
 
+def allowed(costs: KernelCosts, contract: Contract) -> Iterator[tuple[Problem, dict[str, Any]]]:
+    """The uses of an operator in ``uses.toml`` that its contract allows on a chip, with their sizes as given."""
+    for dtype, given in uses(contract.name):
+        if dtype in contract.dtypes[costs.generation]:
+            with contextlib.suppress(InputError):  # sizes that do not fit each other
+                yield contract.problem(dtype, costs.cores, given, costs.generation), given
+
+
 def uses(operator: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Number format and sizes with options of each use of ``operator`` in ``uses.toml``."""
     for group in _uses().get(operator, ()):
@@ -148,11 +158,9 @@ def _tasks(chip: str, operators: frozenset[str] | None, use_shipped: bool) -> It
         costs = KernelCosts(chip, cores, use_shipped=False)
         grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
         for operator, contract in contracts().items():
-            for dtype, given in uses(operator) if operators is None or operator in operators else ():
-                if dtype in contract.dtypes[costs.generation]:
-                    with contextlib.suppress(InputError):  # a combination of sizes that the contract forbids
-                        key = costs.key(contract, contract.problem(dtype, cores, given, costs.generation))
-                        grouped.setdefault((operator, dtype, repr(key)), []).append(given)
+            for problem, given in allowed(costs, contract) if operators is None or operator in operators else ():
+                key = repr(costs.key(contract, problem))
+                grouped.setdefault((operator, problem.dtype, key), []).append(given)
         for (operator, dtype, _), together in grouped.items():
             yield Task(chip, cores, operator, dtype, tuple(together), use_shipped)
 

@@ -81,10 +81,10 @@ class Shipped:
         return msgspec.msgpack.decode(data, type=list[Entry])
 
     def stale(self, contracts: Iterable[Contract]) -> list[str]:
-        """What there is of chips and operators and is out of date, as text."""
+        """What is out of date: chips, and source files of the operators that are there."""
         found = [f"chip {name}" for name, facts in self.table.facts.items() if facts != facts_of(load_chip(name))]
         by_file: dict[str, list[str]] = {}
-        for contract in contracts:
+        for contract in (c for c in contracts if any(c.name in parts for parts in self.table.parts.values())):
             for file in changed_files(contract):
                 by_file.setdefault(file, []).append(contract.name)
         found += [f"{file} ({', '.join(names)})" for file, names in sorted(by_file.items())]

@@ -10,9 +10,10 @@ tell the error.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
+from itertools import accumulate, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from trnsim.operators.basis import Knots
 from trnsim.operators.samples import QUANTITIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -36,23 +37,32 @@ TOLERANCE = 0.005
 # Knots that an axis gets in this way, at most.
 MOST_KNOTS = 16
 # Samples that only check: the last so many tell the error, after at most so many of which some led to more knots.
-CHECKS, MOST_CHECKS = 3, 10
+CHECKS, MOST_CHECKS = 3, 9
 GOOD = 0.02
+# A use of fewer instructions than this many times those of one block of every loop is a small one: as many of them are
+# checked as of others.
+FEW = 4
+# A check tells the error of uses of up to so many times its instructions; that of the largest, of all above.
+NEAR = 4
 # The largest error of a check with which a surface is used.
 LARGEST_ERROR = 0.04
 # Instructions of the largest sample that is simulated, and of a use that is not extrapolated.
 LARGEST_SAMPLE = 2_000_000
+_INSTRUCTIONS = QUANTITIES.index("instructions")
 # Uses that are evaluated together.
 _TOGETHER = 8192
+# Coordinates whose weights are remembered.
+_HELD = 100_000
 
 
 @dataclass(frozen=True)
 class Check:
-    """A sample that a surface was not made from: its coordinates, and the times in picoseconds."""
+    """A sample that a surface was not made from: its coordinates, times in picoseconds, and instructions."""
 
     point: Point
     found_ps: float
     simulated_ps: float
+    instructions: float = 0.0
 
     @property
     def error(self) -> float:
@@ -76,19 +86,23 @@ class Surface:
     support: str = ""
     reason: str = ""
     _held: dict[tuple[int, int], tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _held_rest: dict[Point, tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def axes(self) -> tuple[Axis, ...]:
         return tuple(knots.axis for knots in self.knots)
 
-    @property
-    def error(self) -> float:
-        """The largest of the checks."""
-        return max((check.error for check in self.checks), default=0.0)
+    def error(self, instructions: float) -> float:
+        """The largest of the checks of about as many instructions or more: what happens once weighs less and less."""
+        counts, errors = self._errors
+        return errors[bisect_left(counts, min(instructions, counts[-1]) / NEAR)] if counts else 0.0
 
-    @property
-    def trusted(self) -> bool:
-        return self.error <= LARGEST_ERROR
+    @cached_property
+    def _errors(self) -> tuple[list[float], list[float]]:
+        """Instructions of the checks, ascending, and the largest error of each and those above it."""
+        ordered = sorted(self.checks, key=lambda check: -check.instructions)
+        errors = accumulate((check.error for check in ordered), max)
+        return [check.instructions for check in ordered][::-1], list(errors)[::-1]
 
     def covers(self, point: Sequence[int]) -> bool:
         """Whether the coordinates are of this regime."""
@@ -116,13 +130,35 @@ class Surface:
 
     def evaluate(self, point: Sequence[int]) -> NDArray[np.float64]:
         """The quantities at some coordinates; not a number where samples are missing."""
-        total: Any = 0.0
-        for along in self._terms(point):
-            rows, weights = along[0][1], along[0][2]
-            for _, places, more in along[1:]:
-                rows, weights = np.add.outer(rows, places).ravel(), np.multiply.outer(weights, more).ravel()
-            total = total + weights @ self._table[rows]
-        found: NDArray[np.float64] = total
+        first = self._along(0, point[0])
+        rest = self._rest(tuple(point[1:]))
+        found: Any = self._sum(first[0], rest[0])
+        for one, other in ((first[0], lacking) for lacking in rest[1:]):
+            found = found + self._sum(one, other)
+        if len(first[1][0]):
+            found = found + self._sum(first[1], rest[0])
+        result: NDArray[np.float64] = found
+        return result
+
+    def _sum(self, first: tuple[Any, ...], rest: tuple[Any, Any] | None) -> Any:
+        _, rows, weights = first
+        if rest is not None:
+            rows, weights = (rows[:, None] + rest[0]).ravel(), (weights[:, None] * rest[1]).ravel()
+        return weights.dot(self._table.take(rows, 0))
+
+    def _rest(self, point: Point) -> tuple[Any, ...]:
+        """Rows and weights of the axes but the first, which vary less: of whole tiles, and of what they lack."""
+        found = self._held_rest.get(point)
+        if found is None:
+            along = [self._along(number, at) for number, at in enumerate(point, 1)]
+            terms = [[whole for whole, _ in along]]
+            for number, (_, lacking) in enumerate(along):
+                if len(lacking[0]):
+                    terms.append([*terms[0][:number], lacking, *terms[0][number + 1 :]])
+            found = tuple(_product(term) for term in terms)
+            if len(self._held_rest) >= _HELD:
+                self._held_rest.clear()
+            self._held_rest[point] = found
         return found
 
     def evaluate_many(self, points: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -183,6 +219,8 @@ class Surface:
                 (tuple(part), np.array([place[at] * stride for at in part], np.int64), np.array(list(part.values())))
                 for part in self.knots[number].weights(size)
             )
+            if len(self._held) >= _HELD:
+                self._held.clear()
             self._held[number, size] = found
         return found
 
@@ -211,6 +249,16 @@ class Surface:
         return table
 
 
+def _product(term: list[tuple[Any, ...]]) -> tuple[Any, Any] | None:
+    """Rows and weights of the points of some axes together; None: no axis."""
+    if not term:
+        return None
+    _, rows, weights = term[0]
+    for _, more, shares in term[1:]:
+        rows, weights = np.add.outer(rows, more).ravel(), np.multiply.outer(weights, shares).ravel()
+    return rows, weights
+
+
 def build(contract: Contract, problem: Problem, sample: Sample) -> Surface:
     """A surface of the regime of ``problem``: its knots, and its checks.
 
@@ -224,23 +272,6 @@ def fill(surface: Surface, contract: Contract, problem: Problem, points: Iterabl
     """Take samples of the regime of ``problem``."""
     for point in points:
         surface.add(point, simulated(contract, problem, surface.axes, point, sample)[0])
-
-
-def timed_again(surface: Surface, contract: Contract, problem: Problem, sample: Sample) -> Surface:
-    """The same surface from other samples at the same points, as of a chip with other rates."""
-    again = Surface(surface.knots, {})
-    for point in surface.samples:
-        values, again.support, again.reason = simulated(contract, problem, surface.axes, point, sample)
-        again.add(point, values)
-    again.checks = tuple(
-        Check(
-            check.point,
-            float(again.evaluate(check.point)[0]),
-            float(simulated(contract, problem, surface.axes, check.point, sample)[0][0]),
-        )
-        for check in surface.checks
-    )
-    return again
 
 
 def simulated(
@@ -287,8 +318,8 @@ class _Builder:
 
     def at(self, point: Point) -> NDArray[np.float64]:
         if point not in self.taken:
-            values, *self.support = simulated(self.contract, self.problem, self.axes, point, self.sample)
-            self.taken[point] = values
+            values, *support = simulated(self.contract, self.problem, self.axes, point, self.sample)
+            self.taken[point], self.support = values, (support[0], support[1])
         return self.taken[point]
 
     def build(self) -> Surface:
@@ -320,24 +351,25 @@ class _Builder:
     def checked(self) -> Surface:
         """The surface, after samples that only check it: where one is wrong, the axis that is gets another knot."""
         draw = np.random.default_rng(len(self.axes))
-        found: list[Check] = []
-        for _ in range(MOST_CHECKS):
+        found: tuple[list[Check], list[Check]] = ([], [])
+        few = FEW * float(self.at(self.middle)[_INSTRUCTIONS])
+        for number in range(MOST_CHECKS):
             surface = Surface(tuple(self.knots), self.taken, (), *self.support)
-            point = tuple(_drawn(draw, knots) for knots in self.knots)
-            found.append(self.check(surface, point))
-            if len(found) >= CHECKS and max(check.error for check in found[-CHECKS:]) <= GOOD:
+            point = tuple(_drawn(draw, knots, large=number % 2 == 0) for knots in self.knots)
+            check = self.check(surface, point)
+            found[check.instructions < few].append(check)
+            if all(_enough(checks) for checks in found):
                 break
-            if found[-1].error > GOOD:
+            if check.error > GOOD:
                 self.repair(point)
-        surface = Surface(tuple(self.knots), self.taken, tuple(found[-CHECKS:]), *self.support)
-        for other in surface.missing(found[-1].point):
-            self.at(other)
-        return surface
+        last = tuple(check for checks in found for check in checks[-CHECKS:])
+        return Surface(tuple(self.knots), self.taken, last, *self.support)
 
     def check(self, surface: Surface, point: Point) -> Check:
         for other in surface.missing(point):
             surface.add(other, self.at(other))
-        return Check(point, float(surface.evaluate(point)[0]), float(self.at(point)[0]))
+        simulated = self.at(point)
+        return Check(point, float(surface.evaluate(point)[0]), float(simulated[0]), float(simulated[_INSTRUCTIONS]))
 
     def repair(self, point: Point) -> None:
         wrong = [self.wrong_along(number, point, at) for number, at in enumerate(point)]
@@ -346,20 +378,23 @@ class _Builder:
         self.knots[worst] = knots.and_at(knots.tiles_of(point[worst]), part=True)
 
 
+def _enough(checks: list[Check]) -> bool:
+    """Whether the last ones were good."""
+    return len(checks) >= CHECKS and max(check.error for check in checks[-CHECKS:]) <= GOOD
+
+
 def _end_of_first_block(knots: Knots) -> int:
     axis = knots.axis
     end = -(-axis.low // axis.block) * axis.block
     return end if axis.high is None or end <= axis.high else knots.coordinate(knots.whole[-1])
 
 
-def _drawn(draw: Any, knots: Knots) -> int:
+def _drawn(draw: Any, knots: Knots, *, large: bool) -> int:
+    """A coordinate between the lowest, or a block, and a little beyond the last knot."""
     axis = knots.axis
     low = max(axis.low, axis.tile)
-    high = max(low, min(axis.high or 4 * axis.block, axis.first * axis.block + low + 3 * axis.block))
+    reach = axis.first * axis.block + low + (1 + axis.far) * axis.block
+    high = max(low, min(axis.high or reach, reach))
+    low = max(low, min(axis.block, high)) if large else low
     size = round(float(np.exp(draw.uniform(np.log(low), np.log(high)))))
     return min(max(axis.low, size // axis.grain * axis.grain), high)
-
-
-def named(axes: tuple[Axis, ...], coordinates: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Coordinates in the order of axes."""
-    return tuple(coordinates[axis.name] for axis in axes)

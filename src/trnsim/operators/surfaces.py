@@ -45,6 +45,15 @@ class Surfaces:
         Raises:
             TrnsimError: as the simulation of a sample.
         """
+        found = self.known(contract, key)
+        if found is None:
+            self.made += 1
+            found = surface.build(contract, problem, lambda use: self.sampler(contract, use))
+            self.keep(contract, problem, key, found)
+        return found
+
+    def known(self, contract: Contract, key: str) -> surface.Surface | None:
+        """The surface that is shipped or in the store."""
         known = [e.surface for e in self._entries(contract) if e.key == key]
         if self.store is not None:
             rows = self.store.surfaces(self._where(contract, key))
@@ -56,10 +65,6 @@ class Surfaces:
                 found = one
             elif one.knots == found.knots:  # the store has samples beyond those that are shipped
                 found.samples.update(one.samples)
-        if found is None:
-            self.made += 1
-            found = surface.build(contract, problem, lambda use: self.sampler(contract, use))
-            self.keep(contract, problem, key, found)
         return found
 
     def keep(self, contract: Contract, problem: Problem, key: str, found: surface.Surface) -> None:

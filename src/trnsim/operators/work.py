@@ -286,7 +286,7 @@ OPERATORS: Mapping[str, Operator] = {
     o.name: o
     for o in (
         _product_of("matmul", ("contract_lhs", "contract_rhs")),
-        _product_of("matmul_fp8", (), {"scaled": 1}),
+        _product_of("matmul_fp8", ("contract_lhs", "contract_rhs"), {"scaled": 1}),
         _product_of("matmul_mx", ()),
         Operator(
             "grouped_matmul",
@@ -294,7 +294,7 @@ OPERATORS: Mapping[str, Operator] = {
             lambda s: 2 * s["tokens"] * s["k"] * s["n"],
             _grouped,
             lambda s, _: (("grouped matmul", {name: s[name] for name in ("tokens", "k", "n", "experts")}),),
-            ignored=("block",),
+            ignored=("block", "contract_w"),
         ),
         Operator(
             "moe",

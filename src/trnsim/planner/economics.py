@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trnsim.hardware.model import Price, System
     from trnsim.planner.training import TrainingEstimate
 
-PRICE_TYPES = ("capacity-block", "on-demand", "reserved-3y", "spot")
+PRICE_TYPES = ("capacity-block", "on-demand", "reserved-3y", "spot", "rental-3y")
 HOUR, DAY = 3600.0, 86400.0
 
 
@@ -91,8 +91,8 @@ def price_of(system: System, type: str | None = None, date: str = "") -> tuple[P
     known = sorted({f"{p.type} ({p.date})" for p in (*system.prices, *system.chip.prices)})
     what = f"{type} price" if type else "public price"
     raise UnsupportedError(
-        f"{system.name} has no {what}{f' of {date}' if date else ''}: its cost is not known", operand="price",
-        limit=known or "none",
+        f"{system.name} has no {what}{f' of {date}' if date else ''}: its cost is not known", operand="--price",
+        limit=known or None,
     )  # fmt: skip
 
 

@@ -35,13 +35,14 @@ if TYPE_CHECKING:
     from trnsim.workloads.model import Layer, Model
     from trnsim.workloads.operators import Step
 
-# Kinds of work. Products in 8 bits and less (``narrow``) and those of experts are apart, ``routing`` brings tokens into
-# their order; ``gather`` brings the weights that ranks share (ZeRO 3).
+# Kinds of work. Apart are the loss, which frameworks compute in several passes over logits; products in 8 bits and less
+# (``narrow``); those of experts. ``routing`` brings tokens into their order; ``gather`` brings the weights that ranks
+# share (ZeRO 3).
 KINDS = (
-    "products", "narrow", "attention", "moves", "casts", "experts", "routing", "tp", "cp", "ep", "gather", "pp", "dp",
-    "optimizer",
+    "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "routing", "tp", "cp",
+    "ep", "gather", "pp", "dp", "optimizer",
 )  # fmt: skip
-COMPUTE = slice(0, 7)
+COMPUTE = slice(0, 9)
 KIND = {name: number for number, name in enumerate(KINDS)}
 _GROUPS = {"expert_tp": "ep", "expert_dp": "dp", "embedding": "dp"}
 # Bytes that cross HBM for each score of attention in 16 bits where no kernel is fused. Forward: written by the product;
@@ -56,17 +57,13 @@ FORWARD, BACKWARD, WEIGHT = range(3)
 class Cost:
     """Microseconds [3, kinds] of the forward pass, the backward pass for inputs, and that for weights.
 
-    ``flops``: of products, what is computed again included; ``kept``: bytes that a micro-batch leaves for the backward
-    pass; ``whole``: those that it would without recomputation; ``parameters``: (dense, experts) on the rank.
+    ``flops``: of products, what is computed again included.
     """
 
     times: NDArray[np.float64]
     flops: float
     supports: frozenset[str]
     reasons: tuple[str, ...]
-    kept: float = 0.0
-    whole: float = 0.0
-    parameters: tuple[float, float] = (0.0, 0.0)
 
 
 class Prices:
@@ -87,6 +84,7 @@ class Prices:
         places = {layer: number for number, layer in enumerate(self.kinds)}
         self._kind = np.array([places[layer] for layer in model.layers])
         self._known: dict[tuple[Any, ...], Any] = {}
+        self._active = max((layer.experts.active for layer in self.kinds if layer.experts), default=1)
 
     def chunks(self, layout: Layout) -> NDArray[np.float64]:
         """[pieces, kinds of layers]: how many of each a piece of the model has."""
@@ -98,6 +96,8 @@ class Prices:
             found = np.zeros((len(sizes), len(self.kinds)))
             np.add.at(found, (piece, self._kind), 1.0)
             self._known[key] = found
+            counts = found.reshape(layout.vpp, layout.pp, -1).sum(axis=0)
+            self._known[("stages", *key[1:])] = counts, [row.tobytes() for row in counts]
         return cast("NDArray[np.float64]", found)
 
     def layers(self, layout: Layout) -> list[Cost]:
@@ -115,14 +115,27 @@ class Prices:
             UnsupportedError: an operator or exchange that nothing is known of.
         """
         p = training_pass(self.model, layout, self.sequence)
-        ahead, after = layer_steps(layout, p, layer)
-        dense, experts = local_parameters(layer.weights, layout)
-        return replace(
-            self._cost(ahead, after, layout),
-            kept=float(sum(k.bytes for k in layer_kept(layer, p, layout.recompute))),
-            whole=float(sum(k.bytes for k in layer_kept(layer, p, "none"))),
-            parameters=(float(dense), float(experts)),
-        )
+        return self._cost(*layer_steps(layout, p, layer), layout)
+
+    def _held(self, layout: Layout) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Of each kind of layer: bytes that a micro-batch leaves for the backward pass; those that it would without
+        recomputation; and parameters on the rank.
+        """
+        one = layout
+        formats = (one.dtype, one.product_dtype, one.weight_dtype, one.flash, one.sequence_parallel)
+        key = ("held", one.tp, one.cp, one.ep, one.expert_ranks, one.micro_batch, one.recompute, *formats)
+        found = self._known.get(key)
+        if found is None:
+            p = training_pass(self.model, layout, self.sequence)
+            found = self._known[key] = tuple(
+                np.array([float(value) for value in values])
+                for values in (
+                    [sum(k.bytes for k in layer_kept(layer, p, layout.recompute)) for layer in self.kinds],
+                    [sum(k.bytes for k in layer_kept(layer, p, "none")) for layer in self.kinds],
+                    [sum(local_parameters(layer.weights, layout)) for layer in self.kinds],
+                )
+            )
+        return cast("tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]", found)
 
     def ends(self, layout: Layout) -> tuple[Cost, Cost]:
         """What stands before the first layer, and after the last one."""
@@ -167,28 +180,32 @@ class Prices:
 
     def _layers_of(self, layout: Layout, stage: int) -> bytes:
         """Which layers a stage has, as a key."""
-        return bytes(self.chunks(layout)[stage :: layout.pp].sum(axis=0).tobytes())
+        return self._stages(layout)[1][stage]
+
+    def _stages(self, layout: Layout) -> tuple[NDArray[np.float64], list[bytes]]:
+        """[stages, kinds of layers]: how many of each a stage has; and the same as keys."""
+        self.chunks(layout)
+        found = self._known["stages", layout.pp, layout.vpp, layout.stages]
+        return cast("tuple[NDArray[np.float64], list[bytes]]", found)
 
     def memory(self, layout: Layout, reserve: float = 0.0) -> list[Memory]:
         """Memory of a rank of each stage that may need the most: as ``workloads.memory.training_memory``."""
-        layers = self.layers(layout)
-        kept = np.array([cost.kept for cost in layers])
-        whole, sums = [cost.whole for cost in layers], [sum(cost.parameters) for cost in layers]
-        counts = self.chunks(layout).reshape(layout.vpp, layout.pp, -1).sum(axis=0)
+        kept, whole, sums = self._held(layout)
+        counts, _ = self._stages(layout)
         stages: list[int] = list(range(layout.pp))
-        if len(layers) == 1:
+        if len(self.kinds) == 1:
             # Of stages with as many layers the first keeps the most.
             stages = sorted({0, int(np.argmax(counts[:, 0])), layout.pp - 1})
         found = []
         for stage in stages:
-            has = [number for number, count in enumerate(counts[stage]) if count]
+            has = counts[stage] > 0
             found.append(
                 stage_memory(
                     self.model, layout, self.sequence, stage, reserve,
                     parameters=self._parameters(layout, stage),
                     kept=float(counts[stage] @ kept),
-                    largest=max((whole[number] for number in has), default=0.0),
-                    gathered=max((sums[number] for number in has), default=0.0),
+                    largest=float(whole[has].max(initial=0.0)),
+                    gathered=float(sums[has].max(initial=0.0)),
                 )
             )  # fmt: skip
         return found
@@ -232,9 +249,11 @@ class Prices:
 
     def _item(self, item: Use | Exchange, layout: Layout) -> tuple[float, str, str, int]:
         if isinstance(item, Exchange):
-            told = self.exchanges.cost(
-                item.operation, int(item.ranks), stride(layout, item.group), _sent(item, layout), self._used(layout)
-            )
+            apart, used = stride(layout, item.group), self._used(layout)
+            nbytes = _sent(item, layout)
+            if item.operation == "all_to_all":
+                nbytes *= self._once(-(-int(item.ranks) * apart // used))
+            told = self.exchanges.cost(item.operation, int(item.ranks), apart, nbytes, used)
             kind = KIND["gather"] if item.phase != OPTIMIZER and item.group in ("dp", "expert_dp") else None
             kind = KIND[_GROUPS.get(item.group, item.group)] if kind is None else kind
             support, reason, time = told.support, told.reason, told.microseconds * float(item.count)
@@ -242,6 +261,13 @@ class Prices:
             kind = _kind(item)
             time, support, reason = self._use(item, layout)
         return time, support, "" if support == "calibrated" else reason, kind
+
+    def _once(self, systems: int) -> float:
+        """Share of routed tokens that cross to other systems, where each goes to a system once, however many of its
+        experts are there (as DeepEP and HybridEP do), of one copy for each expert.
+        """
+        active = self._active
+        return systems * (1 - (1 - 1 / systems) ** active) / active if systems > 1 else 1.0
 
     def _use(self, item: Use, layout: Layout) -> tuple[float, str, str]:
         if layout.flash or item.operator not in _SCORES or not item.sizes.get("causal", 1):
@@ -270,8 +296,10 @@ def _kind(use: Use) -> int:
         return KIND["attention"]
     if use.operator.startswith("quantize"):
         return KIND["casts"]
+    if use.operator.startswith("cross_entropy"):
+        return KIND["loss"]
     if use.operator == "grouped_matmul":
-        return KIND["experts"]
+        return KIND["experts_narrow" if format_bytes(use.dtype) < 2 else "experts"]
     if use.operator in ("router", "permute", "combine"):
         return KIND["routing"]
     if use.operator in PRODUCTS:

@@ -187,9 +187,6 @@ def layouts(wanted: Wanted, pruned: Counter[str]) -> Iterator[tuple[Layout, tupl
     count = len(model.layers)
     experts = next((layer.experts.experts for layer in model.layers if layer.experts), 1)
     order: tuple[str, ...] = (str(fixed["recompute"]),) if "recompute" in fixed else RECOMPUTATION
-    if wanted.base.flash:
-        # With fused attention there are no scores to drop.
-        order = tuple(how for how in order if how != "selective" or "recompute" in fixed)
     for tp in _choices(fixed, "tp", _divisors(near)):
         for pp in _choices(fixed, "pp", _divisors(ranks // tp if ranks % tp == 0 else 1)):
             for cp in _choices(fixed, "cp", _powers(min(ranks, wanted.sequence))):

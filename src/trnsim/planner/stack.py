@@ -41,7 +41,7 @@ class TrainingStack:
     Attributes:
         family: of the chips that it is for: ``nvidia``, ``trainium``, or ``""`` for all.
         factors: by kind; ``generations``: those of products by generation of chips, which go before.
-        errors: percent, on models that the fit did not see, by generation.
+        errors: percent, on models that the fit did not see, by generation; ``errors_experts``: on those with experts.
         gradient_dtype: of the gradients, as its recipes have them.
         reserve_bytes: of a rank's memory, that the runtime takes.
     """
@@ -54,6 +54,7 @@ class TrainingStack:
     factors: Mapping[str, float]
     generations: Mapping[str, Mapping[str, float]]
     errors: Mapping[str, float]
+    errors_experts: Mapping[str, float]
     gradient_dtype: str
     reserve_bytes: int
 
@@ -78,9 +79,9 @@ class TrainingStack:
         held = ", ".join(self.generations)
         return "extrapolated", f"{self.reason}; factors of products as on {held}"
 
-    def error_percent(self, chip: Chip) -> float | None:
-        """Mean error on models that the fit did not see, on chips of this generation."""
-        return self.errors.get(chip.generation)
+    def error_percent(self, chip: Chip, experts: bool = False) -> float | None:
+        """Mean error on models (with experts, or without) that the fit did not see, on chips of this generation."""
+        return (self.errors_experts if experts else self.errors).get(chip.generation)
 
 
 def weights(
@@ -127,6 +128,7 @@ def load_training_stack(name: str) -> TrainingStack:
         factors=held["factors"],
         generations=held.get("generations", {}),
         errors=held.get("error_percent", {}),
+        errors_experts=held.get("error_experts_percent", {}),
         gradient_dtype=held["gradient_dtype"],
         reserve_bytes=int(held["reserve_bytes"]),
     )

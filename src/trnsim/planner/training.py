@@ -109,6 +109,7 @@ def pieces_of(prices: Prices, layout: Layout) -> Pieces:
     last = prices.update(layout, layout.pp - 1)
     sizes = chunks.reshape(layout.vpp, layout.pp, -1).sum(axis=0)
     for stage in range(layout.pp):
+        # Stages between the ends with the same layers wait for the same.
         same = stage > 1 and bool((sizes[stage] == sizes[stage - 1]).all()) and stage < layout.pp - 1
         told = (
             last if stage == layout.pp - 1 else first if stage == 0 else told if same else prices.update(layout, stage)
@@ -261,7 +262,7 @@ def estimate(plan: TrainingPlan, stack: TrainingStack | None = None, prices: Pri
         peak_flops=peak_flops(system, layout),
         support=worst({*pieces.supports, support}),
         reasons=(reason, *pieces.reasons),
-        error_percent=stack.error_percent(system.chip),
+        error_percent=stack.error_percent(system.chip, plan.model.mixture),
         slowest_stage=waits.stage,
         pieces=pieces,
     )

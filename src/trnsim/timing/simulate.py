@@ -207,7 +207,9 @@ def _support(timing: Timing, options: TimingOptions, linked: Linked, traces: Seq
     """How well the time is known, from the constants, the schedule and what happened."""
     if timing.support == "assumed":
         return "assumed", f"the constants of NeuronCore-{timing.version} are carried over from NeuronCore-v3"
-    if any(klass.name.startswith("nki.collectives.") for trace in traces for klass in trace.classes):
+    # A trace shares its table of classes with others of the process: only those that it uses count.
+    used = (trace.classes[k] for trace in traces for k in np.unique(np.asarray(trace.instructions["klass"])))
+    if any(klass.name.startswith("nki.collectives.") for klass in used):
         return "extrapolated", "collectives take what their schedule needs on the links, all ranks coming at once"
     if linked.spills:
         return "extrapolated", "live tiles outgrew on-chip memory: spills are modelled on one published case"

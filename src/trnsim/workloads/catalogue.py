@@ -17,7 +17,7 @@ from typing import Any
 
 from trnsim.errors import InputError, UnsupportedError
 from trnsim.workloads.config import Fields
-from trnsim.workloads.families import builder, text_fields
+from trnsim.workloads.families import builder, defaults, text_fields
 from trnsim.workloads.model import Model
 
 if sys.version_info >= (3, 11):
@@ -122,7 +122,8 @@ def build(config: Mapping[str, Any], name: str, source: str = "", layers: int | 
             )
         values = {**values, key: layers}
     values = {**values, "model_type": architecture}
-    return builder(architecture)(Fields(values, source or name), name)
+    nested = isinstance(config.get("text_config"), dict)
+    return builder(architecture)(Fields(values, source or name, defaults(architecture), nested), name)
 
 
 def weight_formats(config: Mapping[str, Any]) -> dict[str, str]:

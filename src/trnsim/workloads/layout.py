@@ -9,7 +9,7 @@ from trnsim.errors import InputError
 from trnsim.numerics import as_dtype
 from trnsim.workloads.model import Layer, Model, counted
 from trnsim.workloads.operators import SCALED_BYTES
-from trnsim.workloads.parts import Attention, LatentAttention
+from trnsim.workloads.parts import Attention, GatedDelta, LatentAttention
 
 RECOMPUTATION = ("none", "selective", "full")
 
@@ -26,7 +26,8 @@ class Layout:
         stages: layers of each chunk, in the order of layers; None: ``stage_layers`` decides.
         sequence_parallel: between products, ranks of tp hold a share of the tokens each.
         zero: 0; 1: optimiser states are shared by ranks of dp; 2: gradients too; 3: weights too.
-        recompute: what the backward pass computes again: ``none``, ``selective`` (scores and softmax), ``full``
+        recompute: what the backward pass computes again: ``none``, ``selective`` (scores and softmax; with
+            flash attention norms, activations and projections out of latents), ``full``
             (layers).
         micro_batch, global_batch: sequences.
         dtype: of activations; ``product_dtype`` of the products of layers with weights (``float8_e4m3``, ``mxfp8``
@@ -136,9 +137,12 @@ def _model_complaints(layout: Layout, model: Model) -> list[str]:
             heads = getattr(part, "heads", 0)
             if heads and heads % layout.tp:
                 found.append(f"tp {layout.tp} does not divide {heads} heads")
-            kv = part.kv_heads if isinstance(part, Attention) else 0
+            kv = part.kv_heads if isinstance(part, Attention) else part.key_heads if isinstance(part, GatedDelta) else 0
             if kv and kv % layout.tp and layout.tp % kv:
                 found.append(f"tp {layout.tp} and {kv} heads of keys do not divide one another")
+            values = part.value_heads if isinstance(part, GatedDelta) else 0
+            if values % layout.tp:
+                found.append(f"tp {layout.tp} does not divide {values} heads of values")
             if isinstance(part, LatentAttention) and heads and layout.tp > heads:
                 found.append(f"tp {layout.tp} is more than {heads} heads")
     mixture = next((layer.experts for layer, _ in model.kinds() if layer.experts), None)

@@ -7,7 +7,7 @@ activations of as many micro-batches as its place in the pipeline keeps at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from trnsim.numerics import as_dtype
@@ -39,7 +39,8 @@ class Memory:
 
     @property
     def total(self) -> Count:
-        return sum(getattr(self, f.name) for f in fields(self))
+        held = self.weights + self.gradients + self.optimizer + self.activations
+        return held + self.working + self.cache + self.reserve
 
     def by_kind(self) -> dict[str, Count]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -150,7 +151,7 @@ def stage_memory(
     if layout.zero == 3:
         # Weights of the layer that runs, whole.
         working += gathered * as_dtype(layout.dtype).itemsize
-    return replace(found, activations=activations, working=working, reserve=reserve)
+    return Memory(found.weights, found.gradients, found.optimizer, activations, working, 0, reserve)
 
 
 def _bytes(kept: Iterable[Any]) -> Count:

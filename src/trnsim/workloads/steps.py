@@ -220,19 +220,22 @@ def layer_kept(layer: Layer, p: Pass, recompute: str) -> list[Kept]:
 
     ``none``: everything a backward pass reads: inputs of norms and parts, what is inside the parts, masks of dropout.
     The sums that norms keep of a row (8 bytes) are left out. ``selective`` drops scores and what comes of them,
-    ``full`` all but the input of the layer.
+    or, where a fused kernel keeps none, what norms, activations and projections out of a latent give (Megatron-Core's
+    ``recompute_modules``); ``full`` all but the input of the layer.
     """
     a = p.itemsize
     stream = p.rows * layer.hidden * a
     if recompute == "full":
         return [Kept("layer.input", stream * layer.streams)]
     inputs = p.rows * layer.hidden * p.cast_bytes * (1 if layer.parallel else len(layer.parts))
-    found = [Kept("norms", stream * layer.norms), Kept("inputs", inputs)]
+    found = [Kept("norms", stream * layer.norms), Kept("inputs", inputs, again=True)]
     if layer.streams > 1:
         found.append(Kept("streams", stream * layer.streams * len(layer.parts)))
     if p.dropout:
         found.append(Kept("masks", p.rows * layer.hidden * len(layer.parts)))
     found += [Kept(w.name, p.rows * w.n * a) for w in layer.extra if w.kind == "matmul"]
     for part in layer.parts:
-        found += [kept for kept in part.kept(p) if not (kept.core and recompute == "selective")]
+        found += part.kept(p)
+    if recompute == "selective":
+        found = [kept for kept in found if not (kept.again if p.flash else kept.core)]
     return found

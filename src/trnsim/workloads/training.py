@@ -114,7 +114,7 @@ def layer_steps(layout: Layout, p: Pass, layer: Layer) -> tuple[Step, Step]:
     """One layer forward, and backward with what is computed again."""
     gathered = _gathered(layer.weights, layout) if layout.zero == 3 else []
     step = layer_forward(layer, p)
-    again = [*(replace(item, phase=RECOMPUTE) for item in gathered), *_recomputed(step, layout.recompute)]
+    again = [*(replace(item, phase=RECOMPUTE) for item in gathered), *_recomputed(step, layout)]
     return [*gathered, *step], [*again, *backward(step)]
 
 
@@ -140,12 +140,30 @@ def _next_token(model: Model, layout: Layout, p: Pass) -> tuple[Step, Step]:
     return [*join, *through, *head], [*backward(head), *back, *backward(join)]
 
 
-def _recomputed(step: Step, recompute: str) -> Step:
+# What selective recomputation computes again where attention keeps no scores.
+_AGAIN = frozenset(("rmsnorm", "layernorm", "gated_activation", "elementwise"))
+_FROM_LATENTS = frozenset(("attention.query", "attention.expansion"))
+
+
+def _recomputed(step: Step, layout: Layout) -> Step:
     """What of a layer's forward pass runs again."""
-    if recompute == "none":
+    if layout.recompute == "none":
         return []
-    chosen = step if recompute == "full" else [item for item in step if item.where == "attention.core"]
+    if layout.recompute == "full":
+        chosen = step
+    elif not layout.flash:
+        chosen = [item for item in step if item.where == "attention.core"]
+    else:
+        latent = any(item.where == "attention.latents" for item in step)
+        chosen = [item for item in step if isinstance(item, Use) and _cheap(item, latent)]
     return [replace(item, phase=RECOMPUTE) for item in chosen]
+
+
+def _cheap(use: Use, latent: bool) -> bool:
+    if use.operator in _AGAIN:
+        return not use.sizes.get("residual", 0)
+    # A query is a projection out of a latent only where there is one.
+    return use.operator == "matmul" and latent and use.where in _FROM_LATENTS
 
 
 def _gathered(weights: tuple[Weight, ...], layout: Layout) -> Step:

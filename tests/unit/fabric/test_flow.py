@@ -77,7 +77,8 @@ SYMMETRIC = [
     ]
     for collective, algorithm in [
         ("all_reduce", "ring"), ("all_reduce", "mesh"), ("all_reduce", "rdh"), ("all_reduce", "hierarchical"),
-        ("all_reduce", "single_step_mesh"), ("all_gather", "rdh"), ("reduce_scatter", "hierarchical"),
+        ("all_reduce", "single_step_mesh"), ("all_reduce", "kangaring"), ("all_gather", "kangaring"),
+        ("all_gather", "rdh"), ("reduce_scatter", "hierarchical"),
         ("all_to_all", "mesh"), ("all_to_all", "ring"), ("permute", "mesh"),
     ]
 ]  # fmt: skip
@@ -99,12 +100,13 @@ def test_closed_form_equals_simulation(system, ranks, systems, collective, algor
 @pytest.mark.parametrize(
     ("system", "ranks", "systems"), [("trn2.48xlarge", 64, 1), ("p5.48xlarge", 16, 2), ("trn2.48xlarge", 128, 2)]
 )
-def test_closed_form_equals_simulation_in_several_rings(system, ranks, systems):
+@pytest.mark.parametrize("algorithm", ["ring", "kangaring"])
+def test_closed_form_equals_simulation_in_several_rings(system, ranks, systems, algorithm):
     where = group(system, ranks, systems=systems)
     orders = ring_orders(where)
-    made = schedule("all_reduce", "ring", ranks, 128 * MIB, orders=orders)
+    made = schedule("all_reduce", algorithm, ranks, 128 * MIB, orders=orders)
     simulated = time_alone(from_schedule(made, where, models=PLAIN)).end_ps
-    found = closed.collective_time("all_reduce", "ring", where, 128 * MIB, models=PLAIN, orders=orders)
+    found = closed.collective_time("all_reduce", algorithm, where, 128 * MIB, models=PLAIN, orders=orders)
     assert found == pytest.approx(simulated, rel=1e-9, abs=2)
     assert len({tuple(o) for o in orders.tolist()}) == len(orders)
 

@@ -7,6 +7,8 @@ import pytest
 
 from trnsim.errors import DeadlockError, InputError
 from trnsim.fabric import ranks
+from trnsim.fabric.group import group
+from trnsim.fabric.predict import predict
 from trnsim.fabric.skew import Skew
 from trnsim.fabric.topology import topology
 
@@ -38,6 +40,7 @@ def test_collectives_of_all_ranks(system, size):
         np.testing.assert_array_equal(got["root"], every[-1])
         np.testing.assert_array_equal(got["turned"], every[r - 1])
     assert len(set(found.end_ps)) == 1
+    assert all(one.support == ("assumed" if system.startswith("p5") else "extrapolated") for one in found.collectives)
     assert [one.call for one in found.collectives] == ["all_reduce", "all_reduce", "all_gather", "broadcast", "permute"]
 
 
@@ -189,3 +192,9 @@ def test_a_rank_that_does_not_come_is_named():
 def test_ranks_that_a_system_cannot_hold():
     with pytest.raises(InputError, match="cannot hold"):
         ranks.run(lambda rank: None, 65, "trn2.48xlarge", systems=1)
+
+
+@pytest.mark.parametrize("nbytes", [8192, 1 << 21])
+def test_a_collective_alone_takes_what_is_predicted(nbytes):
+    found = ranks.run(lambda rank: rank.all_reduce(np.zeros(nbytes // 4, np.float32)).nbytes, 64, "trn2.48xlarge")
+    assert found.total_ps == pytest.approx(predict(group("trn2.48xlarge", 64), "all_reduce", nbytes).time_ps, abs=2)

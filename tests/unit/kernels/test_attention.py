@@ -1,59 +1,46 @@
 """Attention of many queries against PyTorch in float64, over drawn shapes, masks and formats."""
 
-import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given
+from kernel_harness import ROUNDING, assert_close, drawn, run
 
 import trnsim
 import trnsim.kernels.attention
 from trnsim.kernels.attention import attention
 
-torch = pytest.importorskip("torch")
-
-# Largest error of results of size 1: steps of the format in weights, sums and result.
-FORMATS = {np.dtype(np.float32): 2e-5, np.dtype(ml_dtypes.bfloat16): 2**-6, np.dtype(np.float16): 2**-9}
+torch = pytest.importorskip("torch", reason="PyTorch is an extra")
+attention_cases = pytest.importorskip("attention_cases")
 
 
-def reference(q, k, v, scale, causal=False, window=0, first_query=0):
+def reference(q, k, v, *arguments):
     """Results, and logarithms of the sums, in float64."""
-    q, k, v = (torch.from_numpy(np.asarray(x, np.float64)) for x in (q, k, v))
-    k, v = (x.repeat_interleave(len(q) // len(x), 0) for x in (k, v))
-    scores = scale * q.transpose(1, 2) @ k
-    if causal:
-        row = first_query + torch.arange(q.shape[2])[:, None]
-        column = torch.arange(k.shape[2])
-        hidden = column > row
-        if window:
-            hidden |= column <= row - window
-        scores = scores.masked_fill(hidden, -torch.inf)
-    return (torch.softmax(scores, -1) @ v).numpy(), torch.logsumexp(scores, -1).numpy()
+    result, logs = attention_cases.attend(*(torch.tensor(x.astype(np.float64)) for x in (q, k, v)), *arguments)
+    return result.numpy(), logs.numpy()
 
 
-@given(
-    st.sampled_from([(1, 1), (2, 1), (3, 3), (4, 2)]), st.sampled_from([64, 128, 192, 17]), st.integers(1, 400),
-    st.integers(0, 900), st.sampled_from([64, 128, 40]), st.sampled_from([None, 0, 1, 70, 300]),
-    st.sampled_from(list(FORMATS)), st.sampled_from([("trn1", 1), ("trn2", 1), ("trn2", 2), ("trn3", 2)]),
-    st.integers(0, 99),
-)  # fmt: skip
-@settings(max_examples=25, deadline=None)
-def test_results(heads, depth, queries, more, width, window, dtype, where, seed):
-    """``window``: None is attention without a mask; with one, the queries are the last tokens among the keys."""
-    chip, cores = where
-    rng = np.random.default_rng(seed)
+@given(attention_cases.cases)
+@drawn(25)
+def test_results(case):
+    """The queries of causal attention are the last tokens among the keys."""
+    heads, depth, queries, more, width, window, dtype, where = case
     causal = window is not None
-    keys = queries + more if causal else more + 1
-    q = rng.standard_normal((heads[0], depth, queries)).astype(dtype)
-    k = rng.standard_normal((heads[1], depth, keys)).astype(dtype)
-    v = rng.standard_normal((heads[1], keys, width)).astype(dtype)
+    q, k, v = attention_cases.arrays(heads, depth, queries, queries + more if causal else more + 1, width, dtype)
     arguments = (depth**-0.5, causal, window or 0, more if causal else 0)
-    options = trnsim.SimulationOptions(chip=chip, timed=False)
-    found, lse = trnsim.simulate(attention[cores], q, k, v, *arguments, True, options=options)
-    wanted, wanted_lse = reference(q, k, v, *arguments)
-    assert np.asarray(found).dtype == dtype
-    assert np.abs(np.asarray(found, np.float64) - wanted).max() <= FORMATS[dtype] * max(1, np.abs(wanted).max())
-    assert np.abs(lse - wanted_lse).max() <= 1e-4
+    found, logs = run(attention, where, q, k, v, *arguments, True)
+    wanted, wanted_logs = reference(q, k, v, *arguments)
+    # Steps of the format in weights, their sums and the result.
+    assert_close(found, wanted, dtype, 4, max(1, np.abs(wanted).max()), sums=2e-5)
+    assert_close(logs, wanted_logs, np.float32, 0, 1, sums=1e-4)
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+@pytest.mark.parametrize("depth", [192, 256])
+def test_wide_heads(depth, dtype):
+    """Two tiles of a head's elements."""
+    q, k, v = attention_cases.arrays((2, 1), depth, 200, 300, 72, dtype)
+    found = run(attention, ("trn2", 2), q, k, v, depth**-0.5, True, 0, 100)
+    assert_close(found, reference(q, k, v, depth**-0.5, True, 0, 100)[0], dtype, 4, 2, sums=2e-5)
 
 
 def test_large_scores():

@@ -1,67 +1,49 @@
 """Gradients of attention against PyTorch's in float64, over drawn shapes, masks and formats."""
 
-import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given
+from kernel_harness import assert_close, drawn, normal, run
 
 import trnsim
 from trnsim.kernels.attention_backward import attention_backward
 
-torch = pytest.importorskip("torch")
-
-# Largest error over the largest gradient: steps of the format in weights, their gradients and results.
-FORMATS = {np.dtype(np.float32): 2e-5, np.dtype(ml_dtypes.bfloat16): 2**-5, np.dtype(np.float16): 2**-8}
+torch = pytest.importorskip("torch", reason="PyTorch is an extra")
+attention_cases = pytest.importorskip("attention_cases")
 
 
-def reference(q, k, v, dy, scale, causal, window, first_query):
-    """Result, logarithms and gradients in float64; gradients have rows of queries and keys."""
-    q, k, v, dy = (torch.from_numpy(np.asarray(x, np.float64)) for x in (q, k, v, dy))
-    for x in (q, k, v):
-        x.requires_grad_()
-    each_k, each_v = (x.repeat_interleave(len(q) // len(x), 0) for x in (k, v))
-    scores = scale * q.transpose(1, 2) @ each_k
-    if causal:
-        row = first_query + torch.arange(q.shape[2])[:, None]
-        column = torch.arange(k.shape[2])
-        hidden = column > row
-        if window:
-            hidden = hidden | (column <= row - window)
-        scores = scores.masked_fill(hidden, -torch.inf)
-    result = torch.softmax(scores, -1) @ each_v
-    result.backward(dy)
-    found = (result, torch.logsumexp(scores, -1), q.grad.transpose(1, 2), k.grad.transpose(1, 2), v.grad)
-    return [x.detach().numpy() for x in found]
-
-
-@given(
-    st.sampled_from([(1, 1), (2, 1), (3, 3), (4, 2)]), st.sampled_from([64, 128, 17]), st.integers(1, 300),
-    st.integers(0, 700), st.sampled_from([64, 128, 40]), st.sampled_from([None, 0, 1, 70, 300]),
-    st.sampled_from(list(FORMATS)), st.sampled_from([("trn1", 1), ("trn2", 1), ("trn2", 2), ("trn3", 2)]),
-    st.integers(0, 99),
-)  # fmt: skip
-@settings(max_examples=20, deadline=None)
-def test_results(heads, depth, queries, more, width, window, dtype, where, seed):
-    """``window``: None is attention without a mask; ``more`` keys than queries, half of them before the first query."""
-    chip, cores = where
-    rng = np.random.default_rng(seed)
+@given(attention_cases.cases)
+@drawn(20)
+def test_results(case):
+    """``more`` keys than queries, half of them before the first query."""
+    heads, depth, queries, more, width, window, dtype, where = case
     causal = window is not None
-    keys = queries + more if causal else more + 1
-    q = rng.standard_normal((heads[0], depth, queries)).astype(dtype)
-    k = rng.standard_normal((heads[1], depth, keys)).astype(dtype)
-    v = rng.standard_normal((heads[1], keys, width)).astype(dtype)
-    dy = rng.standard_normal((heads[0], queries, width)).astype(dtype)
-    arguments = (depth**-0.5, causal, window or 0, more // 2 if causal else 0)
-    result, lse, *wanted = reference(q, k, v, dy, *arguments)
-    options = trnsim.SimulationOptions(chip=chip, timed=False)
-    given_forward = (result.astype(dtype), lse.astype(np.float32))
-    found = trnsim.simulate(attention_backward[cores], q, k, v, *given_forward, dy, *arguments, options=options)
-    for name, one, other in zip(("dq", "dk", "dv"), found, wanted, strict=True):
-        assert np.asarray(one).dtype == dtype
-        # One key leaves gradients of scores that are 0 but for rounding.
-        limit = FORMATS[dtype] * max(np.abs(other).max(), 0.5)
-        assert np.abs(np.asarray(one, np.float64) - other).max() <= limit, name
+    inputs = attention_cases.arrays(heads, depth, queries, queries + more if causal else more + 1, width, dtype)
+    dy = normal(3, (heads[0], queries, width), dtype)
+    check(inputs, dy, (depth**-0.5, causal, window or 0, more // 2 if causal else 0), where)
+
+
+def check(inputs, dy, arguments, where):
+    """All three gradients."""
+    dtype = dy.dtype
+    leaves = [torch.tensor(x.astype(np.float64), requires_grad=True) for x in inputs]
+    result, logs = attention_cases.attend(*leaves, *arguments)
+    result.backward(torch.tensor(dy.astype(np.float64)))
+    forward = result.detach().numpy().astype(dtype), logs.detach().numpy().astype(np.float32)
+    found = run(attention_backward, where, *inputs, *forward, dy, *arguments)
+    for one, leaf, turned in zip(found, leaves, (True, True, False), strict=True):
+        wanted = (leaf.grad.transpose(1, 2) if turned else leaf.grad).numpy()
+        # Steps of the format in weights, their gradients and results; one key leaves 0 but for rounding.
+        assert_close(one, wanted, dtype, 8, max(np.abs(wanted).max(), 0.5), sums=2e-5)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_long_sequences(cores, monkeypatch):
+    """More keys than a tile has, of smaller ones than usual; two heads of queries for one of keys."""
+    for module in ("attention", "attention_backward"):
+        monkeypatch.setattr(f"trnsim.kernels.{module}.LOAD", 512)
+    inputs = attention_cases.arrays((2, 1), 64, 700, 900, 64, np.float32)
+    check(inputs, normal(3, (2, 700, 64), np.float32), (0.125, True, 0, 200), ("trn2", cores))
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,15 @@
 """Attention of one query a sequence over a paged cache, against PyTorch in float64, over drawn shapes and formats."""
 
-import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from kernel_harness import assert_close, drawn, dtypes, places, run
 
 import trnsim
 from trnsim.kernels.decode_attention import decode_attention
 
-torch = pytest.importorskip("torch")
-
-# Largest error of results of size 1: steps of the format in weights and result.
-FORMATS = {np.dtype(np.float32): 2e-5, np.dtype(ml_dtypes.bfloat16): 2**-6, np.dtype(np.float16): 2**-9}
+torch = pytest.importorskip("torch", reason="PyTorch is an extra")
 
 
 def reference(q, k_cache, table, lengths, v_cache, scale, window, value_size):
@@ -34,12 +31,10 @@ def reference(q, k_cache, table, lengths, v_cache, scale, window, value_size):
 @given(
     st.integers(1, 3), st.sampled_from([(1, 1), (2, 1), (16, 1), (4, 4), (6, 3)]), st.sampled_from([1, 8, 12, 16, 64]),
     st.integers(1, 40), st.sampled_from([(64, 64, False), (128, 40, False), (17, 17, False), (576, 512, True)]),
-    st.sampled_from([0, 1, 100]), st.sampled_from(list(FORMATS)),
-    st.sampled_from([("trn1", 1), ("trn2", 1), ("trn2", 2), ("trn3", 2)]), st.integers(0, 99),
+    st.sampled_from([0, 1, 100]), dtypes, places, st.integers(0, 99),
 )  # fmt: skip
-@settings(max_examples=25, deadline=None)
+@drawn(25)
 def test_results(sequences, heads, block_length, width, sizes, window, dtype, where, seed):
-    chip, cores = where
     depth, value_size, latent = sizes
     rng = np.random.default_rng(seed)
     blocks = sequences * width + 2
@@ -49,11 +44,10 @@ def test_results(sequences, heads, block_length, width, sizes, window, dtype, wh
     table = rng.permutation(blocks)[: sequences * width].reshape(sequences, width).astype(np.int32)
     lengths = rng.integers(1, width * block_length + 1, (sequences, 1)).astype(np.int32)
     arguments = (v, depth**-0.5, window, value_size if latent else 0)
-    options = trnsim.SimulationOptions(chip=chip, timed=False)
-    found = np.asarray(trnsim.simulate(decode_attention[cores], q, k, table, lengths, *arguments, options=options))
     wanted = reference(q, k, table, lengths, *arguments)
-    assert found.dtype == dtype
-    assert np.abs(found.astype(np.float64) - wanted).max() <= FORMATS[dtype] * max(1, np.abs(wanted).max())
+    found = run(decode_attention, where, q, k, table, lengths, *arguments)
+    # Steps of the format in weights and result.
+    assert_close(found, wanted, dtype, 4, max(1, np.abs(wanted).max()), sums=2e-5)
 
 
 @pytest.mark.parametrize("window", [0, 300])

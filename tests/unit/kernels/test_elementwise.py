@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from kernel_harness import BF16, assert_close, dtypes, normal, places, run
+from kernel_harness import BF16, assert_close, drawn, dtypes, normal, places, run
 
 from trnsim.kernels.adam import adam_step
 from trnsim.kernels.elementwise import activation_backward, elementwise, gated_activation, gated_activation_backward
@@ -31,7 +31,7 @@ def double(array):
 @given(
     shapes, st.booleans(), st.booleans(), st.sampled_from(list(FUNCTIONS)), st.sampled_from([1.0, 0.5]), dtypes, places
 )
-@settings(max_examples=40, deadline=None)
+@drawn(40)
 def test_elementwise(shape, biased, added, name, scale, dtype, where):
     x = normal(1, shape, dtype)
     bias = normal(2, shape[1], dtype) if biased else None
@@ -42,25 +42,27 @@ def test_elementwise(shape, biased, added, name, scale, dtype, where):
     assert_close(run(elementwise, where, x, bias, residual, name, scale), wanted.detach(), dtype, 3.5, size)
 
 
-@given(shapes, st.sampled_from(["silu", "gelu"]), dtypes, places)
-@settings(max_examples=40, deadline=None)
+@given(shapes, st.sampled_from(["relu", "silu", "gelu", "gelu_tanh", "sigmoid"]), dtypes, places)
+@drawn(40)
 def test_gradients(shape, name, dtype, where):
     x, up, arrived = (normal(seed, shape, dtype) for seed in range(3))
     leaf, other, back = double(x), double(up), double(arrived).detach()
     FUNCTIONS[name](leaf).backward(back)
     size = max(1, leaf.grad.abs().max().item())
-    assert_close(run(activation_backward, where, arrived, x, name), leaf.grad, dtype, 2, size)
+    # These derivatives are made of rounded parts.
+    steps = 5 if name in ("gelu_tanh", "sigmoid") else 2
+    assert_close(run(activation_backward, where, arrived, x, name), leaf.grad, dtype, steps, size)
     leaf.grad = None
     wanted = FUNCTIONS[name](leaf) * other
     wanted.backward(back)
     assert_close(run(gated_activation, where, x, up, name), wanted.detach(), dtype, 2)
     of_gate, of_up = run(gated_activation_backward, where, arrived, x, up, name)
-    assert_close(of_gate, leaf.grad, dtype, 3)
+    assert_close(of_gate, leaf.grad, dtype, steps + 1)
     assert_close(of_up, other.grad, dtype, 2)
 
 
 @given(st.integers(1, 300), st.integers(1, 5), st.sampled_from([2, 10, 64, 128]), st.booleans(), dtypes, places)
-@settings(max_examples=40, deadline=None)
+@drawn(40)
 def test_rope(tokens, heads, size, inverse, dtype, where):
     x, angles = normal(1, (tokens, heads, size), dtype), normal(2, (tokens, size // 2), np.float32)
     cosines, sines = np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
@@ -80,7 +82,7 @@ def test_rope(tokens, heads, size, inverse, dtype, where):
     shapes, st.sampled_from([torch.optim.AdamW, torch.optim.Adam]), st.sampled_from([0.0, 0.1]), dtypes,
     st.sampled_from([BF16, np.float32]), places,
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@drawn(40)
 def test_adam(shape, optimiser, decay, dtype, model_dtype, where):
     start = normal(1, shape, np.float32)
     parameter = torch.nn.Parameter(torch.tensor(start.astype(np.float64)))
@@ -109,7 +111,7 @@ def test_adam(shape, optimiser, decay, dtype, model_dtype, where):
     [
         (elementwise, (np.zeros((2, 3), np.float32), None, None, "swish"), "no activation swish: there are identity"),
         (elementwise, (np.zeros((2, 3), np.float32), np.zeros(2, np.float32)), r"bias is \(2,\): it must be \(3,\)"),
-        (activation_backward, (np.zeros((2, 3), np.float32),) * 2 + ("relu",), "no derivative of relu"),
+        (activation_backward, (np.zeros((2, 3), np.float32),) * 2 + ("identity",), "no derivative of identity"),
         (gated_activation, (np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32)), r"up is \(3, 2\)"),
         (rope, (np.zeros((2, 1, 3), np.float32),) + (np.zeros((2, 1), np.float32),) * 2, "heads have 3 elements"),
         (adam_step, (np.zeros((2, 3), BF16),) * 6, "weight is bfloat16: it must be float32"),

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from kernel_harness import assert_close, dtypes, normal, places, run
+from kernel_harness import assert_close, assert_same, drawn, dtypes, normal, places, run
 
 from trnsim.errors import TrnsimError
 from trnsim.kernels.cross_entropy import cross_entropy, cross_entropy_backward
@@ -21,7 +21,7 @@ def double(array):
 @given(
     st.integers(1, 400), st.integers(1, 700), st.sampled_from([1.0, 0.25]), st.sampled_from([0, 200]), dtypes, places
 )
-@settings(max_examples=40, deadline=None)
+@drawn(40)
 def test_softmax(rows, width, scale, mean, dtype, where):
     x, arrived = (normal(1, (rows, width), np.float32) * 4 + mean).astype(dtype), normal(2, (rows, width), dtype)
     wanted = torch.softmax(scale * double(x), -1).detach()
@@ -36,7 +36,7 @@ def test_softmax(rows, width, scale, mean, dtype, where):
 
 
 @given(st.integers(1, 200), st.sampled_from([1, 7, 300, 5000, 9001, 17000]), dtypes, places)
-@settings(max_examples=40, deadline=None)
+@drawn(40)
 def test_cross_entropy(rows, width, dtype, where):
     logits = (normal(1, (rows, width), np.float32) * 5).astype(dtype)
     logits[:, -1:] += 10  # what comes last is the largest of many rows
@@ -53,15 +53,14 @@ def test_cross_entropy(rows, width, dtype, where):
 
 
 @given(st.integers(1, 400), st.integers(1, 60), st.sampled_from([1, 3, 64, 300, 600]), dtypes, places)
-@settings(max_examples=40, deadline=None)
+@drawn(40)
 def test_embedding(tokens, rows, width, dtype, where):
     table, arrived = normal(1, (rows, width), dtype), normal(2, (tokens, width), dtype)
     numbers = np.random.default_rng(3).integers(0, rows, tokens).astype(np.int32)
     leaf = double(table)
     wanted = torch.nn.functional.embedding(torch.tensor(numbers).long(), leaf)
     wanted.backward(double(arrived).detach())
-    found = run(embedding, where, numbers, table)
-    assert np.array_equal(np.asarray(found), table[numbers])
+    assert_same(run(embedding, where, numbers, table), table[numbers])
     size = max(3, leaf.grad.abs().max().item())  # of what is added up, which may cancel
     assert_close(run(embedding_backward, where, arrived, numbers, rows), leaf.grad, np.float32, 1, size)
 

@@ -8,8 +8,11 @@ import trnsim.nki.collectives as ncc
 import trnsim.nki.isa as nisa
 import trnsim.nki.language as nl
 from trnsim import profile, simulate, simulate_ranks
-from trnsim.errors import CompilerError, DeadlockError, HardwareError, UnsupportedError
+from trnsim.errors import CompilerError, DeadlockError, HardwareError, InputError, UnsupportedError
+from trnsim.fabric.data import execute
 from trnsim.machine import core as machine
+from trnsim.nki.placement import Placement
+from trnsim.session import Session, SimulationOptions
 
 
 def inputs(ranks, shape, seed=0, dtype=np.float32):
@@ -316,8 +319,65 @@ def test_a_kernel_that_is_called_alone_is_one_rank():
 
 
 def test_time_is_refused_by_name():
-    with pytest.raises(UnsupportedError, match=r"the time of nki\.collectives\.all_reduce is not modelled yet"):
+    with pytest.raises(
+        UnsupportedError, match=r"the time of nki\.collectives\.all_reduce is not known here: .*system="
+    ):
         profile(lonely, inputs(1, (4, 4))[0])
+
+
+# -- in a system -------------------------------------------------------------------------------------------------------
+
+
+def summed(x):
+    out = output(x.shape, x.dtype)
+    ncc.all_reduce([x], [out], ncc.ReplicaGroup([[0, 1, 2, 3], [4, 5, 6, 7]]), nl.add)
+    return out
+
+
+def timed(kernel, arrays, **options):
+    with Session(SimulationOptions()).active() as session:
+        simulate_ranks(kernel, [(a,) for a in arrays], **options)
+    return session.calls
+
+
+def test_time_in_a_system():
+    arrays = inputs(8, (128, 4096))
+    calls = timed(summed, arrays, system="trn2.48xlarge", lnc=2)
+    nbytes = arrays[0].nbytes
+    where = Placement("trn2.48xlarge", 8, 2)
+    taken = where.time_ps("all_reduce", [[0, 1, 2, 3], [4, 5, 6, 7]], (0, 1, 2, 3), nbytes, 4)
+    assert len(calls) == 8
+    for call in calls:
+        # The collective, and what any DMA has before its first and after its last packet.
+        assert taken < call.timeline.total_ps < taken + 5_000_000
+        assert call.timeline.support == "extrapolated"
+    more = timed(summed, inputs(8, (128, 8192)), system="trn2.48xlarge", lnc=2)
+    double = where.time_ps("all_reduce", [[0, 1, 2, 3], [4, 5, 6, 7]], (0, 1, 2, 3), 2 * nbytes, 4)
+    assert more[0].timeline.total_ps - calls[0].timeline.total_ps == pytest.approx(double - taken, abs=1_000_000)
+
+
+def test_sums_are_those_of_the_systems_algorithm():
+    values = [(np.random.default_rng(r).standard_normal((8, 64)) * 100).astype(np.float32) for r in range(8)]
+    alone = run(summed, values)
+    placed = run(summed, values, system="trn2.48xlarge")
+    made = Placement("trn2.48xlarge", 8, 1).schedule("all_reduce", (0, 1, 2, 3), values[0].nbytes, 4)
+    expected = execute(made, [v.reshape(-1) for v in values[:4]])
+    for rank in range(4):
+        np.testing.assert_array_equal(placed[rank].reshape(-1), expected[rank])
+        order = ((values[0] + values[1]) + values[2]) + values[3]
+        np.testing.assert_array_equal(alone[rank], order)
+
+
+def test_ranks_and_systems_that_do_not_fit():
+    arrays = inputs(8, (4, 4))
+    for options, match in [
+        ({"system": "trn9"}, "unknown system"),
+        ({"system": "p5.48xlarge"}, "no NeuronCores"),
+        ({"system": "trn1.32xlarge", "chip": "trn2"}, "has trn1, not trn2"),
+        ({"system": "trn1.32xlarge", "lnc": 2}, "no such logical core"),
+    ]:
+        with pytest.raises(InputError, match=match):
+            simulate_ranks(summed, [(a,) for a in arrays], **options)
 
 
 # -- ranks that do not match -------------------------------------------------------------------------------------------

@@ -60,6 +60,20 @@ def test_what_if_of_one_of_several_chips():
     assert [c["time_us"] for c in alone] == [changed["time_us"]]
 
 
+def test_what_if_of_timing_constants(tmp_path):
+    arguments = ["matmul", *ARGUMENTS, "--cache", str(tmp_path / "costs.db")]
+    done = invoke(*arguments, "--set", "trn3.dma.sustained_bytes_per_ns=4GB/s", "--json", "-")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["chips"] == ["trn3[dma.sustained_bytes_per_ns=4GB/s]"]
+    kernel, compiler = found["costs"]
+    assert kernel["time_us"] > 2 * kernel["unchanged_time_us"]
+    assert compiler["time_us"] == compiler["unchanged_time_us"]  # its HBM is as it was
+    assert {c["support"] for c in found["costs"]} == {"what-if"}
+    refused = invoke(*arguments, "--set", "trn3.dma.sustained=4GB/s")
+    assert "the nearest are dma.sustained_bytes_per_ns" in str(refused.exception)
+
+
 def test_options_that_are_words():
     sizes = ["--tokens=128", "--width=512", "--hidden=1024", "--outputs=512"]
     plain, chosen = (
@@ -106,6 +120,7 @@ def test_roofline_lines_and_points():
         (["matmul", "--m", "x"], "--m needs an integer"),
         (["matmul", "12"], "sizes"),
         (["dance", "--m", "1"], "no operator 'dance'"),
+        (["atention", "--m", "1"], "nearest: attention"),
         (["matmul", *ARGUMENTS, "--chip", "h100", "--set", "b200.hbm.bandwidth=9TB/s"], "the chip is h100"),
         (["matmul", *ARGUMENTS, "--chip", "inf1"], "no timing constants"),
         (["matmul", *ARGUMENTS, "--chip", "h100", "--dtype", "mxfp4"], "the nearest that it has is float8"),

@@ -1,4 +1,7 @@
-"""Surfaces against whole simulations, and the store they are kept in."""
+"""Surfaces against what they are sums of, and against whole simulations."""
+
+import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -6,90 +9,200 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trnsim.errors import InputError, UnsupportedError
-from trnsim.kernels.contract import Contract
-from trnsim.operators import samples, surface
+from trnsim.kernels.contract import PLAIN, Axis, Contract, Limit
+from trnsim.operators import surface
+from trnsim.operators.basis import Knots
+from trnsim.operators.draws import Draws
 from trnsim.operators.kernel_costs import KernelCosts, contracts
 from trnsim.operators.samples import QUANTITIES
-from trnsim.operators.store import Store
 
-MATMUL = contracts()["matmul"]
+CONTRACTS = contracts()
 
 
-def synthetic(blocks=None, regime=lambda _: (), flops=1):
+def along(axis, size, of):
+    whole, lacking = Knots.of(axis).weights(size)
+    return sum(weight * of(at) for weights in (whole, lacking) for at, weight in weights.items())
+
+
+AXES = [
+    Axis("linear", 128, 1024, first=2, far=8),
+    Axis("from the first", 2, 2, low=2, grain=2, first=0, far=1),
+    Axis("from a low", 128, 1024, low=5000),
+    Axis("as it is", 128, 1024, low=128, high=3000, grain=64),
+]
+
+
+@pytest.mark.parametrize("axis", AXES, ids=lambda axis: axis.name)
+@given(st.integers(1, 100_000))
+@settings(deadline=None)
+def test_lines_are_found_again(axis, size):
+    size = max(axis.low, size if axis.high is None else size % axis.high) // axis.grain * axis.grain
+    size = max(size, -(-axis.low // axis.grain) * axis.grain)
+    assert along(axis, size, lambda at: 7.0) == pytest.approx(7)
+    whole = -(-size // axis.tile) * axis.tile
+    if axis.high is None or whole <= axis.high:
+        assert along(axis, whole, lambda at: 3.0 * at + 5) == pytest.approx(3 * whole + 5)
+
+
+@given(st.integers(1, 1000))
+@settings(deadline=None)
+def test_what_repeats_with_every_block_is_found_again(blocks):
+    axis = Axis("a", 128, 512)
+
+    def of(at):  # the second tile of a block takes longer than the others
+        return 3 * at + (-(-at // 128) % 4 == 2)
+
+    for tiles in range(4 * blocks + 1, 4 * blocks + 5):
+        if tiles > 4:
+            assert along(axis, tiles * 128, of) == pytest.approx(of(tiles * 128), abs=0.51 if tiles % 4 == 3 else 1e-6)
+
+
+@given(st.integers(5, 4000))
+@settings(deadline=None)
+def test_parabolas_are_found_again(tiles):
+    axis = Axis("a", 128, 512, degree=2)
+    at = tiles * 128
+    assert along(axis, at, lambda x: 3.0 + 2 * x + 0.1 * x * x) == pytest.approx(3.0 + 2 * at + 0.1 * at * at)
+
+
+@given(st.integers(129, 20_000))
+@settings(deadline=None)
+def test_a_part_of_a_tile_lies_between_nothing_and_a_tile(size):
+    def of(at):
+        return float(-(-at // 128) * 128)  # a part takes as long as a tile
+
+    assert along(Axis("a", 128, 1024), size, of) == pytest.approx(of(size))
+
+
+BLOCKS = (Axis("a", 1, 10), Axis("b", 2, 20))
+
+
+def synthetic(axes=BLOCKS, flops=1, **more):
     """A kernel of two loops, blocks of 10 and 20."""
-    blocks = blocks or {"a": 10, "b": 20}
     return Contract(
-        name="synthetic", kernel=None, sizes=("a", "b"), dtypes=("float32",), arguments=lambda _: (),
-        blocks=lambda _: blocks, regime=regime, flops=lambda _: flops, bytes=lambda _: 1,
+        name="synthetic", kernel=None, sizes=("a", "b"), arguments=lambda _: (), axes=lambda _: axes,
+        flops=lambda _: flops, bytes=lambda _: 1, **more,
     )  # fmt: skip
 
 
-def sample_of(late):
+def sample_of(time, instructions=1e5):
     asked = []
 
     def sample(problem):
-        a, b = problem.sizes["a"] // 10, problem.sizes["b"] // 20
-        rest = problem.sizes["a"] % 10 + 3 * (problem.sizes["b"] % 20)
-        whole = 1e6 + 1000 * a + 2000 * b + 70 * a * b + rest + 1e5 * min(a, late)
+        a, b = problem.sizes["a"], problem.sizes["b"]
         asked.append((a, b))
-        return np.array([whole] + [a * b] * (len(QUANTITIES) - 1), float), "assumed", "made up"
+        return np.array([time(a, b), 0, instructions] + [0] * (len(QUANTITIES) - 3), float), "assumed", "made up"
 
     return sample, asked
 
 
-@given(st.integers(1, 400), st.integers(1, 800), st.integers(0, 2))
-@settings(deadline=None)
-def test_a_bilinear_time_is_found_again(a, b, late):
+def found_at(contract, made, sample, a, b):
+    problem = contract.problem("float32", 1, {"a": 1, "b": 1})
+    surface.fill(made, contract, problem, made.missing((a, b)), sample)
+    return made.evaluate((a, b))[0]
+
+
+@given(st.integers(1, 4000), st.integers(1, 8000))
+@settings(deadline=None, max_examples=30)
+def test_a_bilinear_time_is_found_again(a, b):
+    def time(a, b):
+        return 1e6 + 1000.0 * a + 2000 * (-(-b // 2)) + 70 * a * (-(-b // 2))
+
     contract = synthetic()
-    sample, asked = sample_of(late)
-    problem = contract.problem("float32", 1, {"a": a, "b": b})
-    made = surface.build(contract, problem, sample)
-    assert made.covers(problem)
-    assert made.evaluate(problem)[0] == pytest.approx(sample(problem)[0][0])
-    assert max((x for x, _ in asked[:-1]), default=0) <= max(surface.SETTLING + 3, a // 10)
+    sample, asked = sample_of(time)
+    made = surface.build(contract, contract.problem("float32", 1, {"a": 1, "b": 1}), sample)
+    assert made.error(1e9) < 1e-9
+    assert found_at(contract, made, sample, a, b) == pytest.approx(time(a, b))
+    assert max(asked) <= (50, 100)
 
 
-def test_a_surface_covers_what_differs_in_iterations_only():
+def test_knots_come_where_another_engine_takes_over():
+    def time(a, b):
+        return 1000.0 * max(30, 7 * a) + b
+
+    contract = synthetic((Axis("a", 1, 64), Axis("b", 1, 4)))
+    sample, _ = sample_of(time)
+    made = surface.build(contract, contract.problem("float32", 1, {"a": 1, "b": 1}), sample)
+    for a in (2, 3, 4, 5, 6, 30, 100):
+        assert found_at(contract, made, sample, a, 9) == pytest.approx(time(a, 9), rel=0.01)
+
+
+def test_a_surface_that_is_wrong_is_not_used(monkeypatch):
+    draw = np.random.default_rng(0)
+    sample, _ = sample_of(lambda a, b: 1000 * draw.uniform(1, 2))
     contract = synthetic()
-    made = surface.build(contract, contract.problem("float32", 1, {"a": 105, "b": 205}), sample_of(0)[0])
-    for a, b, covered in ((205, 1005, True), (204, 1005, False), (205, 1006, False), (15, 25, True), (5, 205, False)):
-        assert made.covers(contract.problem("float32", 1, {"a": a, "b": b})) is covered
+    monkeypatch.setattr("trnsim.operators.kernel_costs.contracts", lambda: {"synthetic": contract})
+    costs = KernelCosts("trn2", use_shipped=False)
+    monkeypatch.setattr(costs.source, "sampler", lambda _, problem: sample(problem))
+    assert costs.cost("synthetic", "float32", a=15, b=25).how == "simulated"
+    assert costs.costs("synthetic", "float32", a=[15], b=25).time_ps[0] >= 1000
 
 
-def test_no_surface_reaches_into_another_regime():
-    contract = synthetic(regime=lambda p: (p.sizes["a"] >= 50,))
-    sample, asked = sample_of(0)
-    surface.build(contract, contract.problem("float32", 1, {"a": 200, "b": 25}), sample)
-    assert min(a for a, _ in asked) >= 5 or {a for a, _ in asked} == {20}
+def test_what_is_too_large():
+    contract = synthetic(flops=10**15)
+    with pytest.raises(UnsupportedError, match="too large"):
+        surface.build(contract, contract.problem("float32", 1, {"a": 5, "b": 7}), sample_of(lambda a, b: 1.0)[0])
 
 
-def test_what_never_settles_is_simulated_whole():
-    contract = synthetic()
-
-    def sample(problem):
-        return np.array([float(problem.sizes["a"]) ** 3] * len(QUANTITIES)), "assumed", ""
-
-    problem = contract.problem("float32", 1, {"a": 200, "b": 7})
-    made = surface.build(contract, problem, sample)
-    assert not made.blocks
-    assert made.evaluate(problem)[0] == 200.0**3
+USES = [Draws(1, 500, 200_000).use(number) for number in range(120)]
 
 
-@pytest.mark.parametrize(
-    ("cores", "sizes"),
-    [
-        (1, {"m": 6400, "k": 640, "n": 3200}),
-        (2, {"m": 512, "k": 6016, "n": 2048}),
-        (1, {"m": 300, "k": 700, "n": 4000}),
-    ],
-)
-def test_matmul(cores, sizes):
-    found = KernelCosts("trn2", cores).cost("matmul", "bfloat16", **sizes)
-    whole, support, _ = samples.run(MATMUL, MATMUL.problem("bfloat16", cores, sizes), "trn2")
-    assert found.time_ps == pytest.approx(whole[0], rel=0.01)
-    assert found.hbm_bytes == whole[1]
-    assert found.support == support
-    assert found.bound == "tensor"
+@pytest.mark.parametrize("use", USES, ids=lambda use: f"{use[2]} {use[0]} x{use[1]} {use[3]}")
+def test_samples_are_of_the_regime(use):
+    """What a surface extrapolates from runs its loops as the use does, and is a use itself."""
+    chip, cores, operator, dtype, sizes = use
+    contract, generation = CONTRACTS[operator], KernelCosts(chip, cores).generation
+    problem = contract.problem(dtype, cores, sizes, generation)
+    axes = contract.axes(problem)
+    point = [contract.coordinates(problem)[axis.name] for axis in axes]
+    every = [Knots.of(axis).coordinates for axis in axes]
+    for number, axis in enumerate(axes):
+        assert axis.low <= point[number], axis
+        for end, at in itertools.product((min, max), every[number]):
+            place = [at if other == number else end(every[other]) for other in range(len(axes))]
+            named = {axis.name: x for axis, x in zip(axes, place, strict=True)}
+            sample = problem.resized(contract.placed(problem, named))
+            asked = {n: v for n, v in sample.sizes.items() if n in contract.sizes}
+            again = contract.problem(dtype, cores, {**asked, **problem.options}, generation).resized(sample.sizes)
+            found = contract.coordinates(again)
+            assert {name: found[name] for name in named} == named
+            if "by_column" not in sample.sizes:
+                assert contract.regime(again) == contract.regime(problem)
+    assert contract.flops(problem) >= 0
+    assert contract.bytes(problem) > 0
+
+
+SMALL = [
+    ("trn2", 1, "rmsnorm", "bfloat16", {"rows": 50_000, "width": 4096}),
+    ("trn3", 2, "softmax", "float16", {"rows": 70_001, "width": 2048}),
+    ("trn1", 1, "adam", "bfloat16", {"elements": 100_000_000}),
+    ("trn3", 1, "reduce_columns", "float32", {"rows": 30_000, "width": 1536}),
+    ("trn2", 2, "gated_activation", "bfloat16", {"rows": 20_000, "width": 5000}),
+    ("trn2", 2, "router", "bfloat16", {"tokens": 30_000, "width": 1024, "experts": 64, "k": 6}),
+]
+
+
+@pytest.mark.parametrize("use", SMALL, ids=lambda use: use[2])
+def test_against_whole_simulations(use):
+    chip, cores, operator, dtype, sizes = use
+    costs = KernelCosts(chip, cores, use_shipped=False)
+    found = costs.cost(operator, dtype, **sizes)
+    whole = costs.simulated(operator, dtype, **sizes)
+    assert found.how == "surface"
+    assert found.time_ps == pytest.approx(whole.time_ps, rel=0.04)
+    assert found.hbm_bytes == pytest.approx(whole.hbm_bytes, rel=0.02)
+    assert (found.bound, found.support) == (whole.bound, whole.support)
+
+
+def test_arrays_are_what_each_is():
+    costs = KernelCosts("trn2", use_shipped=False)
+    rows, widths = np.array([100, 128, 5000, 70_001, 100, 9]), np.array([512, 512, 512, 768, 512, 768])
+    found = costs.costs("reduce_rows", "bfloat16", rows=rows, width=widths)
+    each = [costs.cost("reduce_rows", "bfloat16", rows=int(r), width=int(w)) for r, w in zip(rows, widths, strict=True)]
+    np.testing.assert_allclose(found.time_ps, [one.time_ps for one in each], rtol=1e-12)
+    np.testing.assert_array_equal(found.hbm_bytes, [one.hbm_bytes for one in each])
+    np.testing.assert_array_equal(found.flops, [one.flops for one in each])
+    np.testing.assert_allclose(found.busy_ps["dma"], [one.busy_ps["dma"] for one in each])
 
 
 @pytest.mark.parametrize(
@@ -97,38 +210,64 @@ def test_matmul(cores, sizes):
     [
         ({"m": 1, "k": 1}, "no n"),
         ({"m": 1, "k": 1, "n": 1, "o": 1}, "unknown o"),
-        ({"m": 0, "k": 1, "n": 1}, "at least 1"),
+        ({"m": 0, "k": 1, "n": 1}, "at least 1; nearest: 1"),
         ({"m": 1, "k": 1, "n": 1, "contract_lhs": 2}, "contract_lhs"),
     ],
-)  # fmt: skip
+)
 def test_bad_uses(given_, text):
     with pytest.raises(InputError, match=text):
         KernelCosts("trn2").cost("matmul", "bfloat16", **given_)
 
 
+@pytest.mark.parametrize(
+    ("chip", "operator", "dtype", "sizes", "text"),
+    [
+        ("trn1", "matmul", "float8_e4m3", {"m": 1, "k": 2, "n": 1}, "NeuronCore-v2 has no matmul_fp8; NeuronCore-v3"),
+        ("trn2", "matmul", "float8_e4m3fn", {"m": 1, "k": 2, "n": 1}, "NeuronCore-v4 has it; nearest: float8_e4m3"),
+        ("trn2", "matmul", "int4", {"m": 1, "k": 2, "n": 1}, "no int4 on NeuronCore-v3; nearest: bfloat16"),
+        ("trn3", "matmul", "float4_e2m1fn_x4", {"m": 2, "k": 200, "n": 1}, "a multiple of 128; nearest: 256"),
+        ("trn2", "rmsnorm", "float32", {"rows": 1, "width": 10_000}, "1 to 8192; nearest: 8192"),
+        ("trn2", "attention", "bfloat16", {"heads": 7, "kv_heads": 2, "queries": 1, "keys": 1, "depth": 64}, "nearest"),
+        ("trn2", "attention", "bfloat16", {"heads": 2, "kv_heads": 2, "queries": 9, "keys": 1, "depth": 64}, "9 keys"),
+        ("trn2", "attention_backward", "bfloat16",
+         {"heads": 2, "kv_heads": 2, "queries": 90_000, "keys": 90_000, "depth": 64}, "about"),
+        ("trn2", "router", "bfloat16", {"tokens": 1, "width": 64, "experts": 4, "k": 5}, "nearest: 4"),
+        ("trn2", "matmool", "bfloat16", {}, "no kernel for 'matmool'; nearest: matmul"),
+    ],
+)  # fmt: skip
+def test_what_a_contract_or_a_generation_lacks(chip, operator, dtype, sizes, text):
+    with pytest.raises(InputError, match=text):
+        KernelCosts(chip).cost(operator, dtype, **sizes)
+
+
+def test_one_use_is_simulated_where_there_is_no_surface():
+    costs = KernelCosts("trn2", use_shipped=False)
+    sizes = {"rows": 300, "width": 1024}
+    first = costs.once("softmax", "bfloat16", **sizes)
+    assert first == costs.simulated("softmax", "bfloat16", **sizes)
+    assert first.how == "simulated"
+    costs.cost("softmax", "bfloat16", **sizes)
+    assert costs.once("softmax", "bfloat16", **sizes).how == "surface"
+
+
 def test_bad_places():
-    with pytest.raises(InputError, match="no float8"):
-        KernelCosts("trn2").cost("matmul", "float8_e4m3", m=1, k=1, n=1)
-    with pytest.raises(InputError, match="no kernel for 'matmool'"):
-        KernelCosts("trn2").cost("matmool", "bfloat16")
     with pytest.raises(InputError, match="logical cores of 2"):
         KernelCosts("trn1", 2)
     with pytest.raises(InputError, match="no NeuronCore"):
         KernelCosts("h100")
 
 
-def test_what_is_too_large():
-    contract = synthetic(flops=10**15)
-    with pytest.raises(UnsupportedError, match="too large"):
-        surface.build(contract, contract.problem("float32", 1, {"a": 5, "b": 7}), sample_of(0)[0])
+@given(st.integers(-5, 3000))
+def test_the_nearest_value(value):
+    limit = Limit(low=100, high=1000, multiple=64)
+    allowed = [at for at in range(100, 1001) if at % 64 == 0]
+    assert abs(limit.nearest(value) - value) == min(abs(at - value) for at in allowed)
 
 
-def test_a_store_gives_back_what_it_got(tmp_path, monkeypatch):
-    path = tmp_path / "deep" / "surfaces.db"
-    sizes = {"m": 300, "k": 700, "n": 4000}
-    first = KernelCosts("trn2", 1, Store(path), use_shipped=False).cost("matmul", "bfloat16", **sizes)
-    monkeypatch.setattr(surface, "build", lambda *_: pytest.fail("made again"))
-    assert KernelCosts("trn2", 1, Store(path), use_shipped=False).cost("matmul", "bfloat16", **sizes) == first
-    monkeypatch.setattr("trnsim.operators.decides.code_of", lambda files: "another")
-    with pytest.raises(pytest.fail.Exception):
-        KernelCosts("trn2", 1, Store(path), use_shipped=False).cost("matmul", "bfloat16", **sizes)
+def test_every_contract():
+    for name, contract in CONTRACTS.items():
+        assert name == contract.name
+        assert contract.summary
+        assert set(contract.fixed) | set(contract.defaults) <= set(contract.sizes)
+        assert dataclasses.is_dataclass(contract)
+    assert {d for c in CONTRACTS.values() for d in c.dtypes["v2"]} == set(PLAIN["v2"])

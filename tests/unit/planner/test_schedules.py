@@ -24,13 +24,13 @@ def _length(times, send, found):
 @given(
     stages=st.sampled_from([1, 2, 4, 8]),
     chunks=st.sampled_from([1, 2, 5]),
-    groups=st.integers(4, 12),
-    first=st.floats(0.9, 1.05),
-    last=st.floats(1.0, 1.2),
+    groups=st.integers(2, 12),
+    first=st.floats(0.9, 1.02),
+    last=st.floats(0.98, 1.2),
     send=st.floats(0, 0.01),
 )
 def test_within_one_percent_of_replayed_steps(stages, chunks, groups, first, last, send):
-    # Equal layers; embedding and head make the first and the last piece shorter or longer.
+    # Equal layers; the first piece is shorter (the embedding takes little), the last one longer (the head).
     chunks = 1 if stages == 1 else chunks
     times = np.tile([1.0, 1.1, 0.9], (stages * chunks, 1))
     times[0] *= first

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import count, reference
 
+from trnsim.errors import InputError
 from trnsim.workloads import build
 from trnsim.workloads.parts import Attention, LatentAttention
 
@@ -236,3 +237,275 @@ def test_flops_equal_those_that_torch_counts(name):
 
 def layer_rotary(model):
     return model.layers[0].parts[0].rotary
+
+
+BASE = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "tie_word_embeddings": False,
+    "pad_token_id": 0,
+}
+
+
+def variant(kind, **change):
+    """A small model; a field given as "-" is left out."""
+    return {name: value for name, value in (BASE | {"model_type": kind} | change).items() if value != "-"}
+
+
+# Choices that configs make seldom, and fields left to what their class has.
+VARIANTS = [
+    variant("cohere", use_qk_norm=True),
+    variant("cohere"),
+    variant("cohere2", layer_types="-", sliding_window=8, attention_bias=True),
+    variant("falcon", intermediate_size="-", num_key_value_heads="-", new_decoder_architecture=True, num_kv_heads=2),
+    variant(
+        "falcon",
+        intermediate_size="-",
+        num_key_value_heads="-",
+        new_decoder_architecture=True,
+        num_kv_heads=2,
+        num_ln_in_parallel_attn=1,
+    ),
+    variant("falcon", intermediate_size="-", num_key_value_heads="-", bias=True, multi_query=False),
+    variant("falcon", intermediate_size="-", num_key_value_heads="-", parallel_attn=False, alibi=True),
+    variant("gpt_neox", attention_bias=False),
+    variant("gpt_neox", use_parallel_residual=False),
+    variant("gpt_neox", tie_word_embeddings=True),
+    variant("persimmon", qk_layernorm=False),
+    variant("starcoder2", use_bias=False, tie_word_embeddings=True),
+    variant("starcoder2"),
+    {
+        "model_type": "gpt_bigcode",
+        "n_embd": 64,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 30,
+        "vocab_size": 90,
+        "multi_query": False,
+    },
+    variant(
+        "opt",
+        intermediate_size="-",
+        ffn_dim=96,
+        word_embed_proj_dim=64,
+        max_position_embeddings=40,
+        enable_bias=False,
+        num_key_value_heads="-",
+        tie_word_embeddings=True,
+    ),
+    variant(
+        "opt",
+        intermediate_size="-",
+        ffn_dim=96,
+        word_embed_proj_dim=64,
+        max_position_embeddings=40,
+        num_key_value_heads="-",
+        tie_word_embeddings=False,
+    ),
+    variant(
+        "nemotron",
+        attention_bias=True,
+        mlp_bias=True,
+        head_dim=16,
+        partial_rotary_factor=0.5,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    ),
+    variant(
+        "glm4_moe",
+        head_dim=16,
+        use_qk_norm=True,
+        attention_bias=True,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        n_shared_experts=2,
+        first_k_dense_replace=2,
+    ),
+    variant("glm4"),
+    variant("glm"),
+    variant("glm", attention_bias=False),
+    variant("ernie4_5", use_bias=True, tie_word_embeddings=True),
+    variant("ernie4_5"),
+    variant("hunyuan_v1_dense", head_dim=16, attention_bias=True),
+    variant("internlm3", qkv_bias=True, bias=True),
+    variant("granite", attention_bias=True, mlp_bias=True),
+    variant("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1),
+    variant("qwen3", attention_bias=True, head_dim=32),
+    variant(
+        "qwen2_moe",
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=48,
+        decoder_sparse_step=2,
+    ),
+    variant(
+        "qwen2_moe",
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=48,
+        qkv_bias=False,
+    ),
+    variant(
+        "llama4_text",
+        head_dim=16,
+        intermediate_size_mlp=128,
+        num_local_experts=4,
+        num_experts_per_tok=1,
+        interleave_moe_layer_step=2,
+        attention_bias=True,
+    ),
+    variant("minimax", num_local_experts=4, num_experts_per_tok=2, head_dim=16),
+    variant("mixtral", num_local_experts=4, num_experts_per_tok=2, tie_word_embeddings=True),
+    variant("phimoe", num_local_experts=4, num_experts_per_tok=2, attention_bias=True),
+    variant(
+        "recurrent_gemma",
+        num_hidden_layers=4,
+        lru_width=32,
+        attention_window_size=16,
+        conv1d_width=4,
+        intermediate_size=192,
+        head_dim=16,
+    ),
+    variant(
+        "falcon_h1",
+        mamba_d_ssm=64,
+        mamba_n_heads=4,
+        mamba_d_head=16,
+        mamba_n_groups=2,
+        mamba_d_state=8,
+        mamba_d_conv=4,
+        mamba_rms_norm=True,
+        mamba_proj_bias=True,
+        mamba_conv_bias=False,
+        mlp_bias=True,
+        attention_bias=True,
+    ),
+    variant(
+        "falcon_h1",
+        mamba_d_ssm=64,
+        mamba_n_heads=4,
+        mamba_d_head=16,
+        mamba_n_groups=2,
+        mamba_d_state=8,
+        mamba_d_conv=4,
+        projectors_bias=True,
+    ),
+    variant("gemma2", head_dim=16, sliding_window=8, attention_bias=True),
+    variant("gemma", head_dim=16, attention_bias=True),
+    variant("vaultgemma", head_dim=16, sliding_window=8),
+    variant(
+        "gemma4_text",
+        head_dim=16,
+        global_head_dim=32,
+        num_hidden_layers=12,
+        num_kv_shared_layers=5,
+        use_double_wide_mlp=True,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=100,
+        sliding_window=8,
+        attention_bias=True,
+    ),
+    variant(
+        "deepseek_v3",
+        num_key_value_heads=4,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        n_shared_experts=1,
+        q_lora_rank=12,
+        kv_lora_rank=16,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=4,
+        v_head_dim=8,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        attention_bias=True,
+    ),
+    variant(
+        "afmoe",
+        head_dim=16,
+        moe_intermediate_size=32,
+        num_experts=4,
+        num_experts_per_tok=2,
+        num_shared_experts=1,
+        num_dense_layers=1,
+        sliding_window=8,
+        attention_bias=True,
+    ),
+    variant("minimax_m2", head_dim=16, num_local_experts=4, num_experts_per_tok=2, rotary_dim=8),
+    variant("gpt_oss", num_local_experts=4, num_experts_per_tok=2, head_dim=16, sliding_window=8, attention_bias=False),
+    variant("smollm3", attention_bias=True, mlp_bias=True),
+    variant("apertus", attention_bias=True),
+    variant("arcee", mlp_bias=True, attention_bias=True),
+    variant("phi", intermediate_size=96),
+    variant("phi3", partial_rotary_factor=1.0),
+    variant("olmo2", attention_bias=True),
+    variant("ministral3", head_dim=16),
+    variant(
+        "qwen3_next",
+        num_experts=0,
+        num_experts_per_tok=1,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=32,
+        head_dim=16,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        linear_conv_kernel_dim=4,
+    ),
+    variant(
+        "qwen3_5_text",
+        head_dim=16,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        linear_conv_kernel_dim=4,
+        attention_bias=True,
+    ),
+    {
+        "model_type": "bert",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 90,
+        "max_position_embeddings": 30,
+        "type_vocab_size": 2,
+    },
+    variant(
+        "nemotron_h",
+        layers_block_type=["mamba", "attention", "mlp"],
+        mamba_num_heads=4,
+        mamba_head_dim=16,
+        n_groups=2,
+        ssm_state_size=8,
+        conv_kernel=4,
+        mamba_proj_bias=True,
+        mlp_bias=True,
+        attention_bias=True,
+        use_bias=True,
+        head_dim=16,
+    ),
+]
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=lambda c: f"{c['model_type']}-{len(c)}")
+def test_choices_of_configs(config):
+    assert build(config, "variant").parameters == count(config)
+
+
+def test_text_models_of_larger_ones_leave_out_what_their_class_has():
+    inner = {"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 2, "sliding_window": 4}
+    whole = {"model_type": "gemma3", "text_config": inner, "vision_config": {}}
+    assert build(whole, "nested").parameters == count(inner | {"tie_word_embeddings": True})
+    with pytest.raises(InputError, match="has no field"):
+        build(inner, "alone")

@@ -122,6 +122,7 @@ def test_layers_of_stages(count, chunks, expected):
     ("name", "chosen", "message"),
     [
         ("llama-3.1-8b", {"tp": 3}, "tp 3 does not divide 32 heads"),
+        ("qwen3.5-35b-a3b", {"tp": 3}, "tp 3 and 16 heads of keys do not divide one another"),
         ("llama-3.1-8b", {"ep": 2}, "there are no experts"),
         ("llama-3.1-8b", {"pp": 36, "global_batch": 36}, "is more than 32 layers"),
         ("llama-3.1-8b", {"cp": 3}, "2 x cp divides"),

@@ -242,13 +242,20 @@ def test_gradients_are_summed_as_zero_says(zero, expected):
     assert sum(item.count for item in weights) == (32 if zero == 3 else 0)
 
 
-@pytest.mark.parametrize(("recompute", "again"), [("none", 0), ("selective", 32), ("full", 32)])
-def test_what_is_computed_again(recompute, again):
+@pytest.mark.parametrize(
+    ("recompute", "flash", "again"),
+    [("none", True, 0), ("selective", False, 32), ("selective", True, 0), ("full", True, 32)],
+)
+def test_what_is_computed_again(recompute, flash, again):
     model = load_model("llama-3.1-8b")
-    (stage,) = training(model, Layout(recompute=recompute), SEQUENCE)
+    (stage,) = training(model, Layout(recompute=recompute, flash=flash), SEQUENCE)
     ((ahead, after),) = stage.chunks
     cores = [u for u in after if u.where == "attention.core" and u.phase == RECOMPUTE]
     assert sum(u.count for u in cores) == again
+    if recompute == "selective" and flash:
+        # No scores are kept: norms and activations are computed again, and no products.
+        cheap = {u.operator: u.count for u in after if u.phase == RECOMPUTE}
+        assert cheap == {"rmsnorm": 32, "gated_activation": 32}
     if recompute == "full":
         layers = model.forward_flops(SEQUENCE) - 2 * model.head.products * SEQUENCE
         assert flops(after, RECOMPUTE) == pytest.approx(layers, rel=1e-6)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from trnsim.errors import InputError
 from trnsim.workloads.families import decoders, experts, gemma, hybrids, latent, older
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
 
     from trnsim.workloads.config import Fields
     from trnsim.workloads.model import Model
@@ -62,6 +69,16 @@ def text_fields(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(kind, str):
         raise InputError("the config has no field 'model_type'", operand="model_type")
     return OUTER.get(kind, kind), values
+
+
+@cache
+def _defaults() -> dict[str, dict[str, Any]]:
+    return tomllib.loads((Path(__file__).parent / "defaults.toml").read_text())
+
+
+def defaults(architecture: str) -> Mapping[str, Any]:
+    """What the class of an architecture has for fields that its configs leave out."""
+    return _defaults().get(architecture, {})
 
 
 def builder(architecture: str) -> Callable[[Fields, str], Model]:

@@ -99,7 +99,7 @@ def decoder(style: Style) -> Callable[[Fields, str], Model]:
                         window=window,
                         bias=style.says(f, style.bias),
                         output_bias=style.says(f, style.output_bias),
-                        norm=style.norm,
+                        norm="all" if f.flag("use_qk_norm") and style.parallel else style.norm,
                     ),
                     network,
                 ),

@@ -122,9 +122,9 @@ def minimax(f: Fields, name: str) -> Model:
     linear = Lightning(full.hidden, full.heads, full.size)
     kinds = f.kinds("layer_types", count)
     if kinds is None:
-        # The published configs say 0 (lightning) and 1 (softmax).
-        numbers = f.kinds("attn_type_list", count)
-        kinds = ["linear_attention" if not n else "full_attention" for n in numbers or f.need("layer_types")]
+        # The published configs say 0 (lightning) and 1 (softmax); without a word they alternate.
+        numbers = f.kinds("attn_type_list", count) or [(i + 1) % 2 for i in range(count)]
+        kinds = ["full_attention" if n else "linear_attention" for n in numbers]
     layers = [plain((linear if k == "linear_attention" else full, mixture), full.hidden) for k in kinds]
     return model(f, name, layers, tied=False)
 
@@ -200,12 +200,14 @@ def afmoe(f: Fields, name: str) -> Model:
     mixture = _experts(f, inner=inner, shared=inner * f.optional("num_shared_experts"), score_bias=True)
     every = f.optional("global_attn_every_n_layers", 4)
     default = ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(count)]
-    dense = f.optional("num_dense_layers")
+    dense, bias = f.optional("num_dense_layers"), f.flag("attention_bias")
     layers = []
     for i, window in enumerate(windows(f, count, default)):
         # Only layers with a window turn their queries and keys.
         turned = {} if window else {"rotary": 0}
-        mixer = attention(f, window=window, norm="head", gate="element", **turned)
+        mixer = attention(
+            f, window=window, bias=bias, output_bias=bias, norm="head", gate="element", gate_bias=False, **turned
+        )
         layers.append(plain((mixer, _dense(f) if i < dense else mixture), mixture.hidden, 4))
     return model(f, name, layers, tied=False)
 

@@ -43,7 +43,7 @@ def gemma4(f: Fields, name: str) -> Model:
     ``hidden_size_per_layer_input`` each layer adds rows of a table of its own.
     """
     count, hidden = f.integer("num_hidden_layers"), f.integer("hidden_size")
-    small = f.optional("hidden_size_per_layer_input")
+    small, bias = f.optional("hidden_size_per_layer_input"), f.flag("attention_bias")
     first_shared = count - f.optional("num_kv_shared_layers")
     kinds = f.kinds("layer_types", count) or _alternating(count, 6)
     kinds[-1] = "full_attention"
@@ -52,11 +52,11 @@ def gemma4(f: Fields, name: str) -> Model:
         full, shared = kind == "full_attention", i >= first_shared
         chosen: dict[str, Any] = {"window": 0 if full else f.integer("sliding_window")}
         if full:
-            chosen["size"] = f.optional("global_head_dim") or f.integer("head_dim")
+            chosen["size"] = f.optional("global_head_dim", 512)
             chosen["same_values"] = f.flag("attention_k_eq_v")
             if chosen["same_values"]:
                 chosen["kv_heads"] = f.optional("num_global_key_value_heads") or None
-        mixer = attention(f, norm="head", shared_cache=shared, **chosen)
+        mixer = attention(f, bias=bias, output_bias=bias, norm="head", shared_cache=shared, **chosen)
         wide = 2 if shared and f.flag("use_double_wide_mlp") else 1
         inner = f.integer("intermediate_size") * wide
         network = _mixture(f, hidden, inner) if f.flag("enable_moe_block") else Dense(hidden, inner)

@@ -42,7 +42,7 @@ def qwen_hybrid(f: Fields, name: str) -> Model:
         "linear_attention" if (i + 1) % every else "full_attention" for i in range(count)
     ]
     full, linear = _gated_attention(f), _delta(f)
-    network: Part = Dense(hidden, f.integer("intermediate_size")) if f.get("num_experts") is None else _mixture(f)
+    network: Part = Dense(hidden, f.integer("intermediate_size")) if not f.optional("num_experts") else _mixture(f)
     dense = set(f.get("mlp_only_layers") or ())
     step = f.optional("decoder_sparse_step", 1)
     layers = []
@@ -72,8 +72,9 @@ def _mamba(f: Fields) -> Mamba2:
         f.integer("n_groups", "mamba_n_groups"),
         f.integer("ssm_state_size"),
         f.integer("conv_kernel", "mamba_d_conv"),
-        f.flag("mamba_proj_bias"),
+        f.flag("use_bias"),
         f.flag("use_conv_bias", True),
+        output_bias=f.flag("use_bias"),
     )
 
 
@@ -109,8 +110,7 @@ def _nemotron_part(f: Fields, letter: str, hidden: int) -> Part:
         return _mamba(f)
     if letter == "*":
         size = f.optional("head_dim") or f.optional("attention_head_dim") or None
-        bias = f.flag("attention_bias")
-        return attention(f, bias=bias, output_bias=bias, rotary=0, **({"size": size} if size else {}))
+        return attention(f, rotary=0, **({"size": size} if size else {}))
     if letter == "-":
         return Dense(hidden, f.integer("intermediate_size"), gated=False, bias=f.flag("mlp_bias"))
     return Experts(
@@ -139,6 +139,7 @@ def falcon_h1(f: Fields, name: str) -> Model:
         f.flag("mamba_proj_bias"),
         f.flag("mamba_conv_bias", True),
         f.flag("mamba_rms_norm"),
+        f.flag("projectors_bias"),
     )
     mixer = attention(f, bias=bias, output_bias=bias)
     network = Dense(hidden, f.integer("intermediate_size"), bias=f.flag("mlp_bias"))

@@ -82,8 +82,9 @@ def gpt_neox(f: Fields, name: str) -> Model:
     """GPT-NeoX and Pythia: part of a head is turned, both parts side by side."""
     hidden = f.integer("hidden_size")
     bias = f.flag("attention_bias", True)
-    mixer = attention(f, bias=bias, output_bias=bias)
-    mixer = attention(f, bias=bias, output_bias=bias, rotary=int(mixer.size * float(f.get("rotary_pct", 0.25))))
+    heads = f.integer("num_attention_heads")
+    rotary = int(_heads(f, hidden, heads) * float(f.get("rotary_pct", 0.25)))
+    mixer = attention(f, kv_heads=heads, bias=bias, output_bias=bias, rotary=rotary)
     network = Dense(hidden, f.integer("intermediate_size"), gated=False, bias=True)
     parallel = f.flag("use_parallel_residual", True)
     layer = plain((mixer, network), hidden, norm_kind="layer", norm_bias=True, parallel=parallel)
@@ -130,7 +131,8 @@ def phi(f: Fields, name: str) -> Model:
 def persimmon(f: Fields, name: str) -> Model:
     hidden = f.integer("hidden_size")
     norm = "head" if f.flag("qk_layernorm", True) else ""
-    mixer = attention(f, bias=True, output_bias=True, norm=norm, norm_bias=True, norm_kind="layer")
+    heads = f.integer("num_attention_heads")
+    mixer = attention(f, kv_heads=heads, bias=True, output_bias=True, norm=norm, norm_bias=True, norm_kind="layer")
     network = Dense(hidden, f.integer("intermediate_size"), gated=False, bias=True)
     layer = plain((mixer, network), hidden, norm_kind="layer", norm_bias=True)
     layers = [layer] * f.integer("num_hidden_layers")

@@ -24,7 +24,8 @@ class Attention:
         norm: of queries and keys: ``head`` (one vector for a head), ``all`` (over all heads); ``norm_bias``: with
             offsets.
         rotary: elements of a head that are turned; 0: none.
-        gate: a gate of the output: ``element`` or ``head`` (as many outputs), or none.
+        gate: a gate of the output: ``element`` or ``head`` (as many outputs), or none; ``gate_bias``: with
+            an offset where the products have one.
         sinks: one more logit a head.
         same_values: values are the keys, before their norm (Gemma 4).
         shared_cache: keys and values come from an earlier layer (Gemma 4): no weights, no cache.
@@ -45,6 +46,7 @@ class Attention:
     norm_kind: str = "rms"
     rotary: int = 0
     gate: str = ""
+    gate_bias: bool = True
     sinks: bool = False
     same_values: bool = False
     shared_cache: bool = False
@@ -64,7 +66,9 @@ class Attention:
         out = self.heads * self.value_size
         if self.gate:
             width = out if self.gate == "element" else self.heads
-            found.append(Weight("attention.gate", h, width, shard=COLUMN, units=self.heads, bias=self.bias))
+            found.append(
+                Weight("attention.gate", h, width, shard=COLUMN, units=self.heads, bias=self.bias and self.gate_bias)
+            )
         found.append(Weight("attention.output", out, h, shard=ROW, units=self.heads, bias=self.output_bias))
         if self.norm:
             whole = self.norm == "all"

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 class Kept:
     """Bytes that a rank keeps from the forward to the backward pass.
 
-    ``core``: scores of attention and what comes of them, which selective recomputation drops.
+    ``core``: scores of attention and what comes of them, which selective recomputation drops. ``again``: what norms,
+    activations and projections out of a latent give, which it drops where a fused kernel keeps no scores.
     """
 
     name: str
     bytes: Count
     core: bool = False
+    again: bool = False
 
 
 class Part(Protocol):

@@ -34,7 +34,7 @@ class Dense:
 
     def kept(self, p: Pass) -> list[Kept]:
         inner = ceil_div(self.inner, p.tp)
-        return [Kept("mlp.inner", p.tokens * inner * _inner_bytes(self.gated, p))]
+        return _inner("mlp", p.tokens * inner, self.gated, p)
 
     def cache_elements(self, keys: Count, tp: Count) -> Count:
         return 0 * keys * tp
@@ -169,17 +169,16 @@ class Experts:
 
     def kept(self, p: Pass) -> list[Kept]:
         a, m = p.itemsize, self.tokens(p)
-        per_row = _inner_bytes(self.gated, p) * ceil_div(self.inner, p.expert_tp)
         found = [
             Kept("router", p.rows * (self.experts * 4 + self.active * 8)),
             # Their inputs, what is between, and their results, which the router's weights scale.
-            Kept("experts.inner", m * per_row),
+            *_inner("experts", m * ceil_div(self.inner, p.expert_tp), self.gated, p),
             Kept("experts.rows", m * self.width * (a + p.cast_bytes)),
         ]
         if self.latent:
             found.append(Kept("experts.latent", p.rows * 2 * self.latent * a))
         inner = ceil_div(self.shared, p.tp) + ceil_div(self.dense, p.tp)
-        found.append(Kept("shared.inner", p.tokens * inner * _inner_bytes(self.gated, p)))
+        found += _inner("shared", p.tokens * inner, self.gated, p)
         if self.shared_gate:
             found.append(Kept("shared.output", p.rows * self.hidden * a))
         return found
@@ -194,9 +193,10 @@ class Experts:
         return 0 * queries * keys
 
 
-def _inner_bytes(gated: bool, p: Pass) -> float:
-    """Kept of an element inside a network: what goes into the activation, and what comes out, as a product takes it."""
-    return (2 if gated else 1) * p.itemsize + p.cast_bytes
+def _inner(name: str, elements: Count, gated: bool, p: Pass) -> list[Kept]:
+    """Kept inside a network: what goes into the activation, and what comes out, as a product takes it."""
+    into = Kept(f"{name}.inner", elements * (2 if gated else 1) * p.itemsize)
+    return [into, Kept(f"{name}.activated", elements * p.cast_bytes, again=True)]
 
 
 def _network(name: str, hidden: int, inner: int, gated: bool, bias: bool) -> list[Weight]:

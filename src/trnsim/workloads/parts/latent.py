@@ -131,8 +131,8 @@ class LatentAttention:
         return [
             # A latent is kept before and after its norm.
             Kept("attention.latents", p.tokens * (2 * self.query_rank + 2 * self.rank + self.rotary) * a),
-            Kept("attention.query", p.tokens * heads * key * a),
-            Kept("attention.key_value", p.tokens * heads * (key + self.value_size) * a),
+            Kept("attention.query", p.tokens * heads * key * a, again=True),
+            Kept("attention.key_value", p.tokens * heads * (key + self.value_size) * a, again=True),
             *kept_scores(p, heads, self.value_size),
         ]
 

@@ -139,6 +139,7 @@ class Mamba2(_Linear):
     bias: bool = False
     conv_bias: bool = True
     norm: bool = True
+    output_bias: bool = False
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -148,7 +149,7 @@ class Mamba2(_Linear):
             Weight("attention.mixed", h, inner + mixed + self.heads, shard=COLUMN, bias=self.bias),
             Weight("attention.conv", self.taps, mixed, "conv", COLUMN, bias=self.conv_bias),
             *(vector(f"attention.{n}", self.heads, COLUMN, self.heads) for n in ("step_bias", "decay", "skip")),
-            Weight("attention.output", inner, h, shard=ROW, units=self.heads, bias=self.bias),
+            Weight("attention.output", inner, h, shard=ROW, units=self.heads, bias=self.output_bias),
         ]
         if self.norm:
             found.append(vector("attention.norm", inner, COLUMN, self.heads))
