@@ -15,6 +15,7 @@ import typer
 from trnsim.commands import (
     collective,
     common,
+    compare,
     diff,
     explain,
     fabric,
@@ -161,6 +162,7 @@ models.register(app)
 plan.register(app)
 fabric.register(app)
 collective.register(app)
+compare.register(app)
 validate.register(validate_app)
 validate_instructions.register(validate_app)
 validate_collectives.register(validate_app)
