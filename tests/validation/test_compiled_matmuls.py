@@ -19,17 +19,28 @@ from trnsim.kernels.matmul import matmul
 DATA = os.environ.get("TRNSIM_DATA")
 pytestmark = pytest.mark.skipif(not DATA, reason="TRNSIM_DATA (a folder with kernel_latency.csv) is not set")
 # Shapes outside of 0.85 to 1.25, and why.
-SLOWER = "blocks of an operand that is loaded again are transposed again; the compiled one transposes them once"
 FASTER = "the compiled one takes 1.6 times what its own rate at smaller shapes gives: not looked into further"
+NARROW = (
+    "one side is narrow: the compiled one reaches 53 to 80 % of peak; ours transposes by DMA beside the products, at "
+    "the share of a copy's rate that AWS names, which nobody has measured"
+)
 EXCEPTIONS = {
-    (256, 4096, 6144): SLOWER,
-    (1024, 4096, 1536): SLOWER,
-    (6144, 256, 4096): SLOWER,
-    (4096, 1280, 2880): SLOWER,
-    (4096, 4096, 4608): SLOWER,
-    (4096, 5120, 6400): SLOWER,
-    (5120, 4096, 6400): SLOWER,
     (4096, 24576, 4096): FASTER,
+    (4096, 25600, 5120): FASTER,
+    (256, 4096, 6144): NARROW,
+    (256, 6144, 4096): NARROW,
+    (512, 3072, 4096): NARROW,
+    (512, 4096, 3072): NARROW,
+    (768, 4096, 4096): NARROW,
+    (1024, 4096, 3072): NARROW,
+    (1536, 4096, 4096): NARROW,
+    (2048, 4096, 768): NARROW,
+    (2048, 4096, 1536): NARROW,
+    (2880, 4096, 1024): NARROW,
+    (4096, 2048, 768): NARROW,
+    (4096, 2880, 1024): NARROW,
+    (4096, 4096, 768): NARROW,
+    (4096, 4096, 1024): NARROW,
 }
 
 
