@@ -102,9 +102,7 @@ def _show(title: str, rows: Sequence[Compared], basis: Basis) -> None:
     heads = ["system", "layout", "chips", "TTFT ms", "TPOT ms", "tokens/s", "a chip", "USD/M", "support"]
     out.print(table(title, heads, cells))
     if basis.date:
-        out.print(
-            f"prices: {basis.type}, {basis.date}; tokens are output tokens, those a chip decide which plan is best"
-        )
+        out.print(f"prices: {basis.type}, {basis.date}; of each system the plan with the most output tokens a chip")
     else:
         out.print("no system has a public price")
     for row in rows:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from trnsim.errors import InputError, TrnsimError
 from trnsim.hardware import load_system
-from trnsim.planner.serving import PRICE_TYPES, chip_price
+from trnsim.planner.economics import PRICE_TYPES
+from trnsim.planner.serving import chip_price
 from trnsim.planner.serving_search import search
 
 if TYPE_CHECKING:

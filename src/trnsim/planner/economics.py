@@ -87,7 +87,7 @@ def price_of(system: System, type: str | None = None, date: str = "") -> tuple[P
             return price, "system"
         held = [p for p in system.chip.prices if p.type == wanted and (not date or p.date == date)]
         if held:
-            return max(held, key=lambda p: p.date), "chip"
+            return max(held, key=lambda p: (p.date, -p.usd_per_hour)), "chip"
     known = sorted({f"{p.type} ({p.date})" for p in (*system.prices, *system.chip.prices)})
     what = f"{type} price" if type else "public price"
     raise UnsupportedError(

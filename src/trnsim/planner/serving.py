@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from trnsim.errors import InputError
+from trnsim.errors import InputError, UnsupportedError
 from trnsim.hardware import load_system
 from trnsim.hardware.stack import load_stack
+from trnsim.planner.economics import price_of
 from trnsim.planner.serving_costs import Parts, StepCosts
 from trnsim.planner.serving_stack import stack_fit
 from trnsim.planner.training import ranks_per_chip
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 FORMATS = {"bf16": "bfloat16", "fp16": "float16", "fp8": "fp8", "mxfp8": "mxfp8", "mxfp4": "mxfp4", "nvfp4": "nvfp4",
            "int4": "int4", "int8": "int8"}  # fmt: skip
 CACHE_FORMATS = {"bf16": "bfloat16", "fp8": "float8_e4m3"}
-PRICE_TYPES = ("capacity-block", "on-demand", "reserved-3y", "spot")
 
 
 def weight_parts(dtype: str, shipped: Mapping[str, str]) -> dict[str, str]:
@@ -295,14 +295,12 @@ def default_serving_stack(system: System) -> str:
 
 
 def chip_price(system: System, kind: str = "", date: str = "") -> tuple[Price, float] | None:
-    """(price, dollars an hour of one chip): the newest of ``kind``, or of the first of ``PRICE_TYPES`` that there is.
+    """(price, dollars an hour of one chip): see ``economics.price_of``; each chip its share of a system.
 
-    A price of the whole system goes before one of the chip. None: there is none.
+    None: there is none.
     """
-    for one in (kind,) if kind else PRICE_TYPES:
-        for prices, chips in ((system.prices, system.chip_count), (system.chip.prices, 1)):
-            found = [p for p in prices if p.type == one and (not date or str(p.date) == date)]
-            if found:
-                price = max(found, key=lambda p: (str(p.date), -p.usd_per_hour))
-                return price, price.usd_per_hour / chips
-    return None
+    try:
+        price, of = price_of(system, kind or None, date)
+    except UnsupportedError:
+        return None
+    return price, price.usd_per_hour / (system.chip_count if of == "system" else 1)
