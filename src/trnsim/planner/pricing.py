@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # share (ZeRO 3).
 KINDS = (
     "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "routing", "tp", "cp",
-    "ep", "gather", "pp", "dp", "optimizer",
+    "ep", "gather", "pp", "dp", "optimizer", "late", "host",
 )  # fmt: skip
 COMPUTE = slice(0, 9)
 KIND = {name: number for number, name in enumerate(KINDS)}

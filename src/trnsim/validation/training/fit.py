@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trnsim.planner.pricing import KINDS
-from trnsim.planner.stack import BY_GENERATION, weights
+from trnsim.planner.stack import BY_GENERATION, strains, weights
 from trnsim.planner.training import Pieces, pieces_of, prices_of, step_line
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ EXPECTED: Mapping[str, tuple[float, float, float, float]] = {
     "pp": (0.5, 0.5, 0.0, 3.0),
     "dp": (0.2, 0.2, 0.0, 1.5),
     "optimizer": (1.0, 0.3, 0.0, 4.0),
+    "late": (0.8, 0.2, 0.6, 1.5),
+    "host": (20.0, 20.0, 0.0, 200.0),
 }
 # How far factors of products lie from each other in one generation (of widths of formats), and across generations (of one
 # width), at no great cost: chips are alike in what sustained load does to their clocks.
@@ -74,12 +76,14 @@ class Point:
 
     Attributes:
         framework: which rows share factors.
+        generation, strain: architecture of the chip, and how much power limits it (``planner.stack``).
     """
 
     key: str
     ids: tuple[str, ...]
     framework: str
     generation: str
+    strain: float
     chip: str
     model: str
     narrow: bool
@@ -102,14 +106,14 @@ def base_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Factors:
-    """Fitted factors: of products by generation, of the others for all."""
+    """Fitted factors: of products by architecture (``generations``), of the others for all."""
 
     values: Mapping[str, float]
     generations: Mapping[str, Mapping[str, float]]
 
-    def weights(self, generation: str) -> NDArray[np.float64]:
+    def weights(self, generation: str, strained: float = 1.0) -> NDArray[np.float64]:
         """By ``KINDS``."""
-        return weights(self.values, self.generations, generation)
+        return weights(self.values, self.generations, generation, strained)
 
 
 EXPECTATION = Factors({kind: EXPECTED[kind][0] for kind in KINDS}, {})
@@ -147,14 +151,14 @@ def _fit(
     for _ in range(_ROUNDS):
         matrix, target = np.zeros((len(points), len(names))), np.zeros(len(points))
         for row, point in enumerate(points):
-            held = found.weights(point.generation)
+            held, scale = found.weights(point.generation, point.strain), strains(point.strain)
             line, _ = step_line(point.pieces, point.plan.layout, held)
             rest = line[-1]
             for number, column in columns[point.generation]:
                 if column is None:
                     rest += line[number] * held[number]
                 else:
-                    matrix[row, column] = line[number] / (point.measured_us * NOISE)
+                    matrix[row, column] = line[number] * scale[number] / (point.measured_us * NOISE)
             target[row] = (1 - rest / point.measured_us) / NOISE
         # Steps that no factors explain count by their error, not its square.
         trust = _trust((matrix @ before - target) * NOISE)
@@ -275,7 +279,7 @@ def folds(points: Sequence[Point], after: Mapping[str, str] | None = None) -> tu
 
 def time_us(point: Point, factors: Factors, plan: TrainingPlan | None = None) -> float:
     """Of a step of the point, or of one of its members, with these factors."""
-    found = factors.weights(point.generation)
+    found = factors.weights(point.generation, point.strain)
     pieces = point.pieces if plan is None else pieces_of(prices_of(plan), plan.layout)
     line, _ = step_line(pieces, (plan or point.plan).layout, found)
     return float(line[:-1] @ found + line[-1])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from trnsim.errors import TrnsimError
+from trnsim.planner.stack import architecture, strain
 from trnsim.planner.training import TrainingPlan, model_flops, pieces_of, prices_of
 from trnsim.validation.training.fit import Factors, Member, Point, Predicted, base_name, folds
 from trnsim.validation.training.rows import FRAMEWORKS, Row, excluded, framework, product, step_seconds, try_plan
@@ -121,7 +122,8 @@ def _point(key: str, members: list[Run]) -> Point:
         key=f"{key} x{plan.layout.micro_batches}",
         ids=tuple(row["id"] for row, _, _ in members),
         framework=framework(row),
-        generation=chip.generation or chip.name,
+        generation=architecture(chip),
+        strain=strain(chip),
         chip=chip.name,
         model=plan.model.name,
         narrow=bool(plan.layout.product_dtype),

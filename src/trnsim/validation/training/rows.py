@@ -27,6 +27,8 @@ COLUMNS = (
 )  # fmt: skip
 # What a measurement is told by.
 _MEASURED = ("model", "chip", "n_chips", "software", "metric", "value")
+# Of a step, that chunks which nobody names may decide.
+CHUNKS_DECIDE = 0.25
 RULES = subset("training")
 SYSTEMS: Mapping[str, str] = RULES["systems"]
 FRAMEWORKS: Mapping[str, Mapping[str, Any]] = {held["name"]: held for held in RULES["frameworks"]}
@@ -54,9 +56,19 @@ class Row:
 
 def excluded(row: Row) -> str | None:
     """The reason why a row is left out, or None."""
-    tests = {"no share": lambda: _share(row) is None, "corrected": lambda: bool(row["corrected"])}
+    tests = {
+        "no share": lambda: _share(row) is None,
+        "corrected": lambda: bool(row["corrected"]),
+        "chunks": lambda: not row["vp"] and _waits(row) > CHUNKS_DECIDE,
+    }
     found = first(RULES["exclude"], row, RULES, lambda name: tests[name]())
     return None if found is None else str(found["reason"])
+
+
+def _waits(row: Row) -> float:
+    """What a pipeline waits for without interleaving, as a share of what it computes."""
+    batches = row.count("global_batch") / ((_share(row) or 1) * row.count("micro_batch"))
+    return (row.count("pp") - 1) / max(batches, 1.0)
 
 
 def read_rows(path: str | Path) -> list[Row]:
