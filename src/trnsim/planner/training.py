@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_TP, _CP, _EP, _GATHER, _DP = (KIND[name] for name in ("tp", "cp", "ep", "gather", "dp"))
+_TP, _CP, _EP, _FAR, _GATHER, _DP = (KIND[name] for name in ("tp", "cp", "ep", "ep_far", "gather", "dp"))
 _ATTENTION = KIND["attention"]
 # A host does something once a step; its factor counts in these.
 HOST_US = 1000.0
@@ -137,6 +137,7 @@ def lines(pieces: Pieces, weights: Floats) -> Floats:
             (_TP, slice(0, 2), products),
             (_CP, slice(_ATTENTION, _ATTENTION + 1), attention),
             (_EP, COMPUTE, total[:, COMPUTE]),
+            (_FAR, COMPUTE, total[:, COMPUTE]),
             (_GATHER, COMPUTE, total[:, COMPUTE]),
         ):
             whole = total[:, kind]

@@ -31,19 +31,21 @@ if TYPE_CHECKING:
 EXPECTED: Mapping[str, tuple[float, float, float, float]] = {
     "products": (1.1, 0.15, 0.5, 2.5),
     "narrow": (1.1, 0.2, 0.5, 2.5),
-    "attention": (1.0, 0.2, 0.3, 2.5),
-    "moves": (1.2, 0.5, 0.0, 5.0),
+    "attention": (1.0, 0.1, 0.3, 2.5),
+    "moves": (1.1, 0.2, 0.0, 5.0),
     "loss": (4.0, 2.0, 0.5, 20.0),
     "casts": (1.0, 0.5, 0.0, 5.0),
     "experts": (1.2, 0.3, 0.3, 5.0),
     "experts_narrow": (1.2, 0.3, 0.3, 5.0),
     "routing": (1.5, 1.0, 0.0, 10.0),
+    "groups": (10.0, 20.0, 0.0, 200.0),
     "tp": (0.5, 0.25, 0.0, 1.5),
     "cp": (0.3, 0.25, 0.0, 1.5),
     "ep": (0.8, 0.25, 0.0, 1.5),
+    "ep_far": (0.8, 0.25, 0.0, 1.5),
     "gather": (0.2, 0.3, 0.0, 4.0),
     "pp": (0.5, 0.5, 0.0, 3.0),
-    "dp": (0.2, 0.2, 0.0, 1.5),
+    "dp": (0.1, 0.1, 0.0, 1.5),
     "optimizer": (1.0, 0.3, 0.0, 4.0),
     "late": (0.8, 0.2, 0.6, 1.5),
     "host": (20.0, 20.0, 0.0, 200.0),
@@ -52,7 +54,7 @@ EXPECTED: Mapping[str, tuple[float, float, float, float]] = {
 # width), at no great cost: chips are alike in what sustained load does to their clocks.
 ALIKE = (0.1, 0.15)
 # What models without experts do not do.
-WITH_EXPERTS = ("experts", "experts_narrow", "routing", "ep")
+WITH_EXPERTS = ("experts", "experts_narrow", "groups", "routing", "ep", "ep_far")
 # Relative error of a published step itself, one standard deviation.
 NOISE = 0.03
 # Relative errors beyond which a step is taken for one that no factors explain.
