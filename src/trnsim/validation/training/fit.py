@@ -245,18 +245,20 @@ class Predicted:
         return self.left_out_us / self.point.measured_us - 1
 
 
-def folds(points: Sequence[Point], after: Mapping[str, str] | None = None) -> tuple[list[Predicted], dict[str, Factors]]:
+def folds(
+    points: Sequence[Point], samples: Sequence[Point], after: Mapping[str, str]
+) -> tuple[list[Predicted], dict[str, Factors]]:
     """Each point predicted by a fit on all, and by one on all other models; and by the null model of the same fold.
 
     Args:
+        samples: what is fitted: points, and those of frameworks that others of their members ran on.
         after: frameworks whose factors others' are near, by framework; those are left out without the model, too.
 
     Returns:
         the points, and the fits on all by framework.
     """
-    after = after or {}
     by: dict[str, list[Point]] = {}
-    for point in points:
+    for point in samples:
         by.setdefault(point.framework, []).append(point)
     fits: dict[tuple[str, str], Factors] = {}
 
@@ -273,7 +275,7 @@ def folds(points: Sequence[Point], after: Mapping[str, str] | None = None) -> tu
     found = []
     for point in points:
         mine = base_name(point.model)
-        others = [p for p in by[point.framework] if base_name(p.model) != mine]
+        others = [p for p in points if p.framework == point.framework and base_name(p.model) != mine]
         whole, without = fitted(point.framework, ""), fitted(point.framework, mine)
         found.append(Predicted(point, time_us(point, whole), time_us(point, without), _null(point, others), without))
     return found, {framework: fitted(framework, "") for framework in by}

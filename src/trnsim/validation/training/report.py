@@ -75,8 +75,11 @@ def validate(rows: Sequence[Row]) -> Validation:
             refused.append((row["id"], str(error)))
             continue
         groups.setdefault(_key(row, plan), []).append((row, plan, seconds))
-    points = [_point(key, case) for key, members in groups.items() for case in _cases(members)]
-    cases, fits = folds(points, {name: held["after"] for name, held in FRAMEWORKS.items() if "after" in held})
+    runs = [(key, case) for key, members in groups.items() for case in _cases(members)]
+    points = [_point(key, case) for key, case in runs]
+    samples = [_point(key, some) for key, case in runs for some in _by_framework(case)]
+    after = {name: held["after"] for name, held in FRAMEWORKS.items() if "after" in held}
+    cases, fits = folds(points, samples, after)
     return Validation(
         tuple(cases), fits, tuple(left_out.most_common()), tuple(refused), len(rows), time.perf_counter() - begin
     )
@@ -94,6 +97,14 @@ def _cases(members: list[Run]) -> list[list[Run]]:
         ]  # fmt: skip
         found = [case for case in found if case not in same] + [[*(r for case in same for r in case), run]]
     return found
+
+
+def _by_framework(members: Sequence[Run]) -> list[list[Run]]:
+    """Runs of a case by what they ran on: fits see each."""
+    found: dict[str, list[Run]] = {}
+    for run in members:
+        found.setdefault(framework(run[0]), []).append(run)
+    return list(found.values())
 
 
 def _key(row: Row, plan: TrainingPlan) -> str:
