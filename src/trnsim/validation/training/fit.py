@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trnsim.planner.pricing import KINDS
-from trnsim.planner.stack import BY_GENERATION, strains, weights
+from trnsim.planner.stack import BY_GENERATION, REFERENCE, strains, weights
 from trnsim.planner.training import Pieces, pieces_of, prices_of, step_line
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ EXPECTED: Mapping[str, tuple[float, float, float, float]] = {
     "casts": (1.0, 0.5, 0.0, 5.0),
     "experts": (1.2, 0.3, 0.3, 5.0),
     "experts_narrow": (1.2, 0.3, 0.3, 5.0),
-    "routing": (1.5, 1.0, 0.0, 10.0),
+    "routing": (1.5, 0.3, 0.0, 10.0),
     "groups": (10.0, 20.0, 0.0, 200.0),
     "tp": (0.5, 0.25, 0.0, 1.5),
     "cp": (0.3, 0.25, 0.0, 1.5),
-    "ep": (0.8, 0.25, 0.0, 1.5),
-    "ep_far": (0.8, 0.25, 0.0, 1.5),
+    "ep": (0.4, 0.15, 0.0, 1.5),
+    "ep_far": (0.5, 0.15, 0.0, 1.5),
     "gather": (0.2, 0.3, 0.0, 4.0),
     "pp": (0.5, 0.5, 0.0, 3.0),
     "dp": (0.1, 0.1, 0.0, 1.5),
@@ -55,10 +55,12 @@ EXPECTED: Mapping[str, tuple[float, float, float, float]] = {
 ALIKE = (0.1, 0.15)
 # What models without experts do not do.
 WITH_EXPERTS = ("experts", "experts_narrow", "groups", "routing", "ep", "ep_far")
+# Standard deviation of products' factors where operators' costs are carried over from other chips, as on Trainium.
+CARRIED = 0.5
 # Relative error of a published step itself, one standard deviation.
 NOISE = 0.03
 # Relative errors beyond which a step is taken for one that no factors explain.
-LARGE = 0.08
+LARGE = 0.05
 _ROUNDS = 12
 
 
@@ -78,6 +80,7 @@ class Point:
 
     Attributes:
         framework: which rows share factors.
+        noise: relative error of the step, one standard deviation.
         generation, strain: architecture of the chip, and how much power limits it (``planner.stack``).
     """
 
@@ -95,6 +98,12 @@ class Point:
     measured_us: float
     model_flops: float
     members: tuple[Member, ...] = ()
+    noise: float = NOISE
+
+    @property
+    def releases(self) -> int:
+        """How many its members ran on."""
+        return len({m.release for m in self.members})
 
     @property
     def ranks(self) -> int:
@@ -143,6 +152,7 @@ def _fit(
     names += [(kind, "") for kind in KINDS if kind not in BY_GENERATION and kind in free]
     prior = _values(near, names)
     loose, low, high = np.array([EXPECTED[kind][1:] for kind, _ in names]).T
+    loose = np.where([bool(g) and g not in REFERENCE for _, g in names], CARRIED, loose)
     alike = _alike(names)
     place = {name: i for i, name in enumerate(names)}
     columns = {
@@ -150,6 +160,7 @@ def _fit(
         for g in generations
     }
     found, before = start, _values(start, names)
+    noise = np.array([p.noise for p in points])
     for _ in range(_ROUNDS):
         matrix, target = np.zeros((len(points), len(names))), np.zeros(len(points))
         for row, point in enumerate(points):
@@ -160,10 +171,10 @@ def _fit(
                 if column is None:
                     rest += line[number] * held[number]
                 else:
-                    matrix[row, column] = line[number] * scale[number] / (point.measured_us * NOISE)
-            target[row] = (1 - rest / point.measured_us) / NOISE
+                    matrix[row, column] = line[number] * scale[number] / (point.measured_us * point.noise)
+            target[row] = (1 - rest / point.measured_us) / point.noise
         # Steps that no factors explain count by their error, not its square.
-        trust = _trust((matrix @ before - target) * NOISE)
+        trust = _trust((matrix @ before - target) * noise)
         whole = np.vstack([matrix * trust[:, None], np.diag(1 / loose), alike])
         values = _bounded(whole, np.concatenate([target * trust, prior / loose, np.zeros(len(alike))]), low, high)
         # Half a step: what is exposed changes with the factors, and would swing.

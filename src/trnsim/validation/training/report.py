@@ -13,16 +13,17 @@ import numpy as np
 from trnsim.errors import TrnsimError
 from trnsim.planner.stack import architecture, strain
 from trnsim.planner.training import TrainingPlan, model_flops, pieces_of, prices_of
-from trnsim.validation.training.fit import Factors, Member, Point, Predicted, base_name, folds
+from trnsim.validation.training.fit import NOISE, Factors, Member, Point, Predicted, base_name, folds
 from trnsim.validation.training.rows import FRAMEWORKS, Row, excluded, framework, product, step_seconds, try_plan
 from trnsim.validation.training.targets import Target, targets
 
 Run = tuple[Row, TrainingPlan, float]
 SCHEMA = "trnsim-training-1"
+DECODERS = "Trainium, decoders"
 # What cases of a framework are compared as; those of others by whether they have experts.
 SETS = {
     "maxtext": "Nvidia, MaxText",
-    "neuronx-distributed": "Trainium, decoders",
+    "neuronx-distributed": DECODERS,
     "neuronx-bert": "Trainium, encoders",
     "megatron-2022": "A100, Megatron of 2022",
     "megatron-2021": "A100, Megatron of 2021",
@@ -128,6 +129,8 @@ def _point(key: str, members: list[Run]) -> Point:
     """The group's median run, by time for a rank's work."""
     ordered = sorted(members, key=lambda m: m[2] / (m[1].layout.micro_batches * m[1].layout.micro_batch))
     row, plan, seconds = ordered[len(ordered) // 2]
+    found = tuple(Member(r["id"], f"{r['software']} {r['date']}", p, time * 1e6) for r, p, time in members)
+    spread = float(FRAMEWORKS[framework(row)].get("release_spread", 0.0))
     chip = plan.on.chip
     return Point(
         key=f"{key} x{plan.layout.micro_batches}",
@@ -143,7 +146,8 @@ def _point(key: str, members: list[Run]) -> Point:
         pieces=pieces_of(prices_of(plan), plan.layout),
         measured_us=seconds * 1e6,
         model_flops=model_flops(plan),
-        members=tuple(Member(row["id"], f"{row['software']} {row['date']}", plan, time * 1e6) for row, plan, time in members),
+        members=found,
+        noise=float(np.hypot(NOISE, spread / np.sqrt(len({m.release for m in found})))),
     )
 
 
@@ -152,7 +156,10 @@ def sets(cases: Sequence[Predicted]) -> dict[str, list[Predicted]]:
     found: dict[str, list[Predicted]] = {}
     for case in cases:
         p = case.point
-        name = SETS.get(p.framework) or f"Nvidia, {'experts' if p.moe else 'dense'}"
+        name = SETS.get(p.framework, "")
+        if name == DECODERS and p.releases < 2:
+            name += " of one release"
+        name = name or f"Nvidia, {'experts' if p.moe else 'dense'}"
         found.setdefault(name, []).append(case)
     return found
 
