@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,11 @@ import numpy as np
 from trnsim.errors import TrnsimError
 from trnsim.planner.stack import architecture, strain
 from trnsim.planner.training import TrainingPlan, model_flops, pieces_of, prices_of
+from trnsim.validation.training.calculon import Calculon, run
 from trnsim.validation.training.fit import NOISE, Factors, Member, Point, Predicted, base_name, folds
-from trnsim.validation.training.rows import FRAMEWORKS, Row, excluded, framework, product, step_seconds, try_plan
-from trnsim.validation.training.targets import Target, targets
+from trnsim.validation.training.paper import memory
+from trnsim.validation.training.rows import FRAMEWORKS, Row, excluded, fits, framework, product, step_seconds, try_plan
+from trnsim.validation.training.targets import Target, memory_targets, targets
 
 Run = tuple[Row, TrainingPlan, float]
 SCHEMA = "trnsim-training-1"
@@ -41,11 +43,14 @@ class Validation:
     refused: tuple[tuple[str, str], ...]
     rows: int
     seconds: float
+    unfit: tuple[str, ...] = ()
+    calculon: Calculon = field(default_factory=Calculon)
 
     @property
     def targets(self) -> tuple[Target, ...]:
         """What the model has to reach."""
-        return targets(sets(self.cases), self.predicted_share)
+        found = targets(sets(self.cases), self.predicted_share)
+        return (*found, *memory_targets(memory(), self.unfit, sum(len(c.point.ids) for c in self.cases)))
 
     @property
     def predicted_share(self) -> float:
@@ -59,6 +64,7 @@ def validate(rows: Sequence[Row]) -> Validation:
     begin = time.perf_counter()
     left_out: Counter[str] = Counter()
     refused: list[tuple[str, str]] = []
+    unfit: list[str] = []
     groups: dict[str, list[Run]] = {}
     for row in rows:
         why = excluded(row)
@@ -76,13 +82,23 @@ def validate(rows: Sequence[Row]) -> Validation:
             refused.append((row["id"], str(error)))
             continue
         groups.setdefault(_key(row, plan), []).append((row, plan, seconds))
+        if not fits(plan, row["chip"]):
+            unfit.append(row["id"])
     runs = [(key, case) for key, members in groups.items() for case in _cases(members)]
     points = [_point(key, case) for key, case in runs]
     samples = [_point(key, some) for key, case in runs for some in _by_framework(case)]
     after = {name: held["after"] for name, held in FRAMEWORKS.items() if "after" in held}
-    cases, fits = folds(points, samples, after)
+    cases, fitted = folds(points, samples, after)
+    paper = any(c.point.framework == "megatron-2022" for c in cases)
     return Validation(
-        tuple(cases), fits, tuple(left_out.most_common()), tuple(refused), len(rows), time.perf_counter() - begin
+        cases=tuple(cases),
+        fits=fitted,
+        excluded=tuple(left_out.most_common()),
+        refused=tuple(refused),
+        rows=len(rows),
+        seconds=time.perf_counter() - begin,
+        unfit=tuple(unfit),
+        calculon=run() if paper else Calculon(why="none of its points is among the rows"),
     )
 
 
@@ -194,6 +210,15 @@ def to_json(found: Validation) -> dict[str, Any]:
             "predicted_share": found.predicted_share,
             "targets": [asdict(t) | {"met": t.met} for t in found.targets],
             "seconds": found.seconds,
+        },
+        "memory": [asdict(point) | {"error": point.error} for point in memory()],
+        "does_not_fit": list(found.unfit),
+        "calculon": {
+            "why_not": found.calculon.why,
+            "values": [
+                {"kind": kind, "model": model, "recompute": mode, "measured": held, "predicted": told}
+                for (kind, model, mode), (held, told) in found.calculon.values.items()
+            ],
         },
         "excluded": [{"rule": rule, "rows": count} for rule, count in found.excluded],
         "refused": [{"id": row, "why": why} for row, why in found.refused],

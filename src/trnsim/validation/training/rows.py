@@ -15,9 +15,11 @@ from typing import Any
 
 from trnsim.errors import InputError, InternalError, TrnsimError
 from trnsim.hardware import load_system
-from trnsim.planner.training import TrainingPlan, ranks_per_chip
+from trnsim.planner.stack import load_training_stack
+from trnsim.planner.training import TrainingPlan, default_stack, ranks_per_chip, with_layout
+from trnsim.validation.training.paper import PAPER, steps
 from trnsim.validation.subset import first, holds, subset
-from trnsim.workloads import Layout, Model, load_model, training_memory
+from trnsim.workloads import Layout, load_model, training_memory
 
 FILE = "training.csv"
 COLUMNS = (
@@ -85,9 +87,14 @@ def read_rows(path: str | Path) -> list[Row]:
             missing = sorted(set(COLUMNS) - set(reader.fieldnames or ()))
             if missing:
                 raise InputError(f"{file} has no column {', '.join(missing)}", operand="data", limit=COLUMNS)
-            return _corrected(_completed([Row(values) for values in reader]))
+            rows = [Row(values) for values in reader]
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error}") from error
+    if any(PAPER in row["source"] for row in rows):
+        # Where some points of the paper are, so are the others.
+        held = {row["id"] for row in rows}
+        rows += [Row(values) for values in steps() if values["id"] not in held]
+    return _corrected(_completed(rows))
 
 
 def _completed(rows: list[Row]) -> list[Row]:
@@ -180,24 +187,31 @@ def plan_of(row: Row) -> TrainingPlan:
         gradient_dtype=FRAMEWORKS[framework(row)].get("gradient_dtype", "float32"),
     )
     sequence = row.count("seq_len")
-    layout = _recomputed(row, model, layout, sequence)
-    return TrainingPlan(model=model, system=SYSTEMS[row["chip"]], layout=layout, sequence=sequence)
+    return _recomputed(
+        row, TrainingPlan(model=model, system=SYSTEMS[row["chip"]], layout=layout, sequence=sequence)
+    )
 
 
-def _recomputed(row: Row, model: Model, layout: Layout, sequence: int) -> Layout:
+def _recomputed(row: Row, plan: TrainingPlan) -> TrainingPlan:
     named = row["act_recompute"].lower()
     if "full" in named or "selective" in named:
-        return replace(layout, recompute="full" if "full" in named else "selective")
-    system = load_system(SYSTEMS[row["chip"]])
-    room = system.chip.hbm.capacity_bytes / ranks_per_chip(system)
-    if re.search(RULES["fill"]["coherent"], row["chip"]):
-        room *= 2
-    ways = RULES["fill"]["recompute" if layout.flash else "recompute_unfused"]
-    for how in ways:
-        tried = replace(layout, recompute=how)
-        if max(stage.total for stage in training_memory(model, tried, sequence)) <= room:
-            return tried
-    return replace(layout, recompute=ways[-1])
+        return with_layout(plan, replace(plan.layout, recompute="full" if "full" in named else "selective"))
+    ways = RULES["fill"]["recompute" if plan.layout.flash else "recompute_unfused"]
+    tried = [with_layout(plan, replace(plan.layout, recompute=how)) for how in ways]
+    return next((one for one in tried if fits(one, row["chip"])), tried[-1])
+
+
+def room(plan: TrainingPlan, chip: str) -> float:
+    """Bytes of a rank: its share of the chip's memory, and of the host's where that is coherent."""
+    system = plan.on
+    found = system.chip.hbm.capacity_bytes / ranks_per_chip(system, plan.lnc)
+    return found * 2 if re.search(RULES["fill"]["coherent"], chip) else found
+
+
+def fits(plan: TrainingPlan, chip: str) -> bool:
+    """Whether a run is judged to fit, with what the runtime takes."""
+    reserve = load_training_stack(default_stack(plan.on)).reserve_bytes
+    return max(m.total for m in training_memory(plan.model, plan.layout, plan.sequence, reserve)) <= room(plan, chip)
 
 
 def step_seconds(row: Row, plan: TrainingPlan) -> float | None:

@@ -13,6 +13,7 @@ from trnsim.validation.training.fit import Member, Point, Predicted, time_us
 
 if TYPE_CHECKING:
     from trnsim.planner.training import TrainingPlan
+    from trnsim.validation.training.paper import MemoryPoint
 
 # Rank-microseconds of a sequence that two layouts must differ by for the sign of the difference to count.
 APART = 0.10
@@ -58,6 +59,15 @@ def targets(sets: Mapping[str, Sequence[Predicted]], predicted_share: float) -> 
         found.append(
             Target("layouts that differ by 10 %: right signs", float(np.mean(right)), 1.0, len(right), least=True)
         )
+    return tuple(found)
+
+
+def memory_targets(points: Sequence[MemoryPoint], unfit: Sequence[str], rows: int) -> tuple[Target, ...]:
+    """What predictions of memory have to reach."""
+    found = [Target("memory: published runs that are judged to fit", 1 - len(unfit) / max(rows, 1), 1.0, rows, least=True)]
+    for kind, name in (("states", "parameters and optimiser"), ("activations", "activations")):
+        errors = [abs(p.error) for p in points if p.kind == kind]
+        found.append(Target(f"memory of Megatron of 2022: {name}, worst", max(errors), 0.05, len(errors)))
     return tuple(found)
 
 
