@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from trnsim.validation.training.fit import Member, Point, Predicted, time_us
 if TYPE_CHECKING:
     from trnsim.planner.training import TrainingPlan
     from trnsim.validation.training.paper import MemoryPoint
+    from trnsim.workloads import Layout
 
 # Rank-microseconds of a sequence that two layouts must differ by for the sign of the difference to count.
 APART = 0.10
@@ -119,13 +120,12 @@ def _both(case: Predicted, member: Member) -> tuple[float, float]:
 
 
 def narrow(cases: Sequence[Predicted]) -> list[float]:
-    """Relative errors of how much longer a step in bfloat16 takes than one of the same model and chip in 8 bits."""
+    """Relative errors of how much longer a step in bfloat16 takes than one of the same model, chip and release in 8 bits."""
     found = []
     for one, other in combinations(cases, 2):
-        a, b = one.point, other.point
-        if _alike(a) == _alike(b) and a.narrow != b.narrow and "nvfp4" not in (_format(a), _format(b)):
-            measured = _work(a.plan, a.measured_us) / _work(b.plan, b.measured_us)
-            found.append(_work(a.plan, one.left_out_us) / _work(b.plan, other.left_out_us) / measured - 1)
+        formats = {_format(one.point), _format(other.point)}
+        if _alike(one.point) == _alike(other.point) and "bfloat16" in formats and formats & {"fp8", "mxfp8"}:
+            found += [a[0] / b[0] / (a[1] / b[1]) - 1 for a, b in _together(one, other)]
     return found
 
 
@@ -136,14 +136,23 @@ def signs(cases: Sequence[Predicted]) -> list[bool]:
     found = []
     for one, other in combinations(cases, 2):
         a, b = one.point, other.point
-        if _alike(a) != _alike(b) or _format(a) != _format(b):
+        if _alike(a) != _alike(b) or _format(a) != _format(b) or _without_batch(a) == _without_batch(b):
             continue
-        for release in sorted({m.release for m in a.members} & {m.release for m in b.members}):
-            first, second = (_of(case, release) for case in (one, other))
+        for first, second in _together(one, other):
             measured = first[1] / second[1] - 1
             if abs(measured) > APART:
                 found.append((first[0] / second[0] > 1) == (measured > 0))
     return found
+
+
+def _without_batch(point: Point) -> Layout:
+    return replace(point.plan.layout, dp=1, global_batch=None)
+
+
+def _together(one: Predicted, other: Predicted) -> Iterator[tuple[tuple[float, float], tuple[float, float]]]:
+    """(predicted, measured) work of both, for each release that both ran on."""
+    for release in sorted({m.release for m in one.point.members} & {m.release for m in other.point.members}):
+        yield _of(one, release), _of(other, release)
 
 
 def _of(case: Predicted, release: str) -> tuple[float, float]:
