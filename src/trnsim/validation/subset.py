@@ -42,7 +42,11 @@ def holds(rule: Mapping[str, Any], row: Columns, tables: Mapping[str, Any], test
     Args:
         tables: of the same kind of rows, that ``unknown`` names; ``test``: whether a named test holds of the row.
     """
-    if unknown := set(rule) - _KEYS - {"name", "title", "family", "gradient_dtype", "after", "release_of", "release_spread"}:
+    if (
+        unknown := set(rule)
+        - _KEYS
+        - {"name", "title", "family", "gradient_dtype", "after", "release_of", "release_spread"}
+    ):
         raise InternalError(f"{FILE.name}: a rule has no {', '.join(sorted(unknown))}")
     flags = 0 if rule.get("exact") else re.IGNORECASE
     said = [bool(re.search(text, row[column], flags)) for column, text in rule.get("where", {}).items()]
