@@ -22,7 +22,7 @@ HEAD = """\
 # Factors of training stacks; planner/stack.py says what each means. Made by scripts/fit_training.py.
 #
 # ``factors``: of kinds of computation, how much longer than their kernels alone; of single experts (groups),
-# microseconds that come with each product; of exchanges (tp, cp, ep, ep_far between systems, gather, dp), the share that
+# microseconds with each product; of exchanges (tp, cp, ep, ep_far between systems, gather, dp), the share that
 # computation cannot hide; of what is left of any when computation ends (late), how much longer than predicted; of
 # sending between stages (pp), how often its time counts; of a host, milliseconds a step. ``generations``: those of
 # products by architecture. ``error_percent``: mean absolute error on models that the fit did not see, by architecture;

@@ -24,8 +24,8 @@ from trnsim.workloads import Layout, load_model, training_memory
 FILE = "training.csv"
 COLUMNS = (
     "id", "model", "layers", "hidden", "moe", "seq_len", "chip", "n_chips", "tp", "pp", "vp", "cp", "ep", "dp",
-    "zero_fsdp", "act_recompute", "micro_batch", "global_batch", "dtype", "software", "metric", "value", "step_time_s", "quality",
-    "source", "date", "notes",
+    "zero_fsdp", "act_recompute", "micro_batch", "global_batch", "dtype", "software", "metric", "value", "step_time_s",
+    "quality", "source", "date", "notes",
 )  # fmt: skip
 # What a measurement is told by.
 _MEASURED = ("model", "chip", "n_chips", "software", "metric", "value")
