@@ -169,8 +169,9 @@ def _points(truth: Factors) -> list[Point]:
             layout = Layout(tp=tp, cp=cp, dp=32 // tp // cp, zero=1, micro_batch=size, global_batch=256)
             plan = TrainingPlan(model=load_model(model), system="dgx-h100", layout=layout, sequence=8192)
             point = Point(
-                key="", ids=("a",), framework="f", generation="hopper", strain=1.0, chip="h100", model=model, narrow=False,
-                moe=False, plan=plan, pieces=pieces_of(prices_of(plan), layout), measured_us=1.0, model_flops=1.0,
+                key="", ids=("a",), framework="f", generation="hopper", strain=1.0, chip="h100", model=model,
+                narrow=False, moe=False, plan=plan, pieces=pieces_of(prices_of(plan), layout), measured_us=1.0,
+                model_flops=1.0,
             )  # fmt: skip
             found.append(replace(point, measured_us=time_us(point, truth)))
     return found
