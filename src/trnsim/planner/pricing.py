@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 # Kinds of work. Apart are the loss, which frameworks compute in several passes over logits; products in 8 bits and less
 # (``narrow``); those of experts, what stands ``between`` them, and as ``groups`` how many such products of one expert
 # there are, each of which is started and cast by itself; scans of states. ``routing`` brings tokens into their order;
-# ``gather`` brings the weights that ranks share (ZeRO 3); ``ep_far`` is between systems. ``late`` is what no computation
-# hides of gradients and weights; ``host`` what one does once a step.
+# ``gather`` brings the weights that ranks share (ZeRO 3); ``ep_far`` is between systems. ``late``: what no computation
+# hides of gradients and weights; ``host``: what one does once a step.
 KINDS = (
     "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "between", "groups",
     "routing", "scans", "tp", "cp", "ep", "ep_far", "gather", "pp", "dp", "optimizer", "late", "host",
