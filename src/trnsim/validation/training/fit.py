@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 # compilers join some; a loss that no kernel fuses passes over logits in float32 several times, scans write what lies
 # between their blocks. Shares of exchanges that are exposed lie between none and all of them, and somewhat more where
 # networks are slower than predicted; what is late of gradients cannot take less than 0.6 of the time predicted, where
-# links would be full; of what brings tokens to experts some cannot be hidden, as they wait for it. ``groups``: microseconds; ``host``: milliseconds a step.
+# links would be full; of what brings tokens to experts some cannot be hidden, as they wait for it. ``groups``:
+# microseconds; ``host``: milliseconds a step.
 EXPECTED: Mapping[str, tuple[float, float, float, float]] = {
     "products": (1.2, 0.1, 0.5, 2.5),
     "narrow": (1.2, 0.1, 0.5, 2.5),
