@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from trnsim.errors import UnsupportedError
 from trnsim.frameworks.torch import formats
 from trnsim.frameworks.torch.formats import LOW, Policy, Tensor
-from trnsim.frameworks.torch.plans import COMPUTE, FOREIGN, LAYERS, MOVE, PRODUCT, Plan, plan_of
+from trnsim.frameworks.torch.plans import FOREIGN, LAYERS, MOVE, PRODUCT, Plan, plan_of
 from trnsim.numerics import DType
 
 # What no engine has.
@@ -94,13 +95,7 @@ class FastExecutor:
     ) -> Any:
         """Any operator, in float32. ``prepared`` are the arguments to compute with where they are not just upcast."""
         kind = _narrowest(args, kwargs.values() if kwargs else ())
-        if kind is not None and kind in _MISSING:
-            raise UnsupportedError(
-                f"{plan.overload} on {_name(kind)}, which no engine computes with; use float32 or less",
-                instruction=plan.overload,
-                operand="dtype",
-                value=_name(kind),
-            )
+        _check(plan, kind)
         if plan.writes:
             written = [t for w in plan.writes for t in _tensors(_argument(args, kwargs, w))]
             self.cache.written(written)
@@ -187,6 +182,7 @@ class FastExecutor:
     def _narrow_product(self, policy: Policy, plan: Plan, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """A product with weights in 8 bits: their scales multiply the float32 sums, then what is added is added."""
         left, right = (args[p] for p in plan.operands)
+        _check(plan, _narrowest(args, ()))
         values: list[Tensor] = []
         scales: list[Tensor] = []
         for place, tensor in enumerate((left, right)):
@@ -315,7 +311,7 @@ class Rounded:
 
 
 class Gradients:
-    """Which tensors are gradients: what a backward pass computes, from the first operator on, of what it has computed."""
+    """Which tensors are gradients: what a backward pass computes, from its first operator on, of what it computed."""
 
     def __init__(self) -> None:
         self._marks: dict[int, Any] = {}
@@ -343,9 +339,12 @@ class Gradients:
             storage = tensor.untyped_storage()
             key = storage._cdata
             if takes:
-                self._marks[key] = weakref.ref(storage, lambda _, key=key: self._marks.pop(key, None))
+                self._marks[key] = weakref.ref(storage, partial(self._gone, key))
             else:
                 self._marks.pop(key, None)
+
+    def _gone(self, key: int, _: Any) -> None:
+        self._marks.pop(key, None)
 
 
 def in_backward() -> bool:
@@ -354,7 +353,7 @@ def in_backward() -> bool:
 
 
 def result_dtypes(func: Any, args: Any, kwargs: Any) -> Any:
-    """The formats of ``func``'s results (nested as these), by its rules for shapes and types; else those of its tensors."""
+    """The formats of ``func``'s results, nested as these: by its rules of types, else those of its tensors."""
     try:
         with torch.no_grad():
             result = func(*map(_meta, args), **{k: _meta(v) for k, v in kwargs.items()})
@@ -394,7 +393,7 @@ def _kind(value: Any) -> Any:
 
 
 def _narrowest(args: Any, more: Any) -> Any:
-    """A format among arguments that needs attention: one that no engine has, else one narrower than float32, else None."""
+    """A format among arguments that no engine has, else one that is narrower than float32, else None."""
     found = None
     for group in (args, more):
         for value in group:
@@ -450,6 +449,17 @@ def _given(args: Any, kwargs: Any, where: tuple[int, str]) -> bool:
     return bool(_argument(args, kwargs, where))
 
 
+def _check(plan: Plan, kind: Any) -> None:
+    """Refuse a format that no engine has."""
+    if kind is not None and kind in _MISSING:
+        raise UnsupportedError(
+            f"{plan.overload} on {_name(kind)}, which no engine computes with; use float32 or less",
+            instruction=plan.overload,
+            operand="dtype",
+            value=_name(kind),
+        )
+
+
 def _scale(result: Tensor, scales: list[Tensor]) -> Tensor:
     for scale in scales:
         result *= scale
@@ -460,4 +470,4 @@ def _name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-__all__ = ["COMPUTE", "FastExecutor", "in_backward", "result_dtypes"]
+__all__ = ["FastExecutor", "in_backward", "result_dtypes"]

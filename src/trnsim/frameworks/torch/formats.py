@@ -1,8 +1,8 @@
 """Number formats of products: what a policy rounds the operands of a matrix multiplication to.
 
-Tensors keep the formats that their owner gave them. A policy says in which format TensorE multiplies them, as the Neuron
-compiler's automatic casts do (``--auto-cast=matmult``): operands are rounded on their way to TensorE, sums are float32,
-and the result is rounded once, to the format of its tensor.
+Tensors keep the formats that their owner gave them. A policy says in which format TensorE multiplies them, as the
+Neuron compiler's automatic casts do (``--auto-cast=matmult``): operands are rounded on their way to TensorE, sums are
+float32, and the result is rounded once, to the format of its tensor.
 
 ========== ================================================================ ====================
 policy     operands                                                         scales

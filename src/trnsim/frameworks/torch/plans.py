@@ -10,29 +10,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 MOVE, PRODUCT, COMPUTE, FOREIGN = "move", "product", "compute", "foreign"
 
 # Overloads of these names, and their in-place forms, do no arithmetic on floats.
-_MOVES = frozenset(
+_MOVES = frozenset(  # as text, which is a tenth of the lines
     """
     _assert_async _assert_scalar _assert_tensor_metadata _copy_from _embedding_bag_per_sample_weights_dummy
-    _has_compatible_shallow_copy_type _local_scalar_dense _nested_tensor_from_mask _pin_memory _resize_output _to_copy
-    _unsafe_index _unsafe_masked_index _unsafe_view alias_copy arange argmax argmin argsort as_strided_scatter bernoulli
-    block_diag bucketize cat channel_shuffle clone constant_pad_nd copy count_nonzero detach_copy diag_embed
-    diagonal_scatter embedding empty empty_like empty_permuted empty_strided equal expand_copy exponential eye fill
-    fill_diagonal flip full full_like gather hash_tensor index index_copy index_fill index_select is_same_size isfinite
-    isinf isnan isneginf isposinf item lift lift_fresh lift_fresh_copy masked_fill masked_scatter masked_select
-    max_pool2d_with_indices max_pool3d_with_indices multinomial narrow_copy native_channel_shuffle new_empty
-    new_empty_strided new_full new_ones new_zeros nonzero nonzero_static normal ones ones_like permute_copy
-    pixel_shuffle pixel_unshuffle put rand rand_like randint randint_like randn randn_like random randperm
-    record_stream reflection_pad1d reflection_pad2d reflection_pad3d relu repeat repeat_interleave
-    replication_pad1d replication_pad2d replication_pad3d resize resize_as rot90 roll scalar_tensor searchsorted
-    select_copy select_scatter set signbit slice_copy slice_scatter sort split_copy split_with_sizes_copy squeeze_copy
-    stack sym_size sym_stride t_copy take topk transpose_copy tril triu unbind_copy unfold_copy uniform unique_consecutive
-    unique_dim unsqueeze_copy view_copy where zero zeros zeros_like
-    """.split()
+    _has_compatible_shallow_copy_type _local_scalar_dense _nested_tensor_from_mask _pin_memory _resize_output
+    _to_copy _unsafe_index _unsafe_masked_index _unsafe_view alias_copy arange argmax argmin argsort
+    as_strided_scatter bernoulli block_diag bucketize cat cauchy channel_shuffle clone constant_pad_nd copy
+    count_nonzero detach_copy diag_embed diagonal_scatter embedding empty empty_like empty_permuted empty_strided
+    equal expand_copy exponential eye fill fill_diagonal flip full full_like gather geometric hash_tensor index
+    index_copy index_fill index_select is_same_size isfinite isinf isnan isneginf isposinf item lift lift_fresh
+    lift_fresh_copy log_normal masked_fill masked_scatter masked_select max_pool2d_with_indices
+    max_pool3d_with_indices multinomial narrow_copy native_channel_shuffle new_empty new_empty_strided new_full
+    new_ones new_zeros nonzero nonzero_static normal ones ones_like permute_copy pixel_shuffle pixel_unshuffle put
+    rand rand_like randint randint_like randn randn_like random randperm record_stream reflection_pad1d
+    reflection_pad2d reflection_pad3d relu repeat repeat_interleave replication_pad1d replication_pad2d
+    replication_pad3d resize resize_as roll rot90 scalar_tensor searchsorted select_copy select_scatter set signbit
+    slice_copy slice_scatter sort split_copy split_with_sizes_copy squeeze_copy stack sym_size sym_stride t_copy
+    take topk transpose_copy tril triu unbind_copy unfold_copy uniform unique_consecutive unique_dim unsqueeze_copy
+    view_copy where zero zeros zeros_like
+    """.split()  # noqa: SIM905
 )
 # These only move what they are given, unless they add it up; the place and name of the argument that says so.
 _MOVES_UNLESS = {
@@ -40,7 +39,10 @@ _MOVES_UNLESS = {
     "_index_put_impl": (3, "accumulate"),
     "_unsafe_index_put": (3, "accumulate"),
 }
-_MOVING_OVERLOADS = frozenset({"aten::scatter.src", "aten::scatter.value", "aten::scatter_.src", "aten::scatter_.value"})
+_WITHOUT_NUMBERS = ("profiler", "prim", "c10d", "_c10d_functional")
+_MOVING_OVERLOADS = frozenset(
+    {"aten::scatter.src", "aten::scatter.value", "aten::scatter_.src", "aten::scatter_.value"}
+)
 
 # Products with weights, which 8-bit policies are for: the places of their two operands.
 LAYERS = {"mm": (0, 1), "addmm": (1, 2), "linear": (0, 1), "_grouped_mm": (0, 1), "_addmm_activation": (1, 2)}
@@ -71,7 +73,7 @@ _OPERANDS = {
     **LAYERS,
 }
 # Arguments that are changed though the schema does not say so.
-_HIDDEN_WRITES = {"native_batch_norm": (3, 4), "_native_batch_norm_legit_functional": ()}
+_HIDDEN_WRITES = {"native_batch_norm": (3, 4), "cudnn_batch_norm": (3, 4), "miopen_batch_norm": (3, 4)}
 
 
 @dataclass(frozen=True)
@@ -102,22 +104,20 @@ def plan_of(func: Any) -> Plan:
     schema = func._schema
     namespace, _, name = schema.name.partition("::")
     base = name[:-1] if name.endswith("_") and not name.endswith("__") else name
-    changed = [(i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
+    changed = [
+        (i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write
+    ]
     changed += [(i, schema.arguments[i].name) for i in _HIDDEN_WRITES.get(name, ())]
     writes = tuple(changed)
     shares = any(r.alias_info is not None for r in schema.returns)
     view = not writes and (shares or name in ("_reshape_alias", "_unsafe_view"))
     overload = f"{schema.name}.{schema.overload_name}" if schema.overload_name else schema.name
-    if namespace not in ("aten", "prims", "prim"):
+    if namespace in _WITHOUT_NUMBERS:
+        return Plan(MOVE, name, False, writes, overload=overload)
+    if namespace not in ("aten", "prims"):
         return Plan(FOREIGN, name, False, writes, overload=overload)
-    if view or base in _MOVES or overload in _MOVING_OVERLOADS or namespace == "prim":
+    if view or base in _MOVES or overload in _MOVING_OVERLOADS:
         return Plan(MOVE, base, view, writes, overload=overload)
     if base in _OPERANDS:
         return Plan(PRODUCT, base, False, writes, _OPERANDS[base], overload=overload)
     return Plan(COMPUTE, base, False, writes, unless=_MOVES_UNLESS.get(base), overload=overload)
-
-
-def arithmetic_names(namespace: Any = torch.ops.aten) -> frozenset[str]:
-    """Names that this module lists and the installed PyTorch has: for a test that none is misspelt."""
-    listed = _MOVES | set(_OPERANDS) | set(_MOVES_UNLESS)
-    return frozenset(n for n in listed if hasattr(namespace, n) or hasattr(namespace, f"{n}_"))

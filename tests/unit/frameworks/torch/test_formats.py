@@ -46,7 +46,9 @@ def test_scaled_operand(dtype, other):
     # half a step of the format relative to a value, or of its smallest number relative to the largest value
     error = (codes * scale - values).abs()
     finfo = ml_dtypes.finfo(other)
-    assert bool((error <= values.abs() * 2.0 ** -(finfo.nmant + 1) * 1.001 + float(finfo.smallest_subnormal) * scale).all())
+    assert bool(
+        (error <= values.abs() * 2.0 ** -(finfo.nmant + 1) * 1.001 + float(finfo.smallest_subnormal) * scale).all()
+    )
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [1.0, float("inf")], [float("nan"), 1.0], []])
