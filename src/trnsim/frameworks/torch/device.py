@@ -121,9 +121,7 @@ class Chip(TorchDispatchMode):
         """A kernel of the user that has run on tensors, as one call ``nki.NAME`` with a known cost."""
         module, phase, origin = self.places.here()
         schema = Schema(f"nki.{name}", ())
-        index = self.capture.call(
-            schema, tuple(inputs), {}, outputs, module, phase, self.format, origin, cost
-        )
+        index = self.capture.call(schema, tuple(inputs), {}, outputs, module, phase, self.format, origin, cost)
         if phase == "forward":
             self.places.ran(module, index)
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from trnsim.errors import InputError
+from trnsim.frameworks.torch.exact import ExactExecutor
 from trnsim.frameworks.torch.fast import FastExecutor
 from trnsim.frameworks.torch.formats import Policy
 from trnsim.hardware import load_chip
@@ -53,4 +54,6 @@ def make_executor(depth: str, chip: str, lnc: int, format: str, *, stochastic_ro
     policy.check(core.version)
     if depth == "fast":
         return FastExecutor(policy, core.version, stochastic_rounding=stochastic_rounding, seed=seed)
+    if depth == "exact":
+        return ExactExecutor(chip, lnc, policy, stochastic_rounding=stochastic_rounding, seed=seed)
     return NativeExecutor()
