@@ -22,10 +22,28 @@ class Executor(Protocol):
 
 
 class NativeExecutor:
-    """PyTorch's own CPU kernels. Under FakeTensorMode (``shape``) they compute shapes only."""
+    """PyTorch's own CPU kernels."""
 
     def run(self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
+
+
+class ShapeExecutor:
+    """Shapes only: FakeTensorMode, and what it does not know of tensors on a CPU."""
+
+    def run(self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func is torch.ops.aten._grouped_mm.default:
+            return _grouped(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _grouped(left: Any, right: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
+    """Rows of each group by the matrix of the group; of two matrices, the groups are parts of the contraction."""
+    groups = right.shape[0] if right.dim() == 3 else offs.shape[0]
+    shape = (left.shape[0], right.shape[-1])
+    if left.dim() == right.dim():
+        shape = (groups, left.shape[-2], right.shape[-1])
+    return left.new_empty(shape, dtype=out_dtype or left.dtype)
 
 
 def make_executor(depth: str, chip: str, lnc: int, format: str, *, stochastic_rounding: bool, seed: int) -> Executor:
@@ -36,4 +54,4 @@ def make_executor(depth: str, chip: str, lnc: int, format: str, *, stochastic_ro
     """
     if depth not in DEPTHS:
         raise InputError(f"no depth {depth!r}", operand="depth", value=depth, limit=DEPTHS)
-    return NativeExecutor()
+    return ShapeExecutor() if depth == "shape" else NativeExecutor()
