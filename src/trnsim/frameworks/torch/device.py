@@ -11,14 +11,17 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trnsim.errors import InputError, TrnsimError, UnsupportedError
 from trnsim.frameworks.torch import formats
+from trnsim.frameworks.torch.accounts import SETUP, Accounts
 from trnsim.frameworks.torch.capture import Capture, Schema, _tensors, dtype_name
 from trnsim.frameworks.torch.executor import Executor, make_executor
 from trnsim.frameworks.torch.formats import Policy
 from trnsim.frameworks.torch.modules import Places
+from trnsim.frameworks.torch.pricing import Pricer
 from trnsim.frameworks.torch.report import Report
 from trnsim.hardware import load_chip
 from trnsim.operators.cost import OperatorCost
@@ -69,6 +72,10 @@ class Chip(TorchDispatchMode):
         )
         self.capture = Capture()
         self.places = Places(self.capture, self._before_model, self._after_update)
+        self.accounts = Accounts(self.capture.stream, Pricer(chip, self.lnc, implementation))
+        share = loaded.core_count if whole_device else self.lnc
+        self.capacity_bytes = loaded.hbm.capacity_bytes * share // loaded.core_count
+        self.scope = chip if whole_device else f"{share} of {loaded.core_count} cores of {chip}"
         self._schemas: dict[Any, Schema] = {}
         self._marking = 0
         self._pending = False
@@ -80,8 +87,6 @@ class Chip(TorchDispatchMode):
 
     def __enter__(self) -> Chip:  # noqa: PYI034
         if self.depth == "shape":
-            from torch._subclasses.fake_tensor import FakeTensorMode
-
             self._entered.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         self.executor.forget()
         self.places.enter()
@@ -111,7 +116,7 @@ class Chip(TorchDispatchMode):
         except TrnsimError:
             raise
         except Exception as error:
-            raise OperatorError(f"{module or 'outside of modules'}: {schema.name} failed: {error}") from error
+            raise _failed(error, schema.name, module) from error
         index = self.capture.call(schema, args, kwargs, result, module, phase, self.format, origin)
         if phase == "forward":
             self.places.ran(module, index)
@@ -142,10 +147,37 @@ class Chip(TorchDispatchMode):
                 self.capture.mark(name)
 
     def report(self) -> Report:
-        """Times, memory and fallbacks of all that has run so far."""
-        raise NotImplementedError
+        """Times, memory and fallbacks of all that has run so far. A step that runs outside of ``step`` ends here."""
+        if not self._marking:
+            self.places.settle()
+            self.capture.mark()
+        accounts = self.accounts
+        regions, runs = accounts.regions(), accounts.runs()
+        every = [(region, count) for some, count in zip(regions, runs, strict=True) for region in some]
+        steps = accounts.steps()
+        return Report(
+            chip=self.chip,
+            lnc=self.lnc,
+            depth=self.depth,
+            format=self.format,
+            implementation=self.implementation,
+            total_ps=sum(step.time_ps for step in steps),
+            unfused_ps=sum(region.unfused_ps * count for region, count in every),
+            steps=steps,
+            regions=regions,
+            fallbacks=accounts.fallbacks(),
+            memory=accounts.memory(self.capacity_bytes, self.scope),
+            runs=runs,
+        )
 
-    def _before_model(self, module: torch.nn.Module) -> None:
+    @property
+    def elapsed_ps(self) -> float:
+        """Simulated time of all steps that have ended."""
+        return sum(self.accounts.step_ps(number) for number in range(len(self.capture.stream.steps)))
+
+    def _before_model(self, new: bool) -> None:
+        if new and not self._marking and not any(call.module for call in self.capture.calls):
+            self.capture.mark(SETUP)
         if not self._marking and not torch.is_grad_enabled() and self._pending:
             self.capture.mark()
         self._pending = not torch.is_grad_enabled()
@@ -164,6 +196,13 @@ class Chip(TorchDispatchMode):
                     operand="dtype",
                     value=dtype_name(tensor.dtype),
                 )
+
+
+def _failed(error: Exception, operator: str, module: str) -> OperatorError:
+    where = module or "outside of modules"
+    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+        return OperatorError(f"{where}: {operator} depends on data, which depth 'shape' has none of; use 'fast'")
+    return OperatorError(f"{where}: {operator} failed: {error}")
 
 
 def checked_format(format: str) -> str:
