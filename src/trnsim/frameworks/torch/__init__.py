@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from trnsim.frameworks.torch.device import Chip, OperatorError, autocast, current, device
+from trnsim.frameworks.torch.nki_calls import install as _install
 from trnsim.frameworks.torch.report import Report
+
+_install(current)
 
 __all__ = ["Chip", "OperatorError", "Report", "autocast", "current", "device"]
