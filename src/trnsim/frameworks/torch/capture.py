@@ -1,0 +1,266 @@
+"""From tensors to the stream: which storages and values a call reads and writes, and when storages come and go.
+
+Views cost nothing on the chip and are no calls. A step that does what an earlier one did is not kept again.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trnsim.frameworks.torch.stream import Call, Graph, Step, Storage, Stream, Value
+from trnsim.operators.cost import OperatorCost
+
+_OURS = __file__.rpartition("/")[0]
+_TORCH = torch.__file__.rpartition("/")[0]
+
+# NKI's names of torch's formats.
+DTYPES = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+    torch.float8_e4m3fn: "float8_e4m3fn",
+    torch.float8_e5m2: "float8_e5m2",
+    torch.int8: "int8",
+    torch.int16: "int16",
+    torch.int32: "int32",
+    torch.int64: "int64",
+    torch.uint8: "uint8",
+    torch.bool: "bool",
+}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """NKI's name of a format, torch's where NKI has none."""
+    return DTYPES.get(dtype) or str(dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What of an aten operator decides how it is recorded: the arguments that it changes, by place and name."""
+
+    name: str
+    changes: tuple[tuple[int, str], ...]
+
+    @classmethod
+    def of(cls, func: torch._ops.OpOverload) -> Schema:
+        changes = tuple(
+            (place, a.name)
+            for place, a in enumerate(func._schema.arguments)
+            if a.alias_info is not None and a.alias_info.is_write
+        )
+        return cls(str(func), changes)
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A storage that lives, with what wrote it last: ``root`` value and ``producer`` in graph number ``graph``."""
+
+    storage: Storage
+    reference: weakref.ref[Any]
+    root: int = -1
+    producer: int = -1
+    graph: int = -1
+
+
+class Capture:
+    """Records calls into ``stream``; the calls of the step that runs are ``calls``."""
+
+    def __init__(self) -> None:
+        self.stream = Stream()
+        self.calls: list[Call] = []
+        self.started = 0
+        self._held: dict[int, _Held] = {}
+        self._values: dict[tuple[Any, ...], Value] = {}
+        self._count = 0
+        self._shape_of_step: list[Any] = []
+        self._graphs: dict[int, list[int]] = {}
+        self._kinds: list[Any] = []
+        self._number = 0
+        self.live_bytes = 0
+
+    def storage(self, tensor: torch.Tensor, kind: str, module: str = "", operator: str = "", name: str = "") -> Storage:
+        """The storage of a tensor; ``kind`` and the rest are of one that was not seen before."""
+        return self._hold(tensor, kind, module, operator, name).storage
+
+    def call(
+        self,
+        schema: Schema,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        result: Any,
+        module: str,
+        phase: str,
+        format: str,
+        cost: OperatorCost | None = None,
+    ) -> Call | None:
+        """Record what has run; None: it was a view, or had to do with no tensor."""
+        inputs: list[Value] = []
+        index = len(self.calls)
+        before = tuple([self._recorded(a, inputs) for a in args])
+        named = {name: self._recorded(a, inputs) for name, a in kwargs.items()} if kwargs else {}
+        changed: list[torch.Tensor] = []
+        for place, name in schema.changes:
+            changed += _tensors(args[place] if place < len(args) else kwargs.get(name))
+        outputs: list[Value] = []
+        if changed:
+            for tensor in changed:
+                outputs.append(self._written(tensor, index, module, schema.name))
+            known = {value.storage.id for value in outputs}
+            for tensor in _tensors(result):
+                if self._hold(tensor, "activation", module, schema.name).storage.id not in known:
+                    outputs.append(self._written(tensor, index, module, schema.name))
+        else:
+            there = {value.storage.id for value in inputs}
+            made = [t for t in _tensors(result) if self._new(t, there, module, schema.name)]
+            if not made and (not inputs or _tensors(result)):
+                return None
+            outputs = [self._written(t, index, module, schema.name) for t in made]
+        call = Call(
+            index, schema.name, before, named, tuple(inputs), tuple(outputs), module, phase, _user_line(), format, cost
+        )
+        self.calls.append(call)
+        self.stream.clock += 1
+        return call
+
+    def mark(self, name: str = "step") -> None:
+        """End a step: the calls since the last mark. Nothing happens where there are none."""
+        if not self.calls:
+            return
+        signature, shape = self._signature()
+        graph = next((g for g in self._graphs.get(signature, ()) if self._same(g, shape)), None)
+        if graph is None:
+            graph = len(self.stream.graphs)
+            self.stream.graphs.append(Graph(self.calls, signature, self.started))
+            self._kinds.append(shape)
+            self._graphs.setdefault(signature, []).append(graph)
+        self.stream.steps.append(Step(name, graph, self.started))
+        self.calls, self._values = [], {}
+        self._number += 1
+        self.started = self.stream.clock
+
+    def _same(self, graph: int, shape: Any) -> bool:
+        return bool(self._kinds[graph] == shape)
+
+    def _signature(self) -> tuple[int, Any]:
+        """What a graph does, but for the numbers of its values: operators, shapes, and which call made each input."""
+        first: dict[int, int] = {}
+        shape = []
+        for call in self.calls:
+            shape.append(
+                (
+                    call.operator,
+                    call.module,
+                    call.phase,
+                    call.format,
+                    tuple(
+                        [
+                            (
+                                v.shape,
+                                v.dtype,
+                                v.producer if v.producer >= 0 else -1 - first.setdefault(v.root, len(first)),
+                            )
+                            for v in call.inputs
+                        ]
+                    ),
+                    tuple([(v.shape, v.dtype) for v in call.outputs]),
+                )
+            )
+        return hash(tuple(shape)), shape
+
+    def _hold(self, tensor: torch.Tensor, kind: str, module: str, operator: str, name: str = "") -> _Held:
+        memory = tensor.untyped_storage()
+        key = memory._cdata
+        held = self._held.get(key)
+        if held is None:
+            storage = Storage(
+                len(self.stream.storages), memory.nbytes(), kind, self.stream.clock, None, module, operator, name
+            )
+            self.stream.storages.append(storage)
+            self.live_bytes += storage.nbytes
+
+            def gone(_: Any, key: int = key, storage: Storage = storage) -> None:
+                storage.died = self.stream.clock
+                self.live_bytes -= storage.nbytes
+                self._held.pop(key, None)
+
+            held = self._held[key] = _Held(storage, weakref.ref(memory, gone))
+        return held
+
+    def _new(self, tensor: torch.Tensor, there: set[int], module: str, operator: str) -> bool:
+        """Whether a result has a storage that no argument has."""
+        return self._hold(tensor, "activation", module, operator).storage.id not in there
+
+    def _value(self, tensor: torch.Tensor, held: _Held) -> Value:
+        shape = tuple(tensor.shape)
+        key = (held.storage.id, held.root, shape, tensor.storage_offset(), tensor.stride(), tensor.dtype)
+        value = self._values.get(key)
+        if value is None:
+            number = self._count
+            self._count += 1
+            if held.root < 0:
+                held.root = number
+                key = (held.storage.id, number, *key[2:])
+            here = held.graph == self._number
+            value = Value(
+                number,
+                held.storage,
+                shape,
+                dtype_name(tensor.dtype),
+                tensor.dtype.itemsize,
+                held.root,
+                held.producer if here else -1,
+            )
+            self._values[key] = value
+        return value
+
+    def _written(self, tensor: torch.Tensor, producer: int, module: str, operator: str) -> Value:
+        held = self._hold(tensor, "activation", module, operator)
+        held.root, held.producer, held.graph = -1, producer, self._number
+        return self._value(tensor, held)
+
+    def _recorded(self, item: Any, inputs: list[Value]) -> Any:
+        if isinstance(item, torch.Tensor):
+            kind = "weight" if isinstance(item, torch.nn.Parameter) else "input"
+            value = self._value(item, self._hold(item, kind, "", ""))
+            inputs.append(value)
+            return value
+        if isinstance(item, list | tuple):
+            return tuple([self._recorded(one, inputs) for one in item])
+        return item
+
+
+def _tensors(result: Any) -> list[torch.Tensor]:
+    if isinstance(result, torch.Tensor):
+        return [result]
+    if isinstance(result, list | tuple):
+        return [t for one in result for t in _tensors(one)]
+    return []
+
+
+_inside: dict[Any, bool] = {}
+
+
+def _user_line() -> str:
+    """Where the call comes from: the innermost frame that is neither torch's nor ours."""
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        inside = _inside.get(code)
+        if inside is None:
+            inside = _inside[code] = code.co_filename.startswith((_OURS, _TORCH, "<"))
+        if not inside:
+            return f"{code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+def kinds(tensors: Iterable[torch.Tensor], capture: Capture, kind: str) -> None:
+    """Say what storages are."""
+    for tensor in tensors:
+        capture.storage(tensor, kind).kind = kind

@@ -1,0 +1,219 @@
+"""A simulated chip as a place where PyTorch runs: ``with device("trn2") as chip:``.
+
+A ``TorchDispatchMode`` over ordinary CPU tensors: autograd, modules and optimisers work as ever; every aten operator is
+computed by the executor of the depth, and recorded. Time comes afterwards, from the same fusion that graphs get.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trnsim.errors import InputError, TrnsimError, UnsupportedError
+from trnsim.frameworks.torch.capture import Capture, Schema, _tensors, dtype_name
+from trnsim.frameworks.torch.executor import Executor, make_executor
+from trnsim.frameworks.torch.modules import Places
+from trnsim.frameworks.torch.report import Report
+from trnsim.hardware import load_chip
+from trnsim.operators.cost import OperatorCost
+
+FORMATS = ("float32", "bf16", "fp16", "fp8", "mxfp8")
+# What no engine computes with: NKI has none of these.
+_MISSING = {torch.float64, torch.complex64, torch.complex128, torch.complex32}
+_active: list[Chip] = []
+
+
+class OperatorError(TrnsimError, RuntimeError):
+    """An operator failed; the message names module and operator."""
+
+    kind = "operator"
+
+
+class Chip(TorchDispatchMode):
+    """One logical core of a chip that runs PyTorch. See ``device``."""
+
+    def __init__(
+        self,
+        chip: str = "trn2",
+        *,
+        depth: str = "fast",
+        format: str = "bf16",
+        lnc: int | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
+        implementation: str = "kernel",
+        whole_device: bool = False,
+    ) -> None:
+        super().__init__()
+        loaded = load_chip(chip)
+        if loaded.core is None:
+            raise InputError(f"{chip} has no NeuronCore", operand="chip", value=chip)
+        settings = loaded.logical_core
+        self.chip, self.loaded = chip, loaded
+        self.lnc = settings.default if lnc is None else lnc
+        if self.lnc not in settings.settings:
+            raise InputError(
+                f"{chip} has no logical cores of {self.lnc}", operand="lnc", value=self.lnc, limit=settings.settings
+            )
+        self.depth, self.implementation, self.whole_device = depth, implementation, whole_device
+        self.format = checked_format(format)
+        self.stochastic_rounding, self.seed = stochastic_rounding, seed
+        self.executor: Executor = make_executor(
+            depth, chip, self.lnc, format, stochastic_rounding=stochastic_rounding, seed=seed
+        )
+        self.capture = Capture()
+        self.places = Places(self.capture, self._before_model, self._after_update)
+        self._schemas: dict[Any, Schema] = {}
+        self._marking = 0
+        self._pending = False
+        self._entered = ExitStack()
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True
+
+    def __enter__(self) -> Chip:  # noqa: PYI034
+        if self.depth == "shape":
+            from torch._subclasses.fake_tensor import FakeTensorMode
+
+            self._entered.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        self.places.enter()
+        _active.append(self)
+        super().__enter__()
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        super().__exit__(kind, value, trace)
+        _active.remove(self)
+        self.places.leave()
+        self.places.settle()
+        self.capture.mark()
+        self._entered.close()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        schema = self._schemas.get(func)
+        if schema is None:
+            schema = self._schemas[func] = Schema.of(func)
+        if schema.name.startswith(("profiler.", "prim.")):
+            return func(*args, **kwargs)
+        module, phase = self.places.here()
+        self._check(schema, args, kwargs, module)
+        try:
+            result = self.executor.run(func, args, kwargs)
+        except TrnsimError:
+            raise
+        except Exception as error:
+            raise OperatorError(f"{module or 'outside of modules'}: {schema.name} failed: {error}") from error
+        self.capture.call(schema, args, kwargs, result, module, phase, self.format)
+        return result
+
+    def record_kernel(self, name: str, inputs: list[Any], outputs: list[Any], cost: OperatorCost) -> None:
+        """A kernel of the user that has run on tensors, as one call ``nki.NAME`` with a known cost."""
+        module, phase = self.places.here()
+        self.capture.call(Schema(f"nki.{name}", ()), tuple(inputs), {}, outputs, module, phase, self.format, cost)
+
+    @contextmanager
+    def step(self, name: str = "step") -> Iterator[None]:
+        """What runs inside is one step. Outside of such blocks, a step ends with an optimiser's, or where a model
+        without gradients is called the next time.
+        """
+        if not self._marking:
+            self.capture.mark("before")
+        self._marking += 1
+        try:
+            yield
+        finally:
+            self._marking -= 1
+            if not self._marking:
+                self.places.settle()
+                self.capture.mark(name)
+
+    def report(self) -> Report:
+        """Times, memory and fallbacks of all that has run so far."""
+        raise NotImplementedError
+
+    def _before_model(self, module: torch.nn.Module) -> None:
+        if not self._marking and not torch.is_grad_enabled() and self._pending:
+            self.capture.mark()
+        self._pending = not torch.is_grad_enabled()
+
+    def _after_update(self) -> None:
+        if not self._marking:
+            self.capture.mark()
+            self._pending = False
+
+    def _check(self, schema: Schema, args: Any, kwargs: Any, module: str) -> None:
+        for tensor in _tensors(args):
+            if tensor.dtype in _MISSING and tensor.dim():
+                raise UnsupportedError(
+                    f"{module or 'outside of modules'}: {schema.name} on {dtype_name(tensor.dtype)}, "
+                    "which no engine has; use float32 or less",
+                    operand="dtype",
+                    value=dtype_name(tensor.dtype),
+                )
+
+
+def checked_format(format: str) -> str:
+    """A name of a policy.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if format not in FORMATS:
+        raise InputError(f"no format {format!r}", operand="format", value=format, limit=FORMATS)
+    return format
+
+
+def device(chip: str = "trn2", **options: Any) -> Chip:
+    """A simulated chip, entered with ``with``; ordinary CPU tensors compute on it inside.
+
+    Args:
+        chip: as ``load_chip`` takes it.
+        depth: ``fast`` (float32 arithmetic on values rounded to the format), ``exact`` (every instruction of the
+            kernels) or ``shape`` (no data).
+        format: of operands of products: ``float32``, ``bf16``, ``fp16``, ``fp8``, ``mxfp8``. Tensors keep their own.
+        lnc: NeuronCores of the logical core; None: the chip's default.
+        stochastic_rounding: of weights and updates; ``seed`` of it.
+        implementation: ``kernel`` or ``compiler``, whose costs are asked.
+        whole_device: memory is the chip's; else the share of the logical core.
+
+    Raises:
+        InputError: no such chip, depth, format or logical core.
+    """
+    return Chip(chip, **options)
+
+
+def current() -> Chip | None:
+    """The chip that is entered, the innermost of several."""
+    return _active[-1] if _active else None
+
+
+@contextmanager
+def autocast(format: str) -> Iterator[None]:
+    """Another format of operands of products, inside ``device``.
+
+    Raises:
+        InputError: no such format, or no chip is entered.
+    """
+    chip = current()
+    if chip is None:
+        raise InputError("autocast outside of trnsim.torch.device")
+    before, chip.format = chip.format, checked_format(format)
+    own, chip.executor = (
+        chip.executor,
+        make_executor(
+            chip.depth, chip.chip, chip.lnc, format, stochastic_rounding=chip.stochastic_rounding, seed=chip.seed
+        ),
+    )
+    try:
+        yield
+    finally:
+        chip.format, chip.executor = before, own
+
+
+Marked = Callable[..., Any]

@@ -1,0 +1,107 @@
+"""Where a call comes from: the module that runs, and in the backward pass the module whose gradient is computed."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch.nn.modules import module as torch_module
+from torch.optim import optimizer as torch_optimizer
+
+from trnsim.frameworks.torch.capture import Capture, kinds
+
+_NO_NUMBER = 2**64 - 1  # of nodes that stand for no operator of the forward pass (accumulated gradients)
+
+
+class Places:
+    """Paths of modules and phases, by hooks that live as long as the device is entered.
+
+    ``at_root`` is called before a model (a module in no other) runs, ``after_update`` after an optimiser's step.
+    """
+
+    def __init__(self, capture: Capture, at_root: Any, after_update: Any) -> None:
+        self._capture, self._at_root, self._after_update = capture, at_root, after_update
+        self._stack: list[str] = []
+        self._names: dict[int, str] = {}
+        self._roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+        self._nodes: dict[int, str] = {}
+        self._parameters: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
+        self._updating = 0
+        self._handles: list[Any] = []
+
+    def enter(self) -> None:
+        self._handles = [
+            torch_module.register_module_forward_pre_hook(self._before),
+            torch_module.register_module_forward_hook(self._after, always_call=True),
+            torch_optimizer.register_optimizer_step_pre_hook(self._before_update),
+            torch_optimizer.register_optimizer_step_post_hook(self._updated),
+        ]
+
+    def leave(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._stack, self._updating = [], [], 0
+
+    def here(self) -> tuple[str, str]:
+        """The path and phase of the call that runs now."""
+        node = torch._C._current_autograd_node()
+        if node is not None:
+            if self._stack:  # a checkpointed module runs again
+                return self._stack[-1], "backward"
+            return self._nodes.get(node._sequence_nr(), ""), "backward"
+        path = self._stack[-1] if self._stack else ""
+        if self._updating:
+            return "optimizer", "optimizer"
+        # The node that autograd has just made for this operator has the number before the next one.
+        self._nodes[torch._C._autograd._get_sequence_nr() - 1] = path
+        return path, "forward"
+
+    def settle(self) -> None:
+        """Say which storages are gradients, after a step."""
+        kinds([p.grad for p in self._parameters.values() if p.grad is not None], self._capture, "gradient")
+        if len(self._nodes) > 1_000_000:
+            self._nodes.clear()
+
+    def _before(self, module: torch.nn.Module, _: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        if not self._stack:
+            if module not in self._roots:
+                self._know(module)
+            self._at_root(module)
+        name = self._names.get(id(module))
+        self._stack.append(name if name is not None else (self._stack[-1] if self._stack else type(module).__name__))
+
+    def _after(self, module: torch.nn.Module, args: Any, result: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        if self._stack:
+            self._stack.pop()
+
+    def _know(self, root: torch.nn.Module) -> None:
+        self._roots.add(root)
+        for name, module in root.named_modules():
+            self._names[id(module)] = name or type(root).__name__
+        for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
+            module, _, _ = name.rpartition(".")
+            storage = self._capture.storage(tensor, "weight", module, "", name)
+            storage.kind, storage.name, storage.module = "weight", name, module
+            if isinstance(tensor, torch.nn.Parameter):
+                self._parameters[id(tensor)] = tensor
+
+    def _before_update(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        self._updating += 1
+        for group in optimizer.param_groups:
+            kinds([p.grad for p in group["params"] if p.grad is not None], self._capture, "gradient")
+
+    def _updated(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        self._updating = max(self._updating - 1, 0)
+        for state in optimizer.state.values():
+            kinds([t for t in state.values() if isinstance(t, torch.Tensor)], self._capture, "optimizer")
+        self.settle()
+        self._after_update()
