@@ -124,7 +124,7 @@ def loss_of(model, inputs, targets):
     return functional.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
 
 
-def train(model, corpus, sizes, steps, *, seed=0, after_step=lambda step, loss: None):
+def train(model, corpus, sizes, steps, *, seed=0, after_step=None):
     """Train with AdamW, with a warm-up and a cosine; the loss of every step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -132,14 +132,15 @@ def train(model, corpus, sizes, steps, *, seed=0, after_step=lambda step, loss: 
     )
     generator = torch.Generator().manual_seed(seed)
     losses = []
-    for step in range(steps):
+    for _ in range(steps):
         loss = loss_of(model, *corpus.batch(sizes, generator))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-        after_step(step, losses[-1])
+        if after_step is not None:
+            after_step(losses[-1])
     return losses
 
 
@@ -152,11 +153,9 @@ def new_model(sizes, seed=0):
 def train_on(chip_name, variant, corpus, sizes, steps, progress=None):
     """Losses by step and the report of a training run on a simulated chip."""
     task = progress.add_task(f"{variant.name} on {chip_name}", total=steps) if progress else None
-    with trnsim.torch.device(
-        chip_name, format=variant.format, stochastic_rounding=variant.stochastic_rounding
-    ) as chip:
-        def after_step(_step, loss):
-            chip.step()
+    with trnsim.torch.device(chip_name, format=variant.format, stochastic_rounding=variant.stochastic_rounding) as chip:
+
+        def after_step(loss):
             if progress:
                 progress.update(task, advance=1, description=f"{variant.name} on {chip_name}, loss {loss:.3f}")
 
@@ -171,16 +170,20 @@ def smoothed(losses, window=20):
 
 def plot(curves, path):
     """One line a variant: loss by step."""
-    from matplotlib import pyplot
+    import matplotlib.pyplot as plt
 
-    figure, axes = pyplot.subplots(figsize=(7.6, 4.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.6, 4.4), layout="constrained")
     for name, losses in curves.items():
-        axes.plot(range(1, len(losses) + 1), smoothed(losses), label=f"{name}: {smoothed(losses)[-1]:.3f}", linewidth=1.6)
-    axes.set(xlabel="step", ylabel="loss (nats a character, mean of 20 steps)", title="Character GPT on a simulated trn2")
+        axes.plot(
+            range(1, len(losses) + 1), smoothed(losses), label=f"{name}: {smoothed(losses)[-1]:.3f}", linewidth=1.6
+        )
+    axes.set(
+        xlabel="step", ylabel="loss (nats a character, mean of 20 steps)", title="Character GPT on a simulated trn2"
+    )
     axes.grid(alpha=0.3)
     axes.legend(title="format: last loss")
     figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 def main(argv=None):

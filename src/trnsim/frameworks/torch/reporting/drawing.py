@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,9 @@ from trnsim.frameworks.torch.reporting.tables import (
     busy_bins,
     memory_bins,
     operator_of,
+    short_time,
 )
-from trnsim.units import format_bytes, format_time
+from trnsim.units import format_bytes
 
 if TYPE_CHECKING:
     from trnsim.frameworks.torch.report import MemoryUse, RegionCost, Report, StepTime
@@ -73,7 +74,7 @@ def _time_axis(low: float, high: float, y: float) -> list[str]:
         x = LEFT + PLOT * tick / span
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{y}" y2="{y + 4}"/>')
         if x < WIDTH - 40:
-            parts.append(_text(x, y + 16, format_time(low + tick) if low + tick else "0", "middle" if tick else "start"))
+            parts.append(_text(x, y + 16, short_time(low + tick) if low + tick else "0", "middle" if tick else "start"))
     return parts
 
 
@@ -106,11 +107,11 @@ def memory_chart(memory: MemoryUse, total_ps: float) -> str:
     base = np.zeros(len(times))
     for kind, sizes in held.items():
         over = base + sizes
-        outline = _steps_path(x, [up(v) for v in over], forward=True) + _steps_path(
-            x, [up(v) for v in base], forward=False
-        )
-        parts.append(f'<path d="M{outline}Z" fill="{KIND_COLORS.get(kind, OTHER_COLOR)}" fill-opacity="0.85">'
-                     f"<title>{escape(kind)}: {format_bytes(memory.at_peak.get(kind, 0))} at the peak</title></path>")  # fmt: skip
+        outline = _steps_path(x, [up(v) for v in over], forward=True)
+        outline += _steps_path(x, [up(v) for v in base], forward=False)
+        title = f"{kind}: {format_bytes(memory.at_peak.get(kind, 0))} at the peak"
+        color = KIND_COLORS.get(kind, OTHER_COLOR)
+        parts.append(f'<path d="M{outline}Z" fill="{color}" fill-opacity="0.85"><title>{escape(title)}</title></path>')
         base = over
     if near:
         y = up(float(memory.capacity_bytes))
@@ -136,16 +137,18 @@ def step_chart(regions: Sequence[RegionCost], total_ps: float) -> str:
     parts: list[str] = []
     y = 4
     depth = _module_depth(ordered)
+    modules = [_cut(r.module, depth) for r in ordered]
+    prefix = _common([m for m in modules if m])
     for name, labels, color in (
         ("phase", [r.phase for r in ordered], lambda n: PHASE_COLORS.get(n, OTHER_COLOR)),
-        ("module", [_cut(r.module, depth) for r in ordered], _module_color(ordered, depth)),
+        ("module", [m.removeprefix(prefix) for m in modules], _module_color([m.removeprefix(prefix) for m in modules])),
         ("region", [operator_of(r) for r in ordered], lambda n: colors.get(n, OTHER_COLOR)),
     ):
         parts += [_text(LEFT - 6, y + 14, name, "end"), *_bands(ordered, labels, color, y, total)]
         y += 26
     y += 4
     for engine, share in busy_bins(ordered, total, BUSY_BINS).items():
-        parts += [_text(LEFT - 6, y + 20, ENGINE_NAMES.get(engine, engine.upper()), "end"), *_area(share, y, 28)]
+        parts += [_text(LEFT - 6, y + 20, ENGINE_NAMES.get(engine, engine), "end"), *_area(share, y, 28)]
         y += 34
     parts += _time_axis(0.0, total, y)
     return _chart(y + 22, parts, "Timeline of a step") + _keys(colors)
@@ -177,24 +180,36 @@ def _module_depth(regions: Sequence[RegionCost]) -> int:
     return 5
 
 
-def _module_color(regions: Sequence[RegionCost], depth: int):  # type: ignore[no-untyped-def]
-    order = {name: i for i, name in enumerate(dict.fromkeys(_cut(r.module, depth) for r in regions))}
+def _common(names: Sequence[str]) -> str:
+    """What most of the names begin with, up to a dot: it is left out."""
+    first = [name.rpartition(".")[0] for name in names]
+    most = max(set(first), key=lambda one: (first.count(one), one)) if first else ""
+    return f"{most}." if most else ""
+
+
+def _module_color(names: Sequence[str]) -> Callable[[str], str]:
+    order = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return lambda name: PALETTE[order[name] % len(PALETTE)] if name else OTHER_COLOR
 
 
-def _bands(regions, labels, color, y, total) -> list[str]:  # type: ignore[no-untyped-def]
+def _bands(
+    regions: Sequence[RegionCost], labels: Sequence[str], color: Callable[[str], str], y: int, total: float
+) -> list[str]:
     """Rectangles from left to right; what is alike or too narrow to see is one."""
     parts: list[str] = []
     scale = PLOT / total
-    start, end, label = 0.0, 0.0, None
+    start, end = 0.0, 0.0
+    label: str | None = None
 
     def draw() -> None:
         if label is None or end <= start:
             return
         x, width = LEFT + start * scale, max((end - start) * scale, 0.2)
-        inner = _text(x + 3, y + 13, label[: int(width / 6.5)]) if width > 6.5 * min(len(label), 6) + 4 and label else ""
+        inner = (
+            _text(x + 3, y + 13, label[: int(width / 6.5)]) if width > 6.5 * min(len(label), 6) + 4 and label else ""
+        )
         inner = inner.replace("<text ", '<text style="fill:#fff;pointer-events:none" ')
-        title = f"{label or '(outside of modules)'}: {format_time(end - start)}, from {format_time(start)}"
+        title = f"{label or '(outside of modules)'}: {short_time(end - start)}, from {short_time(start)}"
         parts.append(f'<rect x="{x:.2f}" y="{y}" width="{width:.2f}" height="19" fill="{color(label)}">'
                      f"<title>{escape(title)}</title></rect>{inner}")  # fmt: skip
 
@@ -238,18 +253,20 @@ def steps_chart(report: Report) -> str:
     for tick in _nice_ticks(high, 3):
         y = height - bottom - (height - bottom - 8) * tick / high
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(LEFT - 6, y + 4, format_time(tick) if tick else "0", "end"))
+        parts.append(_text(LEFT - 6, y + 4, short_time(tick) if tick else "0", "end"))
     for i, piece in enumerate(pieces):
         parts.append(_step_bar(piece, LEFT + i * width, width, high, height - bottom, colors))
     parts += [_text(LEFT, height - 6, "step 0"), _text(WIDTH - RIGHT, height - 6, f"step {len(steps) - 1}", "end")]
     return _chart(height, parts, "Time of each step") + (_keys(colors) if len(names) > 1 else "")
 
 
-def _step_bar(piece: Sequence[StepTime], x: float, width: float, high: float, floor: int, colors: dict[str, str]) -> str:
+def _step_bar(
+    piece: Sequence[StepTime], x: float, width: float, high: float, floor: int, colors: dict[str, str]
+) -> str:
     longest = max(piece, key=lambda s: s.time_ps)
     tall = (floor - 8) * longest.time_ps / high
     gap = 1 if width > 4 else 0
-    title = f"{longest.name}: {format_time(longest.time_ps)}, from {format_time(longest.start_ps)}"
+    title = f"{longest.name}: {short_time(longest.time_ps)}, from {short_time(longest.start_ps)}"
     return (
         f'<rect x="{x:.2f}" y="{floor - tall:.1f}" width="{max(min(width, 60) - gap, 0.3):.2f}" height="{tall:.1f}" '
         f'fill="{colors[longest.name]}"><title>{escape(title)}</title></rect>'

@@ -15,12 +15,14 @@ from trnsim.frameworks.torch.reporting.tables import (
     longest_graphs,
     module_tree,
     operators,
+    percent,
     rows,
+    short_time,
     steps_by_name,
     supports,
 )
 from trnsim.report.files import write_text_atomic
-from trnsim.units import format_bytes, format_time
+from trnsim.units import format_bytes
 
 if TYPE_CHECKING:
     import os
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 GRAPHS_DRAWN = 3
 TREE_DEPTH = 12
-OPEN_LEVELS = 2
+OPEN_ROWS = 30  # the tree is unfolded at first as far as it has no more rows than these
 HOLDERS = 12
 
 
@@ -46,7 +48,7 @@ def render_html(report: Report) -> str:
     sections = [
         _headline(report),
         _notes(report),
-        _panel("Steps", _steps_table(report) + steps_chart(report) if report.steps else "<p>No step was taken.</p>"),
+        _panel("Steps", _steps(report) if report.steps else "<p>No step was taken.</p>"),
         *_timelines(report),
         _panel("HBM over time", _memory_line(report) + memory_chart(report.memory, report.total_ps)),
         _panel("Time by module", _modules(report), '<button id="open-all" type="button">Unfold all</button>'),
@@ -57,11 +59,12 @@ def render_html(report: Report) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; script-src \'unsafe-inline\'; '
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'unsafe-inline'; "
         "style-src 'unsafe-inline'; img-src data:\">\n"
         f"<title>{escape(what)} - trnsim</title>\n<style>\n{style}\n</style>\n</head>\n<body>\n"
         f'<header><span class="brand">trnsim</span><span class="muted">{escape(what)}</span></header>\n'
-        f'<main class="model">\n{"".join(sections)}\n</main>\n<script>\n{_asset("model.js")}</script>\n</body>\n</html>\n'
+        f'<main class="model">\n{"".join(sections)}\n</main>\n<script>\n{_asset("model.js")}</script>\n'
+        "</body>\n</html>\n"
     )
 
 
@@ -77,7 +80,8 @@ def _panel(title: str, content: str, tools: str = "") -> str:
 def _card(name: str, value: str, more: str = "", gauge: float | None = None, *, over: bool = False) -> str:
     bar = ""
     if gauge is not None:
-        bar = f'<div class="gauge{" over" if over else ""}"><i style="width:{100 * min(max(gauge, 0), 1):.1f}%"></i></div>'
+        share = 100 * min(max(gauge, 0), 1)
+        bar = f'<div class="gauge{" over" if over else ""}"><i style="width:{share:.1f}%"></i></div>'
     return (
         f'<div class="card"><div class="name">{escape(name)}</div><div class="value{" over" if over else ""}">'
         f'{escape(value)}</div><div class="more">{escape(more)}</div>{bar}</div>'
@@ -88,10 +92,10 @@ def _headline(report: Report) -> str:
     total = report.total_ps or 1.0
     cards = []
     for step in steps_by_name(report)[:3]:
-        times = f"{step.count:,} steps, {format_time(step.total_ps)} together" if step.count > 1 else "one step"
-        cards.append(_card(step.name, format_time(step.mean_ps), times))
+        times = f"{step.count:,} steps, {short_time(step.total_ps)} together" if step.count > 1 else "one step"
+        cards.append(_card(step.name, short_time(step.mean_ps), times))
     saved = 1 - report.total_ps / report.unfused_ps if report.unfused_ps else 0.0
-    cards.append(_card("every operator on its own", format_time(report.unfused_ps), f"fusion saves {100 * saved:.0f} %"))
+    cards.append(_card("every operator on its own", short_time(report.unfused_ps), f"fusion saves {100 * saved:.0f} %"))
     memory = report.memory
     share = memory.peak_bytes / memory.capacity_bytes if memory.capacity_bytes else 0.0
     of = f"of {format_bytes(memory.capacity_bytes)} ({memory.scope})"
@@ -100,28 +104,30 @@ def _headline(report: Report) -> str:
     cards.append(_card("HBM at its peak", format_bytes(memory.peak_bytes), of, share, over=memory.over_bytes > 0))
     for engine, busy in list(report.times("engine").items())[:2]:
         share = busy / total
-        name = f"{ENGINE_NAMES.get(engine, engine.upper())} busy"
-        cards.append(_card(name, f"{100 * share:.1f} %", format_time(busy), share))
+        name = f"{ENGINE_NAMES.get(engine, engine)} busy"
+        cards.append(_card(name, f"{100 * share:.1f} %", short_time(busy), share))
     fallback = sum(one.time_ps for one in report.fallbacks)
-    kinds = f"{len(report.fallbacks)} operators, {100 * fallback / total:.1f} % of the time" if report.fallbacks else "none"
+    kinds = (
+        f"{len(report.fallbacks)} operators, {100 * fallback / total:.1f} % of the time" if report.fallbacks else "none"
+    )
     cards.append(_card("without a kernel", f"{sum(f.count for f in report.fallbacks):,} runs", kinds))
     badges = "".join(
-        f'<span class="badge {escape(label)}">{escape(label)} {100 * part:.0f} %</span> '
+        f'<span class="badge {escape(label)}">{escape(label)} {percent(part)}</span> '
         for label, part in supports(report).items()
     )
     phases = ", ".join(f"{name} {100 * t / total:.0f} %" for name, t in report.times("phase").items())
     cores = f"{report.lnc} physical cores" if report.lnc > 1 else "1 physical core"
     return (
         f'<div class="headline"><h1>{escape(report.chip)}</h1><span>1 logical core ({cores}), {escape(report.format)}, '
-        f'depth {escape(report.depth)}, {escape(report.implementation)}</span><span>{badges}</span>'
-        f'<span class="time">{format_time(report.total_ps)}</span></div>'
+        f"depth {escape(report.depth)}, {escape(report.implementation)}</span><span>{badges}</span>"
+        f'<span class="time">{short_time(report.total_ps)}</span></div>'
         f'<p class="bound">{escape(phases)}</p><div class="cards">{"".join(cards)}</div>'
     )
 
 
 def _table(head: Sequence[tuple[str, bool]], body: Sequence[Sequence[str]], kind: str = "") -> str:
     """A table of cells that are HTML already; a column is (title, whether it holds numbers)."""
-    top = "".join(f'<th{" class=number" if number else ""}>{escape(title)}</th>' for title, number in head)
+    top = "".join(f"<th{' class=number' if number else ''}>{escape(title)}</th>" for title, number in head)
     lines = []
     for cells in body:
         line = "".join(
@@ -129,7 +135,9 @@ def _table(head: Sequence[tuple[str, bool]], body: Sequence[Sequence[str]], kind
             for cell, (_, number) in zip(cells, head, strict=True)
         )
         lines.append(f"<tr>{line}</tr>")
-    return f'<table{f" class={kind}" if kind else ""}><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return (
+        f"<table{f' class={kind}' if kind else ''}><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    )
 
 
 def _bar(share: float) -> str:
@@ -140,19 +148,20 @@ def _support(label: str) -> str:
     return f'<span class="support {escape(label)}">{escape(label)}</span>'
 
 
-def _steps_table(report: Report) -> str:
+def _steps(report: Report) -> str:
     body = [
-        [escape(s.name), f"{s.count:,}", *map(format_time, (s.mean_ps, s.low_ps, s.high_ps, s.total_ps))]
+        [escape(s.name), f"{s.count:,}", *map(short_time, (s.mean_ps, s.low_ps, s.high_ps, s.total_ps))]
         for s in steps_by_name(report)
     ]
     names = ("mean", "shortest", "longest", "together")
-    return _table([("steps", False), ("count", True), *((name, True) for name in names)], body)
+    table = _table([("steps", False), ("count", True), *((name, True) for name in names)], body)
+    return table + (steps_chart(report) if len(report.steps) > 1 else "")
 
 
 def _timelines(report: Report) -> list[str]:
     return [
         _panel(
-            f"A step: {name} ({runs:,} like this, {format_time(time)} each)" if runs > 1 else f"A step: {name}",
+            f"A step: {name} ({runs:,} like this, {short_time(time)} each)" if runs > 1 else f"A step: {name}",
             step_chart(report.regions[graph], time),
         )
         for graph, name, time, runs in longest_graphs(report, GRAPHS_DRAWN)
@@ -165,7 +174,7 @@ def _memory_line(report: Report) -> str:
     kinds = [k for k in KIND_ORDER if memory.at_peak.get(k)]
     held = ", ".join(f"{k} {format_bytes(memory.at_peak[k])}" for k in kinds)
     over = f' <span class="over">{format_bytes(memory.over_bytes)} do not fit.</span>' if memory.over_bytes else ""
-    return f"<p>At the peak, {format_time(memory.peak_ps)} into the run: {escape(held)}.{over}</p>"
+    return f"<p>At the peak, {short_time(memory.peak_ps)} into the run: {escape(held)}.{over}</p>"
 
 
 def _modules(report: Report) -> str:
@@ -177,15 +186,25 @@ def _modules(report: Report) -> str:
     heads = ["module", "time", "%", "", "own", *shown, *(["HBM at peak"] if held else [])]
     top = "".join(f"<th{' class=number' if i and h else ''}>{escape(h)}</th>" for i, h in enumerate(heads))
     lines = []
-    for level, node in rows(tree, TREE_DEPTH):
-        cells = [_module_name(node, level), _number(format_time(node.time_ps)), _number(f"{100 * node.time_ps / total:.1f}")]
-        cells += [_bar(node.time_ps / total), _number(format_time(node.own_ps) if node.own_ps else "")]
-        cells += [_number(format_time(node.phases[p]) if node.phases.get(p) else "") for p in shown]
+    listed = rows(tree, TREE_DEPTH)
+    levels = max([1, *(d for d in range(1, TREE_DEPTH) if sum(level < d for level, _ in listed) <= OPEN_ROWS)])
+    for level, node in listed:
+        cells = [
+            _module_name(node, level, is_open=level < levels - 1),
+            _number(short_time(node.time_ps)),
+            _number(f"{100 * node.time_ps / total:.1f}"),
+        ]
+        cells += [_bar(node.time_ps / total), _number(short_time(node.own_ps) if node.own_ps else "")]
+        cells += [_number(short_time(node.phases[p]) if node.phases.get(p) else "") for p in shown]
         cells += [_number(format_bytes(node.nbytes) if node.nbytes else "")] if held else []
         lines.append(f'<tr data-level="{level}">{"".join(cells)}</tr>')
     if tree.own_ps:
-        cells = ["<td><span class=leaf></span>(outside of modules)</td>", _number(format_time(tree.own_ps))]
-        cells += [_number(f"{100 * tree.own_ps / total:.1f}"), _bar(tree.own_ps / total), _number(format_time(tree.own_ps))]
+        cells = ["<td><span class=leaf></span>(outside of modules)</td>", _number(short_time(tree.own_ps))]
+        cells += [
+            _number(f"{100 * tree.own_ps / total:.1f}"),
+            _bar(tree.own_ps / total),
+            _number(short_time(tree.own_ps)),
+        ]
         cells += [_number("") for _ in range(len(heads) - len(cells))]
         lines.append(f'<tr data-level="0">{"".join(cells)}</tr>')
     return f'<table class="tree"><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
@@ -195,8 +214,7 @@ def _number(text: str) -> str:
     return f'<td class="number">{text}</td>'
 
 
-def _module_name(node: Node, level: int) -> str:
-    is_open = level < OPEN_LEVELS - 1
+def _module_name(node: Node, level: int, *, is_open: bool) -> str:
     name = escape(node.name)
     fold = '<span class="leaf"></span>'
     if node.children:
@@ -213,8 +231,8 @@ def _operators(report: Report) -> str:
         rate = f"{one.flops / seconds / 1e12:,.1f}" if seconds and one.flops else ""
         moved = f"{one.hbm_bytes / seconds / 1e9:,.0f}" if seconds and one.hbm_bytes else ""
         body.append([
-            escape(one.name), f"{one.count:,}", format_time(one.time_ps), f"{100 * one.time_ps / total:.1f}",
-            _bar(one.time_ps / total), format_time(one.unfused_ps), format_bytes(one.hbm_bytes), rate, moved,
+            escape(one.name), f"{one.count:,}", short_time(one.time_ps), f"{100 * one.time_ps / total:.1f}",
+            _bar(one.time_ps / total), short_time(one.unfused_ps), format_bytes(one.hbm_bytes), rate, moved,
             escape(ENGINE_NAMES.get(one.bound_by, one.bound_by)), _support(one.support),
         ])  # fmt: skip
     heads = [("operator", False), ("runs", True), ("time", True), ("%", True), ("", False), ("unfused", True),
@@ -226,7 +244,9 @@ def _holders(report: Report) -> str:
     largest = sorted(report.memory.holders, key=lambda h: -h.nbytes)[:HOLDERS]
     if not largest:
         return "<p>Nothing.</p>"
-    body = [[escape(h.kind), escape(h.module), escape(h.operator), f"{h.count:,}", format_bytes(h.nbytes)] for h in largest]
+    body = [
+        [escape(h.kind), escape(h.module), escape(h.operator), f"{h.count:,}", format_bytes(h.nbytes)] for h in largest
+    ]
     heads = [("kind", False), ("module", False), ("made by", False), ("tensors", True), ("size", True)]
     return _table(heads, body)
 
@@ -236,15 +256,19 @@ def _fallbacks(report: Report) -> str:
         return "<p>None: every operator ran as a kernel.</p>"
     body = [
         [
-            f'<td title="{escape(one.line)}">{escape(one.operator)}<br><span class="muted">{escape(one.module)}</span></td>',
+            f'<td title="{escape(one.line)}">{escape(one.operator)}<br>{_muted(one.module)}</td>',
             f"{one.count:,}",
-            format_time(one.time_ps),
+            short_time(one.time_ps),
             escape(one.place),
             f'<td class="why">{escape(one.reason)}</td>',
         ]
         for one in sorted(report.fallbacks, key=lambda f: -f.time_ps)
     ]
     return _table([("operator", False), ("runs", True), ("time", True), ("on", False), ("why", False)], body)
+
+
+def _muted(text: str) -> str:
+    return f'<span class="muted">{escape(text)}</span>'
 
 
 def _notes(report: Report) -> str:

@@ -1,4 +1,4 @@
-"""A model's run for ui.perfetto.dev: steps, modules inside each other, regions, engines, and HBM by kind as counters."""
+"""A model's run for ui.perfetto.dev: steps, modules inside each other, regions, engines; HBM by kind as counters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def perfetto_bytes(report: Report) -> bytes:
     tracks = {"steps": writer.track("steps", process, order=0), "modules": writer.track("modules", process, order=1)}
     busy = report.times("engine")
     for order, engine in enumerate([e for e in ENGINES if e in busy], start=2):
-        tracks[engine] = writer.track(ENGINE_NAMES.get(engine, engine.upper()), process, order=order)
+        tracks[engine] = writer.track(ENGINE_NAMES.get(engine, engine), process, order=order)
     left = MAX_REGIONS
     drawn = []
     for step in report.steps:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from trnsim.frameworks.torch.report import MemoryUse, RegionCost, Report
 
 ENGINES = ("tensor", "vector", "scalar", "gpsimd", "sync", "dma")
-ENGINE_NAMES = {"tensor": "TensorE", "vector": "VectorE", "scalar": "ScalarE", "gpsimd": "GpSimdE", "sync": "SyncE"}
+ENGINE_NAMES = {
+    "tensor": "TensorE",
+    "vector": "VectorE",
+    "scalar": "ScalarE",
+    "gpsimd": "GpSimdE",
+    "sync": "SyncE",
+    "dma": "DMA",
+}
 KIND_ORDER = ("weight", "gradient", "optimizer", "activation", "cache", "input")
 SUPPORT_ORDER = ("calibrated", "interpolated", "extrapolated", "assumed", "what-if")
 ALIKE = 3  # numbered modules beside each other from which on they are shown as one row
@@ -94,6 +101,21 @@ class StepSum:
         return self.total_ps / self.count
 
 
+def short_time(ps: float) -> str:
+    """``58_800_000_000`` as ``58.8 ms``: three digits or more, the unit that keeps them few."""
+    value, units = ps / 1e3, iter(("ns", "us", "ms", "s"))
+    unit = next(units)
+    while abs(value) >= 999.5 and unit != "s":
+        value, unit = value / 1e3, next(units)
+    digits = 0 if abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
+    return f"{value:,.{digits}f} {unit}" if ps else "0"
+
+
+def percent(share: float) -> str:
+    """``0.123`` as ``12 %``; what is less than half of one is ``<1 %``."""
+    return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+
+
 def weakest(labels: Iterable[str]) -> str:
     """The least certain of labels of support; a label that is not known is the least."""
     return max(labels, key=lambda label: SUPPORT_ORDER.index(label) if label in SUPPORT_ORDER else len(SUPPORT_ORDER))
@@ -142,10 +164,7 @@ def grouped(node: Node, least: int = ALIKE) -> Node:
 
 
 def _copy(node: Node) -> Node:
-    return Node(
-        node.name, node.path, node.time_ps, node.own_ps, node.unfused_ps, dict(node.phases), dict(node.bytes), node.alike,
-        dict(node.children),
-    )  # fmt: skip
+    return replace(node, phases=dict(node.phases), bytes=dict(node.bytes), children=dict(node.children))
 
 
 def _merge(into: Node, other: Node) -> None:

@@ -14,11 +14,13 @@ from trnsim.frameworks.torch.reporting.tables import (
     grouped,
     module_tree,
     operators,
+    percent,
     rows,
+    short_time,
     steps_by_name,
     supports,
 )
-from trnsim.units import format_bytes, format_time
+from trnsim.units import format_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,24 +82,23 @@ class _Page:
         report = self.report
         cores = f"{report.lnc} physical cores" if report.lnc > 1 else "1 physical core"
         left = f"{report.chip}, 1 logical core ({cores}), {report.format}, depth {report.depth}"
-        time = format_time(report.total_ps)
+        time = short_time(report.total_ps)
         line = Text(left, "bold")
         line.append(" " * max(self.width - len(left) - len(time), 2))
         line.append(time)
         self._print(line)
         for step in steps_by_name(report):
             spread = "" if step.count == 1 or step.low_ps == step.high_ps else (
-                f" ({format_time(step.low_ps)} to {format_time(step.high_ps)})"
+                f" ({short_time(step.low_ps)} to {short_time(step.high_ps)})"
             )  # fmt: skip
             runs = f"{step.count:,} x " if step.count > 1 else ""
-            self._fact(step.name, f"{runs}{format_time(step.mean_ps)}{spread}")
+            self._fact(step.name, f"{runs}{short_time(step.mean_ps)}{spread}")
         fused = 1 - report.total_ps / report.unfused_ps if report.unfused_ps else 0.0
-        self._fact("unfused", f"{format_time(report.unfused_ps)} with every operator on its own: {100 * fused:.0f} % more"
-                   if fused < 0 else f"{format_time(report.unfused_ps)} with every operator on its own;"
-                   f" fusion saves {100 * fused:.0f} %")  # fmt: skip
+        what = f"fusion saves {100 * fused:.0f} %"
+        self._fact("unfused", f"{short_time(report.unfused_ps)} with every operator on its own; {what}")
         phases = report.times("phase")
         self._fact("phases", ", ".join(f"{name} {self._percent(t)} %" for name, t in phases.items()))
-        shares = ", ".join(f"{label} {100 * share:.0f} %" for label, share in supports(report).items())
+        shares = ", ".join(f"{label} {percent(share)}" for label, share in supports(report).items())
         self._fact("support", f"{shares} of the time ({report.implementation})")
 
     def modules(self, depth: int) -> None:
@@ -109,24 +110,26 @@ class _Page:
         table = self._table("module", "time", "%", *show, *(["HBM at peak"] if held else []), wide=40)
         for level, node in listed[:MODULE_ROWS]:
             name = node.name + (f" ({node.alike} alike)" if node.alike > 1 else "")
-            cells = [format_time(node.phases[p]) if node.phases.get(p) else "" for p in show]
+            cells = [short_time(node.phases[p]) if node.phases.get(p) else "" for p in show]
             memory = [format_bytes(node.nbytes) if node.nbytes else ""] if held else []
-            table.add_row(f"  {'  ' * level}{name}", format_time(node.time_ps), self._percent(node.time_ps), *cells, *memory)
+            table.add_row(
+                f"  {'  ' * level}{name}", short_time(node.time_ps), self._percent(node.time_ps), *cells, *memory
+            )
         if tree.own_ps > LEAST_SHARE * self.total:
-            table.add_row("  (outside of modules)", format_time(tree.own_ps), self._percent(tree.own_ps))
+            table.add_row("  (outside of modules)", short_time(tree.own_ps), self._percent(tree.own_ps))
         self.console.print()
         self._print(table)
         if len(listed) > MODULE_ROWS:
             self._print(Text(f"  and {len(listed) - MODULE_ROWS} more", "dim"))
 
     def operators(self) -> None:
-        table = self._table("operator", "runs", "time", "%", "unfused", "HBM", "bound by", "support")
+        table = self._table("operator", "runs", "time", "%", "alone", "HBM", "bound by", "support")
         listed = operators(self.report)
         for one in listed[:OPERATOR_ROWS]:
             bound = ENGINE_NAMES.get(one.bound_by, one.bound_by)
             support = Text(one.support, SUPPORT_STYLES.get(one.support, ""))
-            table.add_row(f"  {one.name}", f"{one.count:,}", format_time(one.time_ps), self._percent(one.time_ps),
-                          format_time(one.unfused_ps), format_bytes(one.hbm_bytes), bound, support)  # fmt: skip
+            table.add_row(f"  {one.name}", f"{one.count:,}", short_time(one.time_ps), self._percent(one.time_ps),
+                          short_time(one.unfused_ps), format_bytes(one.hbm_bytes), bound, support)  # fmt: skip
         self.console.print()
         self._print(table)
         if len(listed) > OPERATOR_ROWS:
@@ -142,7 +145,7 @@ class _Page:
             full = round(share * bar)
             bars = ("#" * full, "." * (bar - full)) if self.plain else ("━" * full, "─" * (bar - full))
             style = "green" if share >= 0.5 else "cyan"
-            name = f"  {ENGINE_NAMES.get(engine, 'DMA' if engine == 'dma' else engine):<{LABEL}}"
+            name = f"  {ENGINE_NAMES.get(engine, engine):<{LABEL}}"
             self._print(Text.assemble(name, (bars[0], style), (bars[1], "dim"), f" {100 * share:5.1f}"))
 
     def memory(self) -> None:
@@ -171,7 +174,7 @@ class _Page:
         table = self._table("without a kernel", "runs", "time", "%", "on")
         table.add_column("why", overflow="fold")
         for one in fallbacks[:FALLBACK_ROWS]:
-            table.add_row(f"  {one.operator}", f"{one.count:,}", format_time(one.time_ps), self._percent(one.time_ps),
+            table.add_row(f"  {one.operator}", f"{one.count:,}", short_time(one.time_ps), self._percent(one.time_ps),
                           one.place, f"{one.reason}{f' ({one.line})' if one.line else ''}")  # fmt: skip
         self.console.print()
         self._print(table)
