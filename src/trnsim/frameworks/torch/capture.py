@@ -81,7 +81,7 @@ class Capture:
         self._shape_of_step: list[Any] = []
         self._graphs: dict[int, list[int]] = {}
         self._kinds: list[Any] = []
-        self._number = 0
+        self.number = 0
         self.live_bytes = 0
 
     def storage(self, tensor: torch.Tensor, kind: str, module: str = "", operator: str = "", name: str = "") -> Storage:
@@ -97,9 +97,10 @@ class Capture:
         module: str,
         phase: str,
         format: str,
+        origin: int = -1,
         cost: OperatorCost | None = None,
-    ) -> Call | None:
-        """Record what has run; None: it was a view, or had to do with no tensor."""
+    ) -> int:
+        """Record what has run; the index of the call, or of the one that made what a view shows (-1: none)."""
         inputs: list[Value] = []
         index = len(self.calls)
         before = tuple([self._recorded(a, inputs) for a in args])
@@ -119,14 +120,14 @@ class Capture:
             there = {value.storage.id for value in inputs}
             made = [t for t in _tensors(result) if self._new(t, there, module, schema.name)]
             if not made and (not inputs or _tensors(result)):
-                return None
+                return inputs[0].producer if inputs else -1
             outputs = [self._written(t, index, module, schema.name) for t in made]
-        call = Call(
-            index, schema.name, before, named, tuple(inputs), tuple(outputs), module, phase, _user_line(), format, cost
+        values = tuple(inputs), tuple(outputs)
+        self.calls.append(
+            Call(index, schema.name, before, named, *values, module, phase, _user_line(), format, origin, cost)
         )
-        self.calls.append(call)
         self.stream.clock += 1
-        return call
+        return index
 
     def mark(self, name: str = "step") -> None:
         """End a step: the calls since the last mark. Nothing happens where there are none."""
@@ -141,7 +142,7 @@ class Capture:
             self._graphs.setdefault(signature, []).append(graph)
         self.stream.steps.append(Step(name, graph, self.started))
         self.calls, self._values = [], {}
-        self._number += 1
+        self.number += 1
         self.started = self.stream.clock
 
     def _same(self, graph: int, shape: Any) -> bool:
@@ -158,6 +159,7 @@ class Capture:
                     call.module,
                     call.phase,
                     call.format,
+                    call.origin,
                     tuple(
                         [
                             (
@@ -206,7 +208,7 @@ class Capture:
             if held.root < 0:
                 held.root = number
                 key = (held.storage.id, number, *key[2:])
-            here = held.graph == self._number
+            here = held.graph == self.number
             value = Value(
                 number,
                 held.storage,
@@ -221,7 +223,7 @@ class Capture:
 
     def _written(self, tensor: torch.Tensor, producer: int, module: str, operator: str) -> Value:
         held = self._hold(tensor, "activation", module, operator)
-        held.root, held.producer, held.graph = -1, producer, self._number
+        held.root, held.producer, held.graph = -1, producer, self.number
         return self._value(tensor, held)
 
     def _recorded(self, item: Any, inputs: list[Value]) -> Any:

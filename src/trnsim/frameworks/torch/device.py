@@ -101,7 +101,7 @@ class Chip(TorchDispatchMode):
             schema = self._schemas[func] = Schema.of(func)
         if schema.name.startswith(("profiler.", "prim.")):
             return func(*args, **kwargs)
-        module, phase = self.places.here()
+        module, phase, origin = self.places.here()
         self._check(schema, args, kwargs, module)
         try:
             result = self.executor.run(func, args, kwargs)
@@ -109,13 +109,20 @@ class Chip(TorchDispatchMode):
             raise
         except Exception as error:
             raise OperatorError(f"{module or 'outside of modules'}: {schema.name} failed: {error}") from error
-        self.capture.call(schema, args, kwargs, result, module, phase, self.format)
+        index = self.capture.call(schema, args, kwargs, result, module, phase, self.format, origin)
+        if phase == "forward":
+            self.places.ran(module, index)
         return result
 
     def record_kernel(self, name: str, inputs: list[Any], outputs: list[Any], cost: OperatorCost) -> None:
         """A kernel of the user that has run on tensors, as one call ``nki.NAME`` with a known cost."""
-        module, phase = self.places.here()
-        self.capture.call(Schema(f"nki.{name}", ()), tuple(inputs), {}, outputs, module, phase, self.format, cost)
+        module, phase, origin = self.places.here()
+        schema = Schema(f"nki.{name}", ())
+        index = self.capture.call(
+            schema, tuple(inputs), {}, outputs, module, phase, self.format, origin, cost
+        )
+        if phase == "forward":
+            self.places.ran(module, index)
 
     @contextmanager
     def step(self, name: str = "step") -> Iterator[None]:

@@ -25,7 +25,7 @@ class Places:
         self._stack: list[str] = []
         self._names: dict[int, str] = {}
         self._roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
-        self._nodes: dict[int, str] = {}
+        self._nodes: dict[int, tuple[int, int, str]] = {}
         self._parameters: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
         self._updating = 0
         self._handles: list[Any] = []
@@ -43,19 +43,22 @@ class Places:
             handle.remove()
         self._handles, self._stack, self._updating = [], [], 0
 
-    def here(self) -> tuple[str, str]:
-        """The path and phase of the call that runs now."""
+    def here(self) -> tuple[str, str, int]:
+        """The path and phase of the call that runs now, and the call whose gradient it computes (-1: none)."""
         node = torch._C._current_autograd_node()
         if node is not None:
             if self._stack:  # a checkpointed module runs again
-                return self._stack[-1], "backward"
-            return self._nodes.get(node._sequence_nr(), ""), "backward"
-        path = self._stack[-1] if self._stack else ""
+                return self._stack[-1], "backward", -1
+            graph, origin, path = self._nodes.get(node._sequence_nr(), (-1, -1, ""))
+            return path, "backward", origin if graph == self._capture.number else -1
         if self._updating:
-            return "optimizer", "optimizer"
-        # The node that autograd has just made for this operator has the number before the next one.
-        self._nodes[torch._C._autograd._get_sequence_nr() - 1] = path
-        return path, "forward"
+            return "optimizer", "optimizer", -1
+        return self._stack[-1] if self._stack else "", "forward", -1
+
+    def ran(self, path: str, index: int) -> None:
+        """Remember the call of the forward pass that has just run for the gradient that autograd has noted."""
+        # Nodes are numbered as they are made, before their operator runs. A call that makes none finds the last one's.
+        self._nodes.setdefault(torch._C._autograd._get_sequence_nr() - 1, (self._capture.number, index, path))
 
     def settle(self) -> None:
         """Say which storages are gradients, after a step."""
@@ -104,4 +107,5 @@ class Places:
         for state in optimizer.state.values():
             kinds([t for t in state.values() if isinstance(t, torch.Tensor)], self._capture, "optimizer")
         self.settle()
+        self._nodes.clear()
         self._after_update()

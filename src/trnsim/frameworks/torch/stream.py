@@ -76,7 +76,8 @@ class Call:
     ``operator`` is the overload, such as ``aten.mm.default``; ``arguments`` and ``keywords`` are as it was called, with
     a ``Value`` for each tensor; ``inputs`` and ``outputs`` the values among arguments and results in order. ``module``
     is a path such as ``model.layers.3.mlp``; ``line`` the source line outside of torch, ``file.py:12``. ``format`` is
-    that of operands of products; ``cost`` is known of kernels of the user only.
+    that of operands of products. ``origin``: in the backward pass, the call of the same graph whose gradient it
+    computes, else -1. ``cost`` is known of kernels of the user only.
     """
 
     index: int
@@ -89,6 +90,7 @@ class Call:
     phase: str
     line: str = ""
     format: str = "bf16"
+    origin: int = -1
     cost: OperatorCost | None = None
 
     @property
