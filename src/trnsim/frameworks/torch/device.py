@@ -14,8 +14,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trnsim.errors import InputError, TrnsimError, UnsupportedError
-from trnsim.frameworks.torch.capture import Capture, Schema, _tensors, dtype_name
+from trnsim.frameworks.torch.capture import Capture, Schema, _tensors, dtype_name, kinds
 from trnsim.frameworks.torch.executor import Executor, make_executor
+from trnsim.frameworks.torch.generate import OTHER, Caches, cache_of, tensors_of
 from trnsim.frameworks.torch.modules import Places
 from trnsim.frameworks.torch.report import Report
 from trnsim.hardware import load_chip
@@ -66,10 +67,11 @@ class Chip(TorchDispatchMode):
             depth, chip, self.lnc, format, stochastic_rounding=stochastic_rounding, seed=seed
         )
         self.capture = Capture()
-        self.places = Places(self.capture, self._before_model, self._after_update)
+        self.places = Places(self.capture, self._before_model, self._after_model, self._after_update)
         self._schemas: dict[Any, Schema] = {}
         self._marking = 0
         self._pending = False
+        self._caches, self._name = Caches(), OTHER
         self._entered = ExitStack()
 
     @classmethod
@@ -91,7 +93,7 @@ class Chip(TorchDispatchMode):
         _active.remove(self)
         self.places.leave()
         self.places.settle()
-        self.capture.mark()
+        self._mark()
         self._entered.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -118,9 +120,7 @@ class Chip(TorchDispatchMode):
         """A kernel of the user that has run on tensors, as one call ``nki.NAME`` with a known cost."""
         module, phase, origin = self.places.here()
         schema = Schema(f"nki.{name}", ())
-        index = self.capture.call(
-            schema, tuple(inputs), {}, outputs, module, phase, self.format, origin, cost
-        )
+        index = self.capture.call(schema, tuple(inputs), {}, outputs, module, phase, self.format, origin, cost)
         if phase == "forward":
             self.places.ran(module, index)
 
@@ -144,14 +144,25 @@ class Chip(TorchDispatchMode):
         """Times, memory and fallbacks of all that has run so far."""
         raise NotImplementedError
 
+    def _mark(self) -> None:
+        self.capture.mark(self._name)
+        self._name = OTHER
+
     def _before_model(self, module: torch.nn.Module) -> None:
         if not self._marking and not torch.is_grad_enabled() and self._pending:
-            self.capture.mark()
+            self._mark()
         self._pending = not torch.is_grad_enabled()
+
+    def _after_model(self, result: Any) -> None:
+        cache = cache_of(result)
+        if cache is not None:
+            self._name = self._caches.name_of(result)
+            kinds(tensors_of(cache), self.capture, "cache")
 
     def _after_update(self) -> None:
         if not self._marking:
-            self.capture.mark()
+            self._name = OTHER
+            self._mark()
             self._pending = False
 
     def _check(self, schema: Schema, args: Any, kwargs: Any, module: str) -> None:

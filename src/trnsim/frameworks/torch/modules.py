@@ -17,11 +17,12 @@ _NO_NUMBER = 2**64 - 1  # of nodes that stand for no operator of the forward pas
 class Places:
     """Paths of modules and phases, by hooks that live as long as the device is entered.
 
-    ``at_root`` is called before a model (a module in no other) runs, ``after_update`` after an optimiser's step.
+    ``at_root`` is called before a model (a module in no other) runs, ``after_root`` with what it gave, ``after_update``
+    after an optimiser's step.
     """
 
-    def __init__(self, capture: Capture, at_root: Any, after_update: Any) -> None:
-        self._capture, self._at_root, self._after_update = capture, at_root, after_update
+    def __init__(self, capture: Capture, at_root: Any, after_root: Any, after_update: Any) -> None:
+        self._capture, self._at_root, self._after_root, self._after_update = capture, at_root, after_root, after_update
         self._stack: list[str] = []
         self._names: dict[int, str] = {}
         self._roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
@@ -81,6 +82,8 @@ class Places:
             return
         if self._stack:
             self._stack.pop()
+            if not self._stack:
+                self._after_root(result)
 
     def _know(self, root: torch.nn.Module) -> None:
         self._roots.add(root)
