@@ -7,6 +7,9 @@ from typing import Any, Protocol
 import torch
 
 from trnsim.errors import InputError
+from trnsim.frameworks.torch.fast import FastExecutor
+from trnsim.frameworks.torch.formats import Policy
+from trnsim.hardware import load_chip
 
 DEPTHS = ("exact", "fast", "shape")
 
@@ -20,6 +23,9 @@ class Executor(Protocol):
 
     def run(self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
 
+    def forget(self) -> None:
+        """Drop what is kept of tensors, which may have been changed outside of ``run`` since."""
+
 
 class NativeExecutor:
     """PyTorch's own CPU kernels. Under FakeTensorMode (``shape``) they compute shapes only."""
@@ -27,13 +33,24 @@ class NativeExecutor:
     def run(self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
 
+    def forget(self) -> None:
+        """Nothing is kept."""
+
 
 def make_executor(depth: str, chip: str, lnc: int, format: str, *, stochastic_rounding: bool, seed: int) -> Executor:
     """The executor of a depth.
 
     Raises:
         InputError: no such depth or format.
+        HardwareError: the chip lacks the format.
     """
     if depth not in DEPTHS:
         raise InputError(f"no depth {depth!r}", operand="depth", value=depth, limit=DEPTHS)
+    core = load_chip(chip).core
+    if core is None:
+        raise InputError(f"{chip} has no NeuronCore", operand="chip", value=chip)
+    policy = Policy.of(format)
+    policy.check(core.version)
+    if depth == "fast":
+        return FastExecutor(policy, core.version, stochastic_rounding=stochastic_rounding, seed=seed)
     return NativeExecutor()
