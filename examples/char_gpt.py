@@ -31,17 +31,18 @@ CHIPS = ("trn1", "trn2", "trn3", "inf2")
 
 @dataclass(frozen=True)
 class Variant:
-    """How one of the runs rounds."""
+    """How one of the runs rounds: products in ``format``; weights and the optimiser's moments are kept in ``weights``."""
 
     name: str
     format: str
+    weights: torch.dtype = torch.float32
     stochastic_rounding: bool = False
 
 
 VARIANTS = (
     Variant("float32", "float32"),
-    Variant("bf16", "bf16"),
-    Variant("bf16-sr", "bf16", stochastic_rounding=True),
+    Variant("bf16", "bf16", torch.bfloat16),
+    Variant("bf16-sr", "bf16", torch.bfloat16, stochastic_rounding=True),
     Variant("fp8", "fp8"),
 )
 
@@ -121,7 +122,7 @@ class Corpus:
 def loss_of(model, inputs, targets):
     """Mean cross-entropy in nats a character."""
     logits = model(inputs)
-    return functional.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+    return functional.cross_entropy(logits.view(-1, logits.shape[-1]).float(), targets.view(-1))
 
 
 def train(model, corpus, sizes, steps, *, seed=0, after_step=None):
@@ -159,7 +160,7 @@ def train_on(chip_name, variant, corpus, sizes, steps, progress=None):
             if progress:
                 progress.update(task, advance=1, description=f"{variant.name} on {chip_name}, loss {loss:.3f}")
 
-        losses = train(new_model(sizes), corpus, sizes, steps, after_step=after_step)
+        losses = train(new_model(sizes).to(variant.weights), corpus, sizes, steps, after_step=after_step)
     return losses, chip.report()
 
 

@@ -1,8 +1,8 @@
 """Generation with a KV cache: which steps compute a prompt and which decode, and what a person waits for.
 
-``model.generate`` of ``transformers`` runs unchanged. After every call of a model that keeps a cache, the cache says how
-many tokens it holds: a call that added one to some is a decode step, any other computes a prompt. Sampling belongs to
-the step whose logits it takes.
+``model.generate`` of ``transformers`` runs unchanged. After every call of a model that keeps a cache, the cache says
+how many tokens it holds: a call that added one to some is a decode step, any other computes a prompt. Sampling belongs
+to the step whose logits it takes.
 """
 
 from __future__ import annotations

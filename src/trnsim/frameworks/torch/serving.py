@@ -1,8 +1,8 @@
 """Several requests served on a simulated chip with real tokens: continuous batching of a causal model.
 
 The scheduler is that of ``trnsim.serving``. What it decides is computed: a prompt at a time, and a decode step of all
-slots together, with the shapes that graphs are compiled for on the device: prompts padded to a bucket, a fixed number of
-slots of the KV cache, which a decode step reads up to a bucket of context. A step takes what the chip predicts for it.
+slots together, with the shapes that graphs are compiled for on the device: prompts padded to a bucket, a fixed number
+of slots of the KV cache, which a decode step reads up to a bucket of context. A step takes what the chip predicts.
 Tokens are the likeliest ones; they are those of ``model.generate`` where both compute in the same formats.
 """
 
