@@ -78,11 +78,13 @@ class Capture:
         self._held: dict[int, _Held] = {}
         self._values: dict[tuple[Any, ...], Value] = {}
         self._count = 0
-        self._shape_of_step: list[Any] = []
         self._graphs: dict[int, list[int]] = {}
         self._kinds: list[Any] = []
         self.number = 0
         self.live_bytes = 0
+        self.peak_bytes = 0
+        self._fresh: list[Storage] = []
+        self._storages = 0
 
     def storage(self, tensor: torch.Tensor, kind: str, module: str = "", operator: str = "", name: str = "") -> Storage:
         """The storage of a tensor; ``kind`` and the rest are of one that was not seen before."""
@@ -133,6 +135,7 @@ class Capture:
         """End a step: the calls since the last mark. Nothing happens where there are none."""
         if not self.calls:
             return
+        self._carried()
         signature, shape = self._signature()
         graph = next((g for g in self._graphs.get(signature, ()) if self._same(g, shape)), None)
         if graph is None:
@@ -140,10 +143,27 @@ class Capture:
             self.stream.graphs.append(Graph(self.calls, signature, self.started))
             self._kinds.append(shape)
             self._graphs.setdefault(signature, []).append(graph)
+            self.stream.storages += self._fresh
+        else:
+            # What came and went within a step that is known is that of the step before.
+            self.stream.storages += [s for s in self._fresh if s.died is None]
+        self._fresh = []
         self.stream.steps.append(Step(name, graph, self.started))
         self.calls, self._values = [], {}
         self.number += 1
         self.started = self.stream.clock
+
+    def _carried(self) -> None:
+        """What one step made and another one reads, numbers apart, is a cache."""
+        for call in self.calls:
+            for value in call.inputs:
+                storage = value.storage
+                if value.producer < 0 and storage.kind == "activation" and storage.born < self.started:
+                    if value.dtype.startswith(("float", "bfloat")) and value.shape:
+                        storage.kind = "cache"
+            if call.name in _GROWS and call.inputs and call.inputs[0].kind == "cache":
+                for value in call.outputs:
+                    value.storage.kind = "cache"
 
     def _same(self, graph: int, shape: Any) -> bool:
         return bool(self._kinds[graph] == shape)
@@ -181,10 +201,12 @@ class Capture:
         held = self._held.get(key)
         if held is None:
             storage = Storage(
-                len(self.stream.storages), memory.nbytes(), kind, self.stream.clock, None, module, operator, name
+                self._storages, memory.nbytes(), kind, self.stream.clock, None, module, operator, name
             )
-            self.stream.storages.append(storage)
+            self._storages += 1
+            self._fresh.append(storage)
             self.live_bytes += storage.nbytes
+            self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
             def gone(_: Any, key: int = key, storage: Storage = storage) -> None:
                 storage.died = self.stream.clock
@@ -245,6 +267,8 @@ def _tensors(result: Any) -> list[torch.Tensor]:
     return []
 
 
+# What puts something into a cache, or makes a longer one.
+_GROWS = frozenset(("cat", "copy_", "index_copy", "index_copy_", "slice_scatter", "index_put_"))
 _inside: dict[Any, bool] = {}
 
 

@@ -15,11 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trnsim.errors import InputError, TrnsimError, UnsupportedError
 from trnsim.frameworks.torch import formats
+from trnsim.frameworks.torch.accounts import Accounts
 from trnsim.frameworks.torch.capture import Capture, Schema, _tensors, dtype_name, kinds
 from trnsim.frameworks.torch.executor import Executor, make_executor
 from trnsim.frameworks.torch.formats import Policy
 from trnsim.frameworks.torch.generate import OTHER, Caches, cache_of, tensors_of
 from trnsim.frameworks.torch.modules import Places
+from trnsim.frameworks.torch.pricing import Pricer
 from trnsim.frameworks.torch.report import Report
 from trnsim.hardware import load_chip
 from trnsim.operators.cost import OperatorCost
@@ -70,6 +72,10 @@ class Chip(TorchDispatchMode):
         )
         self.capture = Capture()
         self.places = Places(self.capture, self._before_model, self._after_model, self._after_update)
+        self.accounts = Accounts(self.capture.stream, Pricer(chip, self.lnc, implementation))
+        share = loaded.core_count if whole_device else self.lnc
+        self.capacity_bytes = loaded.hbm.capacity_bytes * share // loaded.core_count
+        self.scope = chip if whole_device else f"{share} of {loaded.core_count} cores of {chip}"
         self._schemas: dict[Any, Schema] = {}
         self._marking = 0
         self._pending = False
@@ -144,8 +150,33 @@ class Chip(TorchDispatchMode):
                 self.capture.mark(name)
 
     def report(self) -> Report:
-        """Times, memory and fallbacks of all that has run so far."""
-        raise NotImplementedError
+        """Times, memory and fallbacks of all that has run so far. A step that runs outside of ``step`` ends here."""
+        if not self._marking:
+            self.places.settle()
+            self._mark()
+        accounts = self.accounts
+        regions, runs = accounts.regions(), accounts.runs()
+        every = [(region, count) for some, count in zip(regions, runs, strict=True) for region in some]
+        steps = accounts.steps()
+        return Report(
+            chip=self.chip,
+            lnc=self.lnc,
+            depth=self.depth,
+            format=self.format,
+            implementation=self.implementation,
+            total_ps=sum(step.time_ps for step in steps),
+            unfused_ps=sum(region.unfused_ps * count for region, count in every),
+            steps=steps,
+            regions=regions,
+            fallbacks=accounts.fallbacks(),
+            memory=accounts.memory(self.capacity_bytes, self.scope),
+            runs=runs,
+        )
+
+    @property
+    def elapsed_ps(self) -> float:
+        """Simulated time of all steps that have ended."""
+        return sum(self.accounts.step_ps(number) for number in range(len(self.capture.stream.steps)))
 
     def _mark(self) -> None:
         self.capture.mark(self._name)

@@ -22,6 +22,7 @@ _SLOPES = (
     "native_dropout_backward logit_backward"
 )
 _RANDOM = "bernoulli normal uniform rand_like randn_like native_dropout exponential random multinomial randint_like"
+RANDOM = frozenset(_RANDOM.split())
 ELEMENTWISE = frozenset(f"{_UNARY} {_BINARY} {_SLOPES} {_RANDOM}".split())
 # What only moves data, by patterns that DMA or an access pattern knows beforehand.
 MOVES = frozenset(

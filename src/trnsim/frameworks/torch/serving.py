@@ -241,7 +241,7 @@ class Runner:
             token = self._next(inputs, torch.arange(padded)[None], None, torch.tensor([last]))
         self.tokens[request].append(int(token[0]))
         self._mark_cache()
-        return self.chip.step_ps()
+        return self.chip.accounts.step_ps(len(self.chip.capture.stream.steps) - 1)
 
     def _decode(self, requests: list[int], context: int) -> float:
         place = self._place
@@ -256,7 +256,7 @@ class Runner:
             token = self._next(torch.tensor(inputs)[:, None], place.positions[:, None], mask[:, None, None], 1)
         for request in requests:
             self.tokens[request].append(int(token[self._slot[request]]))
-        return self.chip.step_ps()
+        return self.chip.accounts.step_ps(len(self.chip.capture.stream.steps) - 1)
 
     def _next(self, inputs: torch.Tensor, positions: torch.Tensor, mask: Any, keep: Any) -> torch.Tensor:
         """The likeliest next tokens [sequences]."""
