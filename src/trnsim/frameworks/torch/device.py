@@ -19,7 +19,7 @@ from trnsim.frameworks.torch.accounts import Accounts
 from trnsim.frameworks.torch.capture import Capture, Schema, _tensors, dtype_name, kinds
 from trnsim.frameworks.torch.executor import Executor, make_executor
 from trnsim.frameworks.torch.formats import Policy
-from trnsim.frameworks.torch.generate import OTHER, Caches, cache_of, tensors_of
+from trnsim.frameworks.torch.generate import AROUND, OTHER, Caches, cache_of, tensors_of
 from trnsim.frameworks.torch.modules import Places
 from trnsim.frameworks.torch.pricing import Pricer
 from trnsim.frameworks.torch.report import Report
@@ -79,7 +79,7 @@ class Chip(TorchDispatchMode):
         self._schemas: dict[Any, Schema] = {}
         self._marking = 0
         self._pending = False
-        self._caches, self._name = Caches(), OTHER
+        self._caches, self._name, self._ran = Caches(), OTHER, False
         self._entered = ExitStack()
 
     @classmethod
@@ -139,7 +139,7 @@ class Chip(TorchDispatchMode):
         without gradients is called the next time.
         """
         if not self._marking:
-            self.capture.mark("before")
+            self.capture.mark(AROUND)
         self._marking += 1
         try:
             yield
@@ -179,13 +179,13 @@ class Chip(TorchDispatchMode):
         return sum(self.accounts.step_ps(number) for number in range(len(self.capture.stream.steps)))
 
     def _mark(self) -> None:
-        self.capture.mark(self._name)
-        self._name = OTHER
+        self.capture.mark(self._name if self._ran else AROUND)
+        self._name, self._ran = OTHER, False
 
     def _before_model(self, module: torch.nn.Module) -> None:
         if not self._marking and not torch.is_grad_enabled() and self._pending:
             self._mark()
-        self._pending = not torch.is_grad_enabled()
+        self._pending, self._ran = not torch.is_grad_enabled(), True
 
     def _after_model(self, result: Any) -> None:
         cache = cache_of(result)
@@ -195,7 +195,7 @@ class Chip(TorchDispatchMode):
 
     def _after_update(self) -> None:
         if not self._marking:
-            self._name = OTHER
+            self._name, self._ran = OTHER, True
             self._mark()
             self._pending = False
 

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 if TYPE_CHECKING:
     from trnsim.frameworks.torch.report import Report
 
-PREFILL, DECODE, OTHER = "prefill", "decode", "step"
+PREFILL, DECODE, OTHER, AROUND = "prefill", "decode", "step", "rest"
 
 
 class Caches:

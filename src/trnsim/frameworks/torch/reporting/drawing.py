@@ -173,9 +173,14 @@ def _cut(module: str, depth: int) -> str:
 
 
 def _module_depth(regions: Sequence[RegionCost]) -> int:
-    """Names to show: as many as give at least six modules, so that a wrapper around everything is no single band."""
+    """Names to show: so many that no module is more than a third of the step, so that a wrapper is no single band."""
+    total = sum(r.time_ps for r in regions)
     for depth in range(1, 6):
-        if len({_cut(r.module, depth) for r in regions}) >= 6:
+        times: dict[str, float] = {}
+        for region in regions:
+            name = _cut(region.module, depth)
+            times[name] = times.get(name, 0.0) + region.time_ps
+        if max(times.values(), default=0.0) <= total / 3:
             return depth
     return 5
 

@@ -17,6 +17,7 @@ from trnsim.frameworks.torch.reporting.tables import (
     operators,
     percent,
     rows,
+    short_line,
     short_time,
     steps_by_name,
     supports,
@@ -27,7 +28,7 @@ from trnsim.units import format_bytes
 if TYPE_CHECKING:
     import os
 
-    from trnsim.frameworks.torch.report import Report
+    from trnsim.frameworks.torch.report import Fallback, Report
 
 GRAPHS_DRAWN = 3
 TREE_DEPTH = 12
@@ -256,7 +257,7 @@ def _fallbacks(report: Report) -> str:
         return "<p>None: every operator ran as a kernel.</p>"
     body = [
         [
-            f'<td title="{escape(one.line)}">{escape(one.operator)}<br>{_muted(one.module)}</td>',
+            _where(one),
             f"{one.count:,}",
             short_time(one.time_ps),
             escape(one.place),
@@ -267,8 +268,9 @@ def _fallbacks(report: Report) -> str:
     return _table([("operator", False), ("runs", True), ("time", True), ("on", False), ("why", False)], body)
 
 
-def _muted(text: str) -> str:
-    return f'<span class="muted">{escape(text)}</span>'
+def _where(one: Fallback) -> str:
+    place = escape(one.module or short_line(one.line))
+    return f'<td title="{escape(one.line)}">{escape(one.operator)}<br><span class="muted">{place}</span></td>'
 
 
 def _notes(report: Report) -> str:

@@ -111,6 +111,11 @@ def short_time(ps: float) -> str:
     return f"{value:,.{digits}f} {unit}" if ps else "0"
 
 
+def short_line(line: str) -> str:
+    """``/a/b/c/model.py:12`` as ``c/model.py:12``."""
+    return "/".join(line.replace("\\", "/").split("/")[-2:])
+
+
 def percent(share: float) -> str:
     """``0.123`` as ``12 %``; what is less than half of one is ``<1 %``."""
     return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
@@ -184,7 +189,7 @@ def rows(node: Node, depth: int, least_share: float = 0.0) -> list[tuple[int, No
     found: list[tuple[int, Node]] = []
 
     def walk(at: Node, level: int) -> None:
-        for child in sorted(at.children.values(), key=lambda c: (-c.time_ps, -c.nbytes)):
+        for child in sorted(at.children.values(), key=_place):
             if child.time_ps < least_share * node.time_ps and child.nbytes < least_share * max(node.nbytes, 1):
                 continue
             found.append((level, child))
@@ -193,6 +198,11 @@ def rows(node: Node, depth: int, least_share: float = 0.0) -> list[tuple[int, No
 
     walk(node, 0)
     return found
+
+
+def _place(node: Node) -> tuple[int, float, int]:
+    """Numbered modules by number, after them the others, the longest first."""
+    return (0, int(node.name), 0) if node.name.isdigit() else (1, -node.time_ps, -node.nbytes)
 
 
 def operators(report: Report) -> list[Sum]:
@@ -206,7 +216,9 @@ def operators(report: Report) -> list[Sum]:
 
 def operator_of(region: RegionCost) -> str:
     """What a region is listed as: its kind, and of a fallback the operator."""
-    return region.kind if region.kind != "fallback" else f"fallback {region.aten[0]}"
+    if region.kind != "fallback":
+        return region.kind
+    return f"fallback {region.aten[0].removeprefix('aten.').removesuffix('.default')}"
 
 
 def supports(report: Report) -> dict[str, float]:

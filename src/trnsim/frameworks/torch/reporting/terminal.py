@@ -16,6 +16,7 @@ from trnsim.frameworks.torch.reporting.tables import (
     operators,
     percent,
     rows,
+    short_line,
     short_time,
     steps_by_name,
     supports,
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
     from trnsim.frameworks.torch.report import Report
 
 WIDTH = 100
+WIDE = 96  # columns from which on tables have all that they can show
 MODULE_ROWS = 24
 OPERATOR_ROWS = 14
 FALLBACK_ROWS = 12
 HOLDER_ROWS = 6
 LEAST_SHARE = 0.005  # modules with less of the time and of the memory are not listed
 LABEL = 11
+LEAST = {"time": 7, "alone": 7, "%": 5, "HBM": 9, "forward": 7, "support": 12}  # columns' widths: nothing is cut
 SUPPORT_STYLES = {"calibrated": "green", "interpolated": "cyan", "extrapolated": "yellow", "assumed": "yellow"}
 
 
@@ -67,12 +70,13 @@ class _Page:
         grid.add_row(Text(f"  {label}", "dim"), Text(value, style))
         self._print(grid)
 
-    def _table(self, title: str, *columns: str, wide: int = 34) -> Table:
-        """A table whose first column is text and whose others are numbers."""
+    def _table(self, title: str, *columns: str) -> Table:
+        """A table whose first column is text, cut where there is no room, and whose others are numbers."""
         table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
-        table.add_column(f"  {title}", no_wrap=True, overflow="ellipsis", max_width=wide, min_width=min(wide, 24))
+        table.add_column(f"  {title}", no_wrap=True, overflow="ellipsis", ratio=1, min_width=20)
         for column in columns:
-            table.add_column(column, justify="right", no_wrap=True)
+            least = LEAST.get(column, len(column))
+            table.add_column(column, justify="right", no_wrap=True, min_width=least)
         return table
 
     def _percent(self, time: float) -> str:
@@ -105,16 +109,15 @@ class _Page:
         tree = grouped(module_tree(self.report))
         listed = rows(tree, depth, LEAST_SHARE)
         phases = [p for p in ("forward", "backward", "optimizer") if tree.phases.get(p)]
-        show = phases if len(phases) > 1 else []
+        show = phases if len(phases) > 1 and self.width >= WIDE else []
         held = tree.nbytes > 0
-        table = self._table("module", "time", "%", *show, *(["HBM at peak"] if held else []), wide=40)
+        table = self._table("module", "time", "%", *show, *(["HBM at peak"] if held else []))
         for level, node in listed[:MODULE_ROWS]:
             name = node.name + (f" ({node.alike} alike)" if node.alike > 1 else "")
             cells = [short_time(node.phases[p]) if node.phases.get(p) else "" for p in show]
             memory = [format_bytes(node.nbytes) if node.nbytes else ""] if held else []
-            table.add_row(
-                f"  {'  ' * level}{name}", short_time(node.time_ps), self._percent(node.time_ps), *cells, *memory
-            )
+            time = short_time(node.time_ps) if node.time_ps else ""
+            table.add_row(f"  {'  ' * level}{name}", time, self._percent(node.time_ps) if time else "", *cells, *memory)
         if tree.own_ps > LEAST_SHARE * self.total:
             table.add_row("  (outside of modules)", short_time(tree.own_ps), self._percent(tree.own_ps))
         self.console.print()
@@ -123,13 +126,23 @@ class _Page:
             self._print(Text(f"  and {len(listed) - MODULE_ROWS} more", "dim"))
 
     def operators(self) -> None:
-        table = self._table("operator", "runs", "time", "%", "alone", "HBM", "bound by", "support")
+        wide = self.width >= WIDE
+        more = ["alone", "HBM"] if wide else []
+        table = self._table("operator", "runs", "time", "%", *more, "bound by", "support")
         listed = operators(self.report)
         for one in listed[:OPERATOR_ROWS]:
             bound = ENGINE_NAMES.get(one.bound_by, one.bound_by)
             support = Text(one.support, SUPPORT_STYLES.get(one.support, ""))
-            table.add_row(f"  {one.name}", f"{one.count:,}", short_time(one.time_ps), self._percent(one.time_ps),
-                          short_time(one.unfused_ps), format_bytes(one.hbm_bytes), bound, support)  # fmt: skip
+            cells = [short_time(one.unfused_ps), format_bytes(one.hbm_bytes)] if wide else []
+            table.add_row(
+                f"  {one.name}",
+                f"{one.count:,}",
+                short_time(one.time_ps),
+                self._percent(one.time_ps),
+                *cells,
+                bound,
+                support,
+            )
         self.console.print()
         self._print(table)
         if len(listed) > OPERATOR_ROWS:
@@ -172,14 +185,17 @@ class _Page:
         if not fallbacks:
             return
         table = self._table("without a kernel", "runs", "time", "%", "on")
-        table.add_column("why", overflow="fold")
         for one in fallbacks[:FALLBACK_ROWS]:
-            table.add_row(f"  {one.operator}", f"{one.count:,}", short_time(one.time_ps), self._percent(one.time_ps),
-                          one.place, f"{one.reason}{f' ({one.line})' if one.line else ''}")  # fmt: skip
+            cells = (f"{one.count:,}", short_time(one.time_ps), self._percent(one.time_ps), one.place)
+            table.add_row(f"  {one.operator}", *cells)
         self.console.print()
         self._print(table)
         if len(fallbacks) > FALLBACK_ROWS:
             self._print(Text(f"  and {len(fallbacks) - FALLBACK_ROWS} more", "dim"))
+        for reason in dict.fromkeys(f.reason for f in fallbacks):
+            where = [f for f in fallbacks if f.reason == reason]
+            line = f" ({short_line(where[0].line)})" if where[0].line else ""
+            self._fact("why", f"{reason}{line}")
 
     def notes(self) -> None:
         for note in self.report.notes:
