@@ -2,6 +2,36 @@
 
 from __future__ import annotations
 
-from trnsim.frameworks.torch import Chip, OperatorError, Report, autocast, current, device
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Chip", "OperatorError", "Report", "autocast", "current", "device"]
+from trnsim.frameworks import torch as _torch
+from trnsim.frameworks.torch import (
+    Chip,
+    Generation,
+    OperatorError,
+    Report,
+    autocast,
+    current,
+    device,
+    generations,
+)
+
+if TYPE_CHECKING:
+    from trnsim.frameworks.torch import Served, serve
+
+__all__ = [
+    "Chip",
+    "Generation",
+    "OperatorError",
+    "Report",
+    "Served",
+    "autocast",
+    "current",
+    "device",
+    "generations",
+    "serve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(_torch, name)
