@@ -11,6 +11,8 @@ from trnsim.frameworks.torch.pricing import Pricer
 from trnsim.frameworks.torch.report import Fallback, MemoryUse, RegionCost, StepTime
 from trnsim.frameworks.torch.stream import Graph, Stream
 
+SETUP = "setup"
+
 
 @dataclass(slots=True, eq=False)
 class Account:
@@ -39,7 +41,9 @@ class Accounts:
         return self._known[number]
 
     def step_ps(self, step: int) -> float:
-        """How long a step took."""
+        """How long a step took; what came before the first model is no step of the chip."""
+        if self.stream.steps[step].name == SETUP:
+            return 0.0
         return self.of(self.stream.steps[step].graph).total_ps
 
     def starts_ps(self) -> list[float]:
@@ -55,13 +59,15 @@ class Accounts:
         return tuple(
             StepTime(step.name, step.graph, starts[number], self.step_ps(number))
             for number, step in enumerate(self.stream.steps)
+            if step.name != SETUP
         )
 
     def regions(self) -> tuple[tuple[RegionCost, ...], ...]:
-        return tuple(_costs(self.of(number)) for number in range(len(self.stream.graphs)))
+        runs = self.runs()
+        return tuple(_costs(self.of(number)) if runs[number] else () for number in range(len(self.stream.graphs)))
 
     def runs(self) -> tuple[int, ...]:
-        counted = Counter(step.graph for step in self.stream.steps)
+        counted = Counter(step.graph for step in self.stream.steps if step.name != SETUP)
         return tuple(counted[number] for number in range(len(self.stream.graphs)))
 
     def fallbacks(self) -> tuple[Fallback, ...]:
@@ -71,16 +77,14 @@ class Accounts:
         times: dict[tuple[str, str, str], float] = defaultdict(float)
         for number in range(len(self.stream.graphs)):
             for region in self.of(number).regions:
-                if not region.fallback:
+                if not region.fallback or not runs[number]:
                     continue
                 key = (region.pieces[0].first.operator, region.fallback, region.why)
                 found[key].append(region)
                 counts[key] += runs[number]
                 times[key] += region.price.time_ps * runs[number]
         return tuple(
-            Fallback(
-                operator, place, counts[key], times[key], why, regions[0].module, regions[0].pieces[0].first.line
-            )
+            Fallback(operator, place, counts[key], times[key], why, regions[0].module, regions[0].pieces[0].first.line)
             for key, regions in found.items()
             for operator, place, why in [key]
         )

@@ -140,13 +140,18 @@ class Capture:
         graph = next((g for g in self._graphs.get(signature, ()) if self._same(g, shape)), None)
         if graph is None:
             graph = len(self.stream.graphs)
-            self.stream.graphs.append(Graph(self.calls, signature, self.started))
+            self.stream.graphs.append(Graph(self.calls, signature, self.started, self._fresh))
             self._kinds.append(shape)
             self._graphs.setdefault(signature, []).append(graph)
             self.stream.storages += self._fresh
         else:
-            # What came and went within a step that is known is that of the step before.
-            self.stream.storages += [s for s in self._fresh if s.died is None]
+            # What comes and goes within a step that is known is that of its first run.
+            known = self.stream.graphs[graph]
+            end = known.first + len(known.calls)
+            there = known.storages if len(known.storages) == len(self._fresh) else [None] * len(self._fresh)
+            for storage, like in zip(self._fresh, there, strict=True):
+                if storage.died is None and (like is None or like.died is None or like.died > end):
+                    self.stream.storages.append(storage)
         self._fresh = []
         self.stream.steps.append(Step(name, graph, self.started))
         self.calls, self._values = [], {}
@@ -200,9 +205,7 @@ class Capture:
         key = memory._cdata
         held = self._held.get(key)
         if held is None:
-            storage = Storage(
-                self._storages, memory.nbytes(), kind, self.stream.clock, None, module, operator, name
-            )
+            storage = Storage(self._storages, memory.nbytes(), kind, self.stream.clock, None, module, operator, name)
             self._storages += 1
             self._fresh.append(storage)
             self.live_bytes += storage.nbytes

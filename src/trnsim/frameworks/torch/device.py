@@ -11,11 +11,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trnsim.errors import InputError, TrnsimError, UnsupportedError
 from trnsim.frameworks.torch import formats
-from trnsim.frameworks.torch.accounts import Accounts
+from trnsim.frameworks.torch.accounts import SETUP, Accounts
 from trnsim.frameworks.torch.capture import Capture, Schema, _tensors, dtype_name, kinds
 from trnsim.frameworks.torch.executor import Executor, make_executor
 from trnsim.frameworks.torch.formats import Policy
@@ -88,8 +89,6 @@ class Chip(TorchDispatchMode):
 
     def __enter__(self) -> Chip:  # noqa: PYI034
         if self.depth == "shape":
-            from torch._subclasses.fake_tensor import FakeTensorMode
-
             self._entered.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         self.executor.forget()
         self.places.enter()
@@ -119,7 +118,7 @@ class Chip(TorchDispatchMode):
         except TrnsimError:
             raise
         except Exception as error:
-            raise OperatorError(f"{module or 'outside of modules'}: {schema.name} failed: {error}") from error
+            raise _failed(error, schema.name, module) from error
         index = self.capture.call(schema, args, kwargs, result, module, phase, self.format, origin)
         if phase == "forward":
             self.places.ran(module, index)
@@ -182,7 +181,9 @@ class Chip(TorchDispatchMode):
         self.capture.mark(self._name if self._ran else AROUND)
         self._name, self._ran = OTHER, False
 
-    def _before_model(self, module: torch.nn.Module) -> None:
+    def _before_model(self, new: bool) -> None:
+        if new and not self._marking and not any(call.module for call in self.capture.calls):
+            self.capture.mark(SETUP)
         if not self._marking and not torch.is_grad_enabled() and self._pending:
             self._mark()
         self._pending, self._ran = not torch.is_grad_enabled(), True
@@ -208,6 +209,13 @@ class Chip(TorchDispatchMode):
                     operand="dtype",
                     value=dtype_name(tensor.dtype),
                 )
+
+
+def _failed(error: Exception, operator: str, module: str) -> OperatorError:
+    where = module or "outside of modules"
+    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+        return OperatorError(f"{where}: {operator} depends on data, which depth 'shape' has none of; use 'fast'")
+    return OperatorError(f"{where}: {operator} failed: {error}")
 
 
 def checked_format(format: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from trnsim.errors import InputError
+from trnsim.frameworks.torch.exact import ExactExecutor
 from trnsim.frameworks.torch.fast import FastExecutor
 from trnsim.frameworks.torch.formats import Policy
 from trnsim.hardware import load_chip
@@ -27,14 +28,25 @@ class Executor(Protocol):
         """Drop what is kept of tensors, which may have been changed outside of ``run`` since."""
 
 
-class NativeExecutor:
-    """PyTorch's own CPU kernels. Under FakeTensorMode (``shape``) they compute shapes only."""
+class ShapeExecutor:
+    """Shapes only: FakeTensorMode, and what it does not know of tensors on a CPU."""
 
     def run(self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func is torch.ops.aten._grouped_mm.default:
+            return _grouped(*args, **kwargs)
         return func(*args, **kwargs)
 
     def forget(self) -> None:
         """Nothing is kept."""
+
+
+def _grouped(left: Any, right: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
+    """Rows of each group by the matrix of the group; of two matrices, the groups are parts of the contraction."""
+    groups = right.shape[0] if right.dim() == 3 else offs.shape[0]
+    shape = (left.shape[0], right.shape[-1])
+    if left.dim() == right.dim():
+        shape = (groups, left.shape[-2], right.shape[-1])
+    return left.new_empty(shape, dtype=out_dtype or left.dtype)
 
 
 def make_executor(depth: str, chip: str, lnc: int, format: str, *, stochastic_rounding: bool, seed: int) -> Executor:
@@ -53,4 +65,6 @@ def make_executor(depth: str, chip: str, lnc: int, format: str, *, stochastic_ro
     policy.check(core.version)
     if depth == "fast":
         return FastExecutor(policy, core.version, stochastic_rounding=stochastic_rounding, seed=seed)
-    return NativeExecutor()
+    if depth == "exact":
+        return ExactExecutor(chip, lnc, policy, stochastic_rounding=stochastic_rounding, seed=seed)
+    return ShapeExecutor()

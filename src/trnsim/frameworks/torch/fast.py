@@ -220,6 +220,8 @@ class FastExecutor:
         def make(t: Tensor) -> Any:
             wide = t.detach().to(_FLOAT32)
             if policy.scaling == "block":
+                # ``quantize_mx`` reads 16 bits
+                wide = formats.rounded(wide, formats.BFLOAT16) if t.dtype is _FLOAT32 else wide
                 return formats.in_blocks(wide, dtype, dim), None
             return formats.scaled(wide, dtype)
 

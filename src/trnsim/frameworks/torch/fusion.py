@@ -80,8 +80,8 @@ class _Joining:
             if piece.kind in ("rmsnorm", "layernorm"):
                 self._after_norm(piece)
         for piece in self._pieces.all:
-            if piece.kind in ("product", "router"):
-                self._after_product(piece)
+            if piece.kind != "elementwise" and piece.kind != "optimizer":
+                self._after(piece)
         return list({id(r): r for r in self._of.values()}.values())
 
     def _mlp(self, activation: Piece) -> None:
@@ -108,23 +108,25 @@ class _Joining:
         if alone:
             self._join("norm_matmul", [norm, *(p for r in alone for p in r.pieces)])
 
-    def _after_product(self, piece: Piece) -> None:
-        """The residual, bias or scale that follows a product."""
+    def _after(self, piece: Piece) -> None:
+        """The residual, bias or scale that follows a product, and what a gradient is added to."""
         region = self._of[id(piece)]
-        if region.kind not in ("product", "mlp", "gated_mlp"):
+        if region.kind == "norm_matmul" or piece.kind in _FALLBACKS:
             return
         readers = self._read_by(piece)
         if len(readers) != 1 or readers[0].kind != "elementwise" or self._of[id(readers[0])].kind != "elementwise":
             return
         if self._of[id(readers[0])] is region or readers[0].first.phase != piece.first.phase:
             return
-        result = piece.calls[-1].outputs[0].elements
+        result = max((v.elements for v in piece.calls[-1].outputs), default=0)
         if any(v.elements > result for call in readers[0].calls for v in call.outputs):
             return
         # Nothing that the chain needs may come after the product and need the product itself.
-        if any(v.producer > piece.calls[-1].index and self._pieces.of[v.producer] is not readers[0]
-               for call in readers[0].calls for v in call.inputs):  # fmt: skip
-            return
+        for call in readers[0].calls:
+            for value in call.inputs:
+                made = self._pieces.of[value.producer] if value.producer > piece.calls[-1].index else None
+                if made is not None and made is not readers[0] and made.kind != "free":
+                    return
         self._join(region.kind, [*region.pieces, readers[0]])
 
     def _made_by(self, piece: Piece) -> list[Piece]:

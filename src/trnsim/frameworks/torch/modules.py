@@ -71,9 +71,10 @@ class Places:
         if torch.compiler.is_compiling():
             return
         if not self._stack:
-            if module not in self._roots:
+            new = module not in self._roots
+            if new:
                 self._know(module)
-            self._at_root(module)
+            self._at_root(new)
         name = self._names.get(id(module))
         self._stack.append(name if name is not None else (self._stack[-1] if self._stack else type(module).__name__))
 

@@ -16,6 +16,7 @@ from trnsim.frameworks.torch.stream import Call, Graph, Value
 
 # Kinds of calls that stay in SBUF with what they follow.
 LIGHT = frozenset(("elementwise", "move", "reduction"))
+_WINDOW = 128  # calls between two of a chain, at most
 _NEAR = 16  # calls between an anchor and what it belongs to, at most
 
 
@@ -66,16 +67,18 @@ class Pieces:
 
     def _constants(self) -> None:
         """What is computed of no data is folded by the compiler; what initialises weights is before any step."""
-        free = Piece("free", [])
+        free, inputs = Piece("free", []), Piece("free", [])
         for call in self.calls:
             found = self._kinds[call.index]
-            if found == "made" or (call.inputs and self._folded(call, free)) or self._loads(call):
+            if found == "made":
+                self._add(inputs if plain(call.operator).startswith("rand") else free, call)
+            elif (call.inputs and self._folded(call, free)) or self._loads(call):
                 self._add(free, call)
             elif found == "host" and all(self._of_host(v) for v in call.inputs):
                 self._add(free, call)
 
     def _folded(self, call: Call, free: Piece) -> bool:
-        if call.phase == "optimizer" or self._kinds[call.index] == "kernel" or plain(call.operator) in RANDOM:
+        if call.phase == "optimizer" or self._kinds[call.index] not in LIGHT or plain(call.operator) in RANDOM:
             return False
         return all((v.producer >= 0 and self.of[v.producer] is free) or not v.elements for v in call.inputs)
 
@@ -146,7 +149,8 @@ class Pieces:
         while value.producer >= 0 and len(found) < 4:
             call = self.calls[value.producer]
             name = plain(call.operator)
-            alone = len(self.users[call.index]) == 1 and self.of[call.index] is None
+            users = [u for u in self.users[call.index] if self.calls[u].phase == call.phase]
+            alone = len(users) == 1 and self.of[call.index] is None
             whole = [v for v in call.inputs if v.elements]
             if not alone or name not in ("clone", "cat", "_to_copy", "expand_copy", "mul") or len(whole) != 1:
                 break
@@ -172,7 +176,6 @@ class Pieces:
         scores, before = self._back(call, "product")
         values, after = self._ahead(call, "product")
         if scores is None or values is None or len(scores.inputs) < 2:
-            self._piece("softmax", [call])
             return
         query, key = scores.inputs[-2:]
         value = values.inputs[-1]
@@ -226,7 +229,7 @@ class Pieces:
             name = plain(after.operator)
             if after.phase != "forward" or self.of[after.index] is not None or after in calls:
                 continue
-            wide = [v for v in after.inputs if v.elements == source.elements]
+            wide = [v for v in after.inputs if v.kind != "weight" and v.elements == source.elements]
             scaling = all(v.kind == "weight" or v.elements <= source.elements for v in after.inputs) and len(wide) == 1
             if name in ("mul", "_to_copy", "div") and after.outputs and scaling:
                 calls.append(after)
@@ -347,30 +350,48 @@ class Pieces:
         self._piece(found, [call])
 
     def _chains(self, calls: Iterable[Call]) -> None:
-        """Light calls that follow each other on the dataflow, with nothing else between that could need or make them."""
-        open_: dict[int, Piece] = {}
+        """Light calls that follow each other on the dataflow, unless other work between needs one and makes another."""
+        open_: set[int] = set()
         for call in calls:
-            own = self.of[call.index]
-            if own is not None:
-                if own.kind != "free":
-                    open_ = {}
+            if self.of[call.index] is not None:
                 continue
-            found: Piece | None = None
-            for value in call.inputs:
-                piece = open_.get(value.producer)
-                if piece is None or piece is found:
-                    continue
-                if found is None:
-                    found = piece
-                    continue
-                for other in piece.calls:
-                    self.of[other.index] = found
-                    open_[other.index] = found
-                found.calls = sorted(found.calls + piece.calls, key=lambda c: c.index)
-            if found is None:
-                found = Piece("elementwise", [])
+            found = Piece("elementwise", [])
             self._add(found, call)
-            open_[call.index] = found
+            for value in call.inputs:
+                piece = self.of[value.producer] if value.producer >= 0 else None
+                if piece is None or piece is found or id(piece) not in open_:
+                    continue
+                if call.index - piece.calls[-1].index > _WINDOW or self._between(piece, found):
+                    continue
+                open_.discard(id(found))
+                for other in found.calls:
+                    self.of[other.index] = piece
+                piece.calls = sorted(piece.calls + found.calls, key=lambda c: c.index)
+                found = piece
+            open_.add(id(found))
+
+    def _between(self, first: Piece, last: Piece) -> bool:
+        """Whether a third piece needs one of two and makes what the other needs."""
+        start = min(first.calls[0].index, last.calls[0].index)
+        todo: list[Piece] = []
+        seen = {id(first), id(last)}
+
+        def add(calls: Iterable[Call]) -> None:
+            for call in calls:
+                for value in call.inputs:
+                    made = self.of[value.producer] if value.producer >= start else None
+                    if made is not None and id(made) not in seen:
+                        seen.add(id(made))
+                        todo.append(made)
+
+        add((*first.calls, *last.calls))
+        own = {call.index for call in (*first.calls, *last.calls)}
+        while todo:
+            piece = todo.pop()
+            if any(value.producer in own for call in piece.calls for value in call.inputs):
+                return True
+            add(piece.calls)
+        return False
 
     def _backward(self) -> None:
         gradients: dict[int, Piece] = {}
@@ -472,4 +493,3 @@ def outside(calls: Iterable[Call]) -> tuple[list[Value], list[Value]]:
         for value in call.outputs:
             writes[value.root] = value
     return list(reads.values()), list(writes.values())
-

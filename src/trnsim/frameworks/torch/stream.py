@@ -108,11 +108,13 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class Graph:
-    """The calls of one step; ``first`` is the clock of the first call when it was recorded."""
+    """The calls of one step; ``first`` is the clock of the first call when it was recorded, ``storages`` are those
+    that came while it ran."""
 
     calls: list[Call]
     signature: int
     first: int = 0
+    storages: list[Storage] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Lets these tests import their helpers: test files are imported by path, not from a package."""
+"""Lets these tests import what they share: test files are imported by path, not from a package."""
 
 import sys
 from pathlib import Path
