@@ -7,7 +7,7 @@ stands for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trnsim.errors import UnsupportedError
 from trnsim.frameworks.torch.operators import plain
@@ -176,7 +176,7 @@ def _price(region: Region, pieces: Pieces, pricer: Pricer) -> None:
         if whole is not None:
             region.price, region.uses = pricer.use(whole), (whole,)
         else:
-            found = [u for piece in region.pieces for u in _uses(piece, pieces)]
+            found = _joined(region, pieces)
             prices = [pricer.use(u) for u in found]
             region.uses = tuple(found)
             region.price = together(prices, _saved(region, pieces) if len(region.pieces) > 1 else 0.0)
@@ -187,6 +187,26 @@ def _price(region: Region, pieces: Pieces, pricer: Pricer) -> None:
 
 def _uses(piece: Piece, pieces: Pieces) -> list[Used]:
     return uses(piece, trains=pieces.trains(piece))
+
+
+def _joined(region: Region, pieces: Pieces) -> list[Used]:
+    """The uses of a region; products that share their left side are one, with the columns of all."""
+    found: list[Used] = []
+    shared: dict[tuple[object, ...], int] = {}
+    for piece in region.pieces:
+        some = _uses(piece, pieces)
+        if piece.kind == "product" and len(some) == 1 and some[0].operator == "matmul" and len(region.pieces) > 1:
+            left = [v for v in piece.first.inputs if v.shape][-2]
+            sizes = some[0].sizes
+            key = (left.root, some[0].dtype, sizes["m"], sizes["k"], some[0].times)
+            if left.kind != "weight" and key in shared:
+                place = shared[key]
+                wider = {**found[place].sizes, "n": found[place].sizes["n"] + sizes["n"]}
+                found[place] = replace(found[place], sizes=wider)
+                continue
+            shared[key] = len(found)
+        found += some
+    return found
 
 
 def _whole(region: Region, pieces: Pieces, pricer: Pricer) -> Used | None:

@@ -131,6 +131,9 @@ class Pieces:
         causal = bool(next((a for a in call.arguments[3:6] if a is True), False) or call.keywords.get("is_causal"))
         mask = call.keywords.get("attn_mask") or next((v for v in call.inputs[3:] if len(v.shape) >= 2), None)
         facts["causal"] = int(causal or (mask is not None and queries > 1 and self._compares(mask)))
+        made = self._producer(mask) if mask is not None else None
+        if made is not None and self._kinds[made.index] in LIGHT and len(self.users[made.index]) <= 2:
+            before.append(made)
         self._piece("attention", [*before, call], facts)
 
     def _groups(self, key: Value, heads: int) -> int:
