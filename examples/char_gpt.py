@@ -169,20 +169,24 @@ def smoothed(losses, window=20):
     return [sum(losses[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(losses))]
 
 
-def plot(curves, path):
-    """One line a variant: loss by step."""
+def plot(curves, chip, path):
+    """One line a variant: loss by step, and below it by how much more it is than float32's."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7.6, 4.4), layout="constrained")
-    for name, losses in curves.items():
-        axes.plot(
-            range(1, len(losses) + 1), smoothed(losses), label=f"{name}: {smoothed(losses)[-1]:.3f}", linewidth=1.6
-        )
-    axes.set(
-        xlabel="step", ylabel="loss (nats a character, mean of 20 steps)", title="Character GPT on a simulated trn2"
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(7.6, 6.4), layout="constrained", sharex=True, height_ratios=(3, 2)
     )
-    axes.grid(alpha=0.3)
-    axes.legend(title="format: last loss")
+    first = next(iter(curves))
+    for name, losses in curves.items():
+        means = smoothed(losses)
+        steps = range(1, len(means) + 1)
+        upper.plot(steps, means, label=f"{name}: {means[-1]:.3f}", linewidth=1.6)
+        lower.plot(steps, [a - b for a, b in zip(means, smoothed(curves[first]), strict=True)], linewidth=1.6)
+    upper.set(ylabel="loss, nats a character", title=f"Character GPT on a simulated {chip} (means of 20 steps)")
+    upper.legend(title="format: last loss")
+    lower.set(xlabel="step", ylabel=f"loss beyond that of {first}")
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -209,7 +213,7 @@ def main(argv=None):
                 )
     console.print(f"{sum(map(len, curves.values()))} steps in {time.perf_counter() - started:.0f} s")
     for suffix in ("svg", "png"):
-        plot(curves, options.out / f"char_gpt.{suffix}")
+        plot(curves, options.chip, options.out / f"char_gpt.{suffix}")
     for name, report in reports.items():
         report.save(options.out / f"char_gpt_{name}.html")
     step_times(options.formats, corpus, sizes, console)

@@ -108,8 +108,12 @@ class Places:
         if torch.compiler.is_compiling():
             return
         self._updating = max(self._updating - 1, 0)
-        for state in optimizer.state.values():
-            kinds([t for t in state.values() if isinstance(t, torch.Tensor)], self._capture, "optimizer")
+        for parameter, state in optimizer.state.items():
+            module = self._capture.storage(parameter, "weight").module
+            for tensor in state.values():
+                if isinstance(tensor, torch.Tensor):
+                    storage = self._capture.storage(tensor, "optimizer")
+                    storage.kind, storage.module = "optimizer", module
         self.settle()
         self._nodes.clear()
         self._after_update()
