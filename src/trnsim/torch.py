@@ -2,6 +2,28 @@
 
 from __future__ import annotations
 
-from trnsim.frameworks.torch import Chip, OperatorError, Report, autocast, current, device
+from trnsim.frameworks.torch import (
+    Chip,
+    OperatorError,
+    Report,
+    autocast,
+    current,
+    default_chip,
+    device,
+    report,
+    share,
+    step,
+)
 
-__all__ = ["Chip", "OperatorError", "Report", "autocast", "current", "device"]
+__all__ = [
+    "Chip",
+    "OperatorError",
+    "Report",
+    "autocast",
+    "current",
+    "default_chip",
+    "device",
+    "report",
+    "share",
+    "step",
+]

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from trnsim.frameworks.torch.backend import register, step
 from trnsim.frameworks.torch.device import Chip, OperatorError, autocast, current, device
 from trnsim.frameworks.torch.report import Report
+from trnsim.frameworks.torch.settings import default_chip, report
+from trnsim.frameworks.torch.shares import share
 
-__all__ = ["Chip", "OperatorError", "Report", "autocast", "current", "device"]
+__all__ = [
+    "Chip",
+    "OperatorError",
+    "Report",
+    "autocast",
+    "current",
+    "default_chip",
+    "device",
+    "report",
+    "share",
+    "step",
+]
+
+register()
