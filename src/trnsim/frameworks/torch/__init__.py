@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trnsim.frameworks.torch.backend import register, step
 from trnsim.frameworks.torch.device import Chip, OperatorError, autocast, current, device
+from trnsim.frameworks.torch.nki_calls import install as _install
 from trnsim.frameworks.torch.report import Report
 from trnsim.frameworks.torch.settings import default_chip, report
 from trnsim.frameworks.torch.shares import share
@@ -22,3 +23,4 @@ __all__ = [
 ]
 
 register()
+_install(current)

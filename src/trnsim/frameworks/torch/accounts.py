@@ -84,9 +84,7 @@ class Accounts:
                 counts[key] += runs[number]
                 times[key] += region.price.time_ps * runs[number]
         return tuple(
-            Fallback(
-                operator, place, counts[key], times[key], why, regions[0].module, regions[0].pieces[0].first.line
-            )
+            Fallback(operator, place, counts[key], times[key], why, regions[0].module, regions[0].pieces[0].first.line)
             for key, regions in found.items()
             for operator, place, why in [key]
         )

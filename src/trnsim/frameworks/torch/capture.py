@@ -211,9 +211,7 @@ class Capture:
         key = memory._cdata
         held = self._held.get(key)
         if held is None:
-            storage = Storage(
-                self._storages, memory.nbytes(), kind, self.stream.clock, None, module, operator, name
-            )
+            storage = Storage(self._storages, memory.nbytes(), kind, self.stream.clock, None, module, operator, name)
             self._storages += 1
             self._fresh.append(storage)
             self.live_bytes += storage.nbytes

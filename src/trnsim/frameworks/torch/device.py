@@ -15,16 +15,18 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trnsim.errors import InputError, TrnsimError, UnsupportedError
+from trnsim.frameworks.torch import formats
 from trnsim.frameworks.torch.accounts import SETUP, Accounts
 from trnsim.frameworks.torch.capture import Capture, Schema, _tensors, dtype_name
 from trnsim.frameworks.torch.executor import Executor, make_executor
+from trnsim.frameworks.torch.formats import Policy
 from trnsim.frameworks.torch.modules import Places
 from trnsim.frameworks.torch.pricing import Pricer
 from trnsim.frameworks.torch.report import Report
 from trnsim.hardware import load_chip
 from trnsim.operators.cost import OperatorCost
 
-FORMATS = ("float32", "bf16", "fp16", "fp8", "mxfp8")
+FORMATS = tuple(formats.POLICIES)
 # What no engine computes with: NKI has none of these.
 _MISSING = {torch.float64, torch.complex64, torch.complex128, torch.complex32}
 _active: list[Chip] = []
@@ -87,6 +89,7 @@ class Chip(TorchDispatchMode):
     def __enter__(self) -> Chip:  # noqa: PYI034
         if self.depth == "shape":
             self._entered.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        self.executor.forget()
         self.places.enter()
         _active.append(self)
         super().__enter__()
@@ -148,9 +151,7 @@ class Chip(TorchDispatchMode):
         """A kernel of the user that has run on tensors, as one call ``nki.NAME`` with a known cost."""
         module, phase, origin = self.places.here()
         schema = Schema(f"nki.{name}", ())
-        index = self.capture.call(
-            schema, tuple(inputs), {}, outputs, module, phase, self.format, origin, cost
-        )
+        index = self.capture.call(schema, tuple(inputs), {}, outputs, module, phase, self.format, origin, cost)
         if phase == "forward":
             self.places.ran(module, index)
 
@@ -270,21 +271,19 @@ def autocast(format: str) -> Iterator[None]:
 
     Raises:
         InputError: no such format, or no chip is entered.
+        HardwareError: the chip lacks the format.
     """
     chip = current()
     if chip is None:
         raise InputError("autocast outside of trnsim.torch.device")
+    assert chip.loaded.core is not None
+    Policy.of(format).check(chip.loaded.core.version)
     before, chip.format = chip.format, checked_format(format)
-    own, chip.executor = (
-        chip.executor,
-        make_executor(
-            chip.depth, chip.chip, chip.lnc, format, stochastic_rounding=chip.stochastic_rounding, seed=chip.seed
-        ),
-    )
     try:
-        yield
+        with formats.autocast(format):
+            yield
     finally:
-        chip.format, chip.executor = before, own
+        chip.format = before
 
 
 Marked = Callable[..., Any]

@@ -7,6 +7,10 @@ from typing import Any, Protocol
 import torch
 
 from trnsim.errors import InputError
+from trnsim.frameworks.torch.exact import ExactExecutor
+from trnsim.frameworks.torch.fast import FastExecutor
+from trnsim.frameworks.torch.formats import Policy
+from trnsim.hardware import load_chip
 
 DEPTHS = ("exact", "fast", "shape")
 
@@ -20,12 +24,8 @@ class Executor(Protocol):
 
     def run(self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
 
-
-class NativeExecutor:
-    """PyTorch's own CPU kernels."""
-
-    def run(self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return func(*args, **kwargs)
+    def forget(self, tensors: list[Any] | None = None) -> None:
+        """Drop what is kept of tensors (None: of all), which may have been changed outside of ``run`` since."""
 
 
 class ShapeExecutor:
@@ -35,6 +35,9 @@ class ShapeExecutor:
         if func is torch.ops.aten._grouped_mm.default:
             return _grouped(*args, **kwargs)
         return func(*args, **kwargs)
+
+    def forget(self, tensors: list[Any] | None = None) -> None:
+        """Nothing is kept."""
 
 
 def _grouped(left: Any, right: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
@@ -51,7 +54,17 @@ def make_executor(depth: str, chip: str, lnc: int, format: str, *, stochastic_ro
 
     Raises:
         InputError: no such depth or format.
+        HardwareError: the chip lacks the format.
     """
     if depth not in DEPTHS:
         raise InputError(f"no depth {depth!r}", operand="depth", value=depth, limit=DEPTHS)
-    return ShapeExecutor() if depth == "shape" else NativeExecutor()
+    core = load_chip(chip).core
+    if core is None:
+        raise InputError(f"{chip} has no NeuronCore", operand="chip", value=chip)
+    policy = Policy.of(format)
+    policy.check(core.version)
+    if depth == "fast":
+        return FastExecutor(policy, core.version, stochastic_rounding=stochastic_rounding, seed=seed)
+    if depth == "exact":
+        return ExactExecutor(chip, lnc, policy, stochastic_rounding=stochastic_rounding, seed=seed)
+    return ShapeExecutor()

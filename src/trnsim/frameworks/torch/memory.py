@@ -223,7 +223,11 @@ def _holders(
     if step is not None:
         graph, ends = stream.steps[step].graph, ends_ps[stream.steps[step].graph]
         for born, died, storage in graphs[graph].transient:
-            if starts_ps[step] + ends[min(born, len(ends) - 1)] <= when <= starts_ps[step] + ends[min(died, len(ends) - 1)]:
+            if (
+                starts_ps[step] + ends[min(born, len(ends) - 1)]
+                <= when
+                <= starts_ps[step] + ends[min(died, len(ends) - 1)]
+            ):
                 there.append(storage)
     sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
     for storage in there:

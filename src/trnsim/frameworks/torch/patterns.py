@@ -496,4 +496,3 @@ def outside(calls: Iterable[Call]) -> tuple[list[Value], list[Value]]:
         for value in call.outputs:
             writes[value.root] = value
     return list(reads.values()), list(writes.values())
-

@@ -269,9 +269,7 @@ def _chain_backward(piece: Piece, trains: bool) -> list[Used]:
         return [*_products_in(piece), chain(light)]
     rows, width, activation = gated
     dtype = engine_dtype(*piece.calls[-1].outputs)
-    return [
-        Used("gated_activation_backward", dtype, {"rows": rows, "width": width, "activation": activation})
-    ]
+    return [Used("gated_activation_backward", dtype, {"rows": rows, "width": width, "activation": activation})]
 
 
 def _held(value: Value) -> int:

@@ -1,0 +1,6 @@
+"""Lets these tests import what they share: test files are imported by path, not from a package."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
