@@ -17,9 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trnsim.errors import InputError, TrnsimError, UnsupportedError
 from trnsim.frameworks.torch import formats
 from trnsim.frameworks.torch.accounts import SETUP, Accounts
-from trnsim.frameworks.torch.capture import Capture, Schema, _tensors, dtype_name
+from trnsim.frameworks.torch.capture import Capture, Schema, _tensors, dtype_name, kinds
 from trnsim.frameworks.torch.executor import Executor, make_executor
 from trnsim.frameworks.torch.formats import Policy
+from trnsim.frameworks.torch.generate import AROUND, OTHER, Caches, cache_of, tensors_of
 from trnsim.frameworks.torch.modules import Places
 from trnsim.frameworks.torch.pricing import Pricer
 from trnsim.frameworks.torch.report import Report
@@ -71,7 +72,7 @@ class Chip(TorchDispatchMode):
             depth, chip, self.lnc, format, stochastic_rounding=stochastic_rounding, seed=seed
         )
         self.capture = Capture()
-        self.places = Places(self.capture, self._before_model, self._after_update)
+        self.places = Places(self.capture, self._before_model, self._after_model, self._after_update)
         self.accounts = Accounts(self.capture.stream, Pricer(chip, self.lnc, implementation))
         share = loaded.core_count if whole_device else self.lnc
         self.capacity_bytes = loaded.hbm.capacity_bytes * share // loaded.core_count
@@ -80,6 +81,7 @@ class Chip(TorchDispatchMode):
         self._marking = 0
         self._pending = False
         self._graphs_ran: tuple[set[int], str] = (set(), "")
+        self._caches, self._name, self._ran = Caches(), OTHER, False
         self._entered = ExitStack()
 
     @classmethod
@@ -116,7 +118,7 @@ class Chip(TorchDispatchMode):
         _active.remove(self)
         self.places.leave()
         self.places.settle()
-        self.capture.mark()
+        self._mark()
         self._entered.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -161,7 +163,7 @@ class Chip(TorchDispatchMode):
         without gradients is called the next time.
         """
         if not self._marking:
-            self.capture.mark("before")
+            self.capture.mark(AROUND)
         self._marking += 1
         try:
             yield
@@ -175,7 +177,7 @@ class Chip(TorchDispatchMode):
         """Times, memory and fallbacks of all that has run so far. A step that runs outside of ``step`` ends here."""
         if not self._marking:
             self.places.settle()
-            self.capture.mark()
+            self._mark()
         accounts = self.accounts
         regions, runs = accounts.regions(), accounts.runs()
         every = [(region, count) for some, count in zip(regions, runs, strict=True) for region in some]
@@ -200,16 +202,27 @@ class Chip(TorchDispatchMode):
         """Simulated time of all steps that have ended."""
         return sum(self.accounts.step_ps(number) for number in range(len(self.capture.stream.steps)))
 
+    def _mark(self) -> None:
+        self.capture.mark(self._name if self._ran else AROUND)
+        self._name, self._ran = OTHER, False
+
     def _before_model(self, new: bool) -> None:
         if new and not self._marking and not any(call.module for call in self.capture.calls):
             self.capture.mark(SETUP)
         if not self._marking and not torch.is_grad_enabled() and self._pending:
-            self.capture.mark()
-        self._pending = not torch.is_grad_enabled()
+            self._mark()
+        self._pending, self._ran = not torch.is_grad_enabled(), True
+
+    def _after_model(self, result: Any) -> None:
+        cache = cache_of(result)
+        if cache is not None:
+            self._name = self._caches.name_of(result)
+            kinds(tensors_of(cache), self.capture, "cache")
 
     def _after_update(self) -> None:
         if not self._marking:
-            self.capture.mark()
+            self._name, self._ran = OTHER, True
+            self._mark()
             self._pending = False
 
     def _check(self, schema: Schema, args: Any, kwargs: Any, module: str) -> None:

@@ -18,11 +18,12 @@ _NO_NUMBER = 2**64 - 1  # of nodes that stand for no operator of the forward pas
 class Places:
     """Paths of modules and phases, by hooks that live as long as the device is entered.
 
-    ``at_root`` is called before a model (a module in no other) runs, ``after_update`` after an optimiser's step.
+    ``at_root`` is called before a model (a module in no other) runs, ``after_root`` with what it gave, ``after_update``
+    after an optimiser's step.
     """
 
-    def __init__(self, capture: Capture, at_root: Any, after_update: Any) -> None:
-        self._capture, self._at_root, self._after_update = capture, at_root, after_update
+    def __init__(self, capture: Capture, at_root: Any, after_root: Any, after_update: Any) -> None:
+        self._capture, self._at_root, self._after_root, self._after_update = capture, at_root, after_root, after_update
         self._stack: list[str] = []
         self._names: dict[int, str] = {}
         self._roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
@@ -93,6 +94,8 @@ class Places:
             return
         if self._stack:
             self._stack.pop()
+            if not self._stack:
+                self._after_root(result)
 
     def _know(self, root: torch.nn.Module) -> None:
         self._roots.add(root)
@@ -117,8 +120,12 @@ class Places:
         if torch.compiler.is_compiling():
             return
         self._updating = max(self._updating - 1, 0)
-        for state in optimizer.state.values():
-            kinds([t for t in state.values() if isinstance(t, torch.Tensor)], self._capture, "optimizer")
+        for parameter, state in optimizer.state.items():
+            module = self._capture.storage(parameter, "weight").module
+            for tensor in state.values():
+                if isinstance(tensor, torch.Tensor):
+                    storage = self._capture.storage(tensor, "optimizer")
+                    storage.kind, storage.module = "optimizer", module
         self.settle()
         self._nodes.clear()
         self._after_update()
