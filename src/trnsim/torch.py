@@ -12,8 +12,12 @@ from trnsim.frameworks.torch import (
     Report,
     autocast,
     current,
+    default_chip,
     device,
     generations,
+    report,
+    share,
+    step,
 )
 
 if TYPE_CHECKING:
@@ -27,9 +31,13 @@ __all__ = [
     "Served",
     "autocast",
     "current",
+    "default_chip",
     "device",
     "generations",
+    "report",
     "serve",
+    "share",
+    "step",
 ]
 
 

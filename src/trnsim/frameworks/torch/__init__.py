@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trnsim.frameworks.torch.backend import register, step
 from trnsim.frameworks.torch.device import Chip, OperatorError, autocast, current, device
 from trnsim.frameworks.torch.generate import Generation, generations
+from trnsim.frameworks.torch.nki_calls import install as _install
 from trnsim.frameworks.torch.report import Report
+from trnsim.frameworks.torch.settings import default_chip, report
+from trnsim.frameworks.torch.shares import share
 
 if TYPE_CHECKING:
     from trnsim.frameworks.torch.serving import Served, serve
@@ -19,10 +23,17 @@ __all__ = [
     "Served",
     "autocast",
     "current",
+    "default_chip",
     "device",
     "generations",
+    "report",
     "serve",
+    "share",
+    "step",
 ]
+
+register()
+_install(current)
 
 
 def __getattr__(name: str) -> Any:

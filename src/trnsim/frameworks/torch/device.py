@@ -80,6 +80,7 @@ class Chip(TorchDispatchMode):
         self._schemas: dict[Any, Schema] = {}
         self._marking = 0
         self._pending = False
+        self._graphs_ran: tuple[set[int], str] = (set(), "")
         self._caches, self._name, self._ran = Caches(), OTHER, False
         self._entered = ExitStack()
 
@@ -95,6 +96,22 @@ class Chip(TorchDispatchMode):
         _active.append(self)
         super().__enter__()
         return self
+
+    @property
+    def entered(self) -> bool:
+        """Whether the chip is entered now."""
+        return self in _active
+
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """The chip computes what runs inside, without hooks: for graphs that say themselves where they come from."""
+        _active.append(self)
+        super().__enter__()
+        try:
+            yield
+        finally:
+            super().__exit__(None, None, None)
+            _active.remove(self)
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
         super().__exit__(kind, value, trace)
@@ -120,9 +137,17 @@ class Chip(TorchDispatchMode):
         except Exception as error:
             raise _failed(error, schema.name, module) from error
         index = self.capture.call(schema, args, kwargs, result, module, phase, self.format, origin)
-        if phase == "forward":
+        if phase == "forward" and self.places.override is None:
             self.places.ran(module, index)
         return result
+
+    def before_graph(self, phase: str, graph: int) -> None:
+        """A compiled graph is about to run: outside of ``step``, one that runs again after others begins a step."""
+        if not self._marking and phase == "forward" and (self._graphs_ran[1] == "backward" or graph in self._graphs_ran[0]):
+            self.places.settle()
+            self.capture.mark()
+            self._graphs_ran[0].clear()
+        self._graphs_ran = (self._graphs_ran[0] | {graph}, phase)
 
     def record_kernel(self, name: str, inputs: list[Any], outputs: list[Any], cost: OperatorCost) -> None:
         """A kernel of the user that has run on tensors, as one call ``nki.NAME`` with a known cost."""

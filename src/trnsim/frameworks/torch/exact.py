@@ -94,9 +94,9 @@ class ExactExecutor:
         self.fast.gradients.follow(plan, args, result)
         return result
 
-    def forget(self) -> None:
+    def forget(self, tensors: list[Tensor] | None = None) -> None:
         """See ``FastExecutor.forget``."""
-        self.fast.forget()
+        self.fast.forget(tensors)
 
     def _with_kernels(self, plan: Plan, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str]:
         """(The result, nothing), or (None, why there is none)."""

@@ -24,8 +24,8 @@ class Executor(Protocol):
 
     def run(self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
 
-    def forget(self) -> None:
-        """Drop what is kept of tensors, which may have been changed outside of ``run`` since."""
+    def forget(self, tensors: list[Any] | None = None) -> None:
+        """Drop what is kept of tensors (None: of all), which may have been changed outside of ``run`` since."""
 
 
 class ShapeExecutor:
@@ -36,7 +36,7 @@ class ShapeExecutor:
             return _grouped(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def forget(self) -> None:
+    def forget(self, tensors: list[Any] | None = None) -> None:
         """Nothing is kept."""
 
 

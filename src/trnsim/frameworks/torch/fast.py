@@ -75,9 +75,12 @@ class FastExecutor:
             self.gradients.follow(plan, args, result)
         return result
 
-    def forget(self) -> None:
-        """Drop what is known of tensors: call it when they may have been changed outside of ``run``."""
-        self.cache.clear()
+    def forget(self, tensors: list[Tensor] | None = None) -> None:
+        """Drop what is kept of tensors (None: of all): call it when they may have been changed outside of ``run``."""
+        if tensors is None:
+            self.cache.clear()
+        else:
+            self.cache.written(tensors)
 
     def _move(self, plan: Plan, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if plan.view:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ class Places:
         self._parameters: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
         self._updating = 0
         self._handles: list[Any] = []
+        self.override: tuple[str, str, int] | None = None
+        """Path, phase and origin of what runs, where a graph says it."""
 
     def enter(self) -> None:
         self._handles = [
@@ -46,6 +49,8 @@ class Places:
 
     def here(self) -> tuple[str, str, int]:
         """The path and phase of the call that runs now, and the call whose gradient it computes (-1: none)."""
+        if self.override is not None:
+            return self.override
         node = torch._C._current_autograd_node()
         if node is not None:
             if self._stack:  # a checkpointed module runs again
@@ -60,6 +65,12 @@ class Places:
         """Remember the call of the forward pass that has just run for the gradient that autograd has noted."""
         # Nodes are numbered as they are made, before their operator runs. A call that makes none finds the last one's.
         self._nodes.setdefault(torch._C._autograd._get_sequence_nr() - 1, (self._capture.number, index, path))
+
+    def parameters(self, tensors: Iterable[Any]) -> None:
+        """Learn of weights, whose gradients will be known by them."""
+        for tensor in tensors:
+            if isinstance(tensor, torch.nn.Parameter):
+                self._parameters[id(tensor)] = tensor
 
     def settle(self) -> None:
         """Say which storages are gradients, after a step."""
@@ -89,8 +100,9 @@ class Places:
     def _know(self, root: torch.nn.Module) -> None:
         self._roots.add(root)
         for name, module in root.named_modules():
-            self._names[id(module)] = name or type(root).__name__
+            self._names[id(module)] = name.replace("_orig_mod.", "").replace("_orig_mod", "") or type(root).__name__
         for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
+            name = name.replace("_orig_mod.", "")
             module, _, _ = name.rpartition(".")
             storage = self._capture.storage(tensor, "weight", module, "", name)
             storage.kind, storage.name, storage.module = "weight", name, module
