@@ -24,6 +24,7 @@ from trnsim.frameworks.torch.generate import AROUND, OTHER, Caches, cache_of, te
 from trnsim.frameworks.torch.modules import Places
 from trnsim.frameworks.torch.pricing import Pricer
 from trnsim.frameworks.torch.report import Report
+from trnsim.frameworks.torch.reporting.progress import StepProgress
 from trnsim.hardware import load_chip
 from trnsim.operators.cost import OperatorCost
 
@@ -53,6 +54,7 @@ class Chip(TorchDispatchMode):
         seed: int = 0,
         implementation: str = "kernel",
         whole_device: bool = False,
+        progress: bool | int = False,
     ) -> None:
         super().__init__()
         loaded = load_chip(chip)
@@ -83,6 +85,8 @@ class Chip(TorchDispatchMode):
         self._graphs_ran: tuple[set[int], str] = (set(), "")
         self._caches, self._name, self._ran = Caches(), OTHER, False
         self._entered = ExitStack()
+        self._progress, self._shown = progress, 0
+        self._bar: StepProgress | None = None
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -92,6 +96,11 @@ class Chip(TorchDispatchMode):
         if self.depth == "shape":
             self._entered.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         self.executor.forget()
+        if self._progress:
+            steps = None if self._progress is True else int(self._progress)
+            self._bar = StepProgress(f"{self.chip} {self.format}", steps)
+            self._bar.start()
+            self._entered.callback(self._bar.stop)
         self.places.enter()
         _active.append(self)
         super().__enter__()
@@ -145,9 +154,10 @@ class Chip(TorchDispatchMode):
         """A compiled graph is about to run: outside of ``step``, one that runs again after others begins a step."""
         if not self._marking and phase == "forward" and (self._graphs_ran[1] == "backward" or graph in self._graphs_ran[0]):
             self.places.settle()
-            self.capture.mark()
+            self._ran = True
+            self._mark()
             self._graphs_ran[0].clear()
-        self._graphs_ran = (self._graphs_ran[0] | {graph}, phase)
+        self._graphs_ran, self._ran = (self._graphs_ran[0] | {graph}, phase), True
 
     def record_kernel(self, name: str, inputs: list[Any], outputs: list[Any], cost: OperatorCost) -> None:
         """A kernel of the user that has run on tensors, as one call ``nki.NAME`` with a known cost."""
@@ -172,6 +182,7 @@ class Chip(TorchDispatchMode):
             if not self._marking:
                 self.places.settle()
                 self.capture.mark(name)
+                self._show()
 
     def report(self) -> Report:
         """Times, memory and fallbacks of all that has run so far. A step that runs outside of ``step`` ends here."""
@@ -205,6 +216,16 @@ class Chip(TorchDispatchMode):
     def _mark(self) -> None:
         self.capture.mark(self._name if self._ran else AROUND)
         self._name, self._ran = OTHER, False
+        self._show()
+
+    def _show(self) -> None:
+        """Tell the bar of the steps that have ended."""
+        steps = self.capture.stream.steps
+        if self._bar is not None:
+            for number in range(self._shown, len(steps)):
+                if steps[number].name not in {SETUP, AROUND}:
+                    self._bar.step(self.accounts.step_ps(number))
+        self._shown = len(steps)
 
     def _before_model(self, new: bool) -> None:
         if new and not self._marking and not any(call.module for call in self.capture.calls):
@@ -266,6 +287,7 @@ def device(chip: str = "trn2", **options: Any) -> Chip:
         stochastic_rounding: of weights and updates; ``seed`` of it.
         implementation: ``kernel`` or ``compiler``, whose costs are asked.
         whole_device: memory is the chip's; else the share of the logical core.
+        progress: show a line with the steps that have ended; a number is how many there will be.
 
     Raises:
         InputError: no such chip, depth, format or logical core.
