@@ -2,6 +2,44 @@
 
 from __future__ import annotations
 
-from trnsim.frameworks.torch import Chip, OperatorError, Report, autocast, current, device
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Chip", "OperatorError", "Report", "autocast", "current", "device"]
+from trnsim.frameworks import torch as _torch
+from trnsim.frameworks.torch import (
+    Chip,
+    Generation,
+    OperatorError,
+    Report,
+    autocast,
+    current,
+    default_chip,
+    device,
+    generations,
+    report,
+    share,
+    step,
+)
+
+if TYPE_CHECKING:
+    from trnsim.frameworks.torch import Served, serve
+
+__all__ = [
+    "Chip",
+    "Generation",
+    "OperatorError",
+    "Report",
+    "Served",
+    "autocast",
+    "current",
+    "default_chip",
+    "device",
+    "generations",
+    "report",
+    "serve",
+    "share",
+    "step",
+]
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(_torch, name)

@@ -81,6 +81,7 @@ class Capture:
         self._graphs: dict[int, list[int]] = {}
         self._kinds: list[Any] = []
         self.number = 0
+        self.last = -1
         self.live_bytes = 0
         self.peak_bytes = 0
         self._fresh: list[Storage] = []
@@ -122,13 +123,18 @@ class Capture:
             there = {value.storage.id for value in inputs}
             made = [t for t in _tensors(result) if self._new(t, there, module, schema.name)]
             if not made and (not inputs or _tensors(result)):
-                return inputs[0].producer if inputs else -1
+                self.last = inputs[0].producer if inputs else -1
+                return self.last
             outputs = [self._written(t, index, module, schema.name) for t in made]
+        for value in inputs:
+            if value.storage.kind == "weight" and not value.storage.module:
+                value.storage.module = module
         values = tuple(inputs), tuple(outputs)
         self.calls.append(
             Call(index, schema.name, before, named, *values, module, phase, _user_line(), format, origin, cost)
         )
         self.stream.clock += 1
+        self.last = index
         return index
 
     def mark(self, name: str = "step") -> None:

@@ -17,12 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trnsim.errors import InputError, TrnsimError, UnsupportedError
 from trnsim.frameworks.torch import formats
 from trnsim.frameworks.torch.accounts import SETUP, Accounts
-from trnsim.frameworks.torch.capture import Capture, Schema, _tensors, dtype_name
+from trnsim.frameworks.torch.capture import Capture, Schema, _tensors, dtype_name, kinds
 from trnsim.frameworks.torch.executor import Executor, make_executor
 from trnsim.frameworks.torch.formats import Policy
+from trnsim.frameworks.torch.generate import AROUND, OTHER, Caches, cache_of, tensors_of
 from trnsim.frameworks.torch.modules import Places
 from trnsim.frameworks.torch.pricing import Pricer
 from trnsim.frameworks.torch.report import Report
+from trnsim.frameworks.torch.reporting.progress import StepProgress
 from trnsim.hardware import load_chip
 from trnsim.operators.cost import OperatorCost
 
@@ -52,6 +54,7 @@ class Chip(TorchDispatchMode):
         seed: int = 0,
         implementation: str = "kernel",
         whole_device: bool = False,
+        progress: bool | int = False,
     ) -> None:
         super().__init__()
         loaded = load_chip(chip)
@@ -71,7 +74,7 @@ class Chip(TorchDispatchMode):
             depth, chip, self.lnc, format, stochastic_rounding=stochastic_rounding, seed=seed
         )
         self.capture = Capture()
-        self.places = Places(self.capture, self._before_model, self._after_update)
+        self.places = Places(self.capture, self._before_model, self._after_model, self._after_update)
         self.accounts = Accounts(self.capture.stream, Pricer(chip, self.lnc, implementation))
         share = loaded.core_count if whole_device else self.lnc
         self.capacity_bytes = loaded.hbm.capacity_bytes * share // loaded.core_count
@@ -79,7 +82,11 @@ class Chip(TorchDispatchMode):
         self._schemas: dict[Any, Schema] = {}
         self._marking = 0
         self._pending = False
+        self._graphs_ran: tuple[set[int], str] = (set(), "")
+        self._caches, self._name, self._ran = Caches(), OTHER, False
         self._entered = ExitStack()
+        self._progress, self._shown = progress, 0
+        self._bar: StepProgress | None = None
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -89,17 +96,38 @@ class Chip(TorchDispatchMode):
         if self.depth == "shape":
             self._entered.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         self.executor.forget()
+        if self._progress:
+            steps = None if self._progress is True else int(self._progress)
+            self._bar = StepProgress(f"{self.chip} {self.format}", steps)
+            self._bar.start()
+            self._entered.callback(self._bar.stop)
         self.places.enter()
         _active.append(self)
         super().__enter__()
         return self
+
+    @property
+    def entered(self) -> bool:
+        """Whether the chip is entered now."""
+        return self in _active
+
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """The chip computes what runs inside, without hooks: for graphs that say themselves where they come from."""
+        _active.append(self)
+        super().__enter__()
+        try:
+            yield
+        finally:
+            super().__exit__(None, None, None)
+            _active.remove(self)
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
         super().__exit__(kind, value, trace)
         _active.remove(self)
         self.places.leave()
         self.places.settle()
-        self.capture.mark()
+        self._mark()
         self._entered.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -118,9 +146,18 @@ class Chip(TorchDispatchMode):
         except Exception as error:
             raise _failed(error, schema.name, module) from error
         index = self.capture.call(schema, args, kwargs, result, module, phase, self.format, origin)
-        if phase == "forward":
+        if phase == "forward" and self.places.override is None:
             self.places.ran(module, index)
         return result
+
+    def before_graph(self, phase: str, graph: int) -> None:
+        """A compiled graph is about to run: outside of ``step``, one that runs again after others begins a step."""
+        if not self._marking and phase == "forward" and (self._graphs_ran[1] == "backward" or graph in self._graphs_ran[0]):
+            self.places.settle()
+            self._ran = True
+            self._mark()
+            self._graphs_ran[0].clear()
+        self._graphs_ran, self._ran = (self._graphs_ran[0] | {graph}, phase), True
 
     def record_kernel(self, name: str, inputs: list[Any], outputs: list[Any], cost: OperatorCost) -> None:
         """A kernel of the user that has run on tensors, as one call ``nki.NAME`` with a known cost."""
@@ -136,7 +173,7 @@ class Chip(TorchDispatchMode):
         without gradients is called the next time.
         """
         if not self._marking:
-            self.capture.mark("before")
+            self.capture.mark(AROUND)
         self._marking += 1
         try:
             yield
@@ -145,12 +182,13 @@ class Chip(TorchDispatchMode):
             if not self._marking:
                 self.places.settle()
                 self.capture.mark(name)
+                self._show()
 
     def report(self) -> Report:
         """Times, memory and fallbacks of all that has run so far. A step that runs outside of ``step`` ends here."""
         if not self._marking:
             self.places.settle()
-            self.capture.mark()
+            self._mark()
         accounts = self.accounts
         regions, runs = accounts.regions(), accounts.runs()
         every = [(region, count) for some, count in zip(regions, runs, strict=True) for region in some]
@@ -175,16 +213,37 @@ class Chip(TorchDispatchMode):
         """Simulated time of all steps that have ended."""
         return sum(self.accounts.step_ps(number) for number in range(len(self.capture.stream.steps)))
 
+    def _mark(self) -> None:
+        self.capture.mark(self._name if self._ran else AROUND)
+        self._name, self._ran = OTHER, False
+        self._show()
+
+    def _show(self) -> None:
+        """Tell the bar of the steps that have ended."""
+        steps = self.capture.stream.steps
+        if self._bar is not None:
+            for number in range(self._shown, len(steps)):
+                if steps[number].name not in {SETUP, AROUND}:
+                    self._bar.step(self.accounts.step_ps(number))
+        self._shown = len(steps)
+
     def _before_model(self, new: bool) -> None:
         if new and not self._marking and not any(call.module for call in self.capture.calls):
             self.capture.mark(SETUP)
         if not self._marking and not torch.is_grad_enabled() and self._pending:
-            self.capture.mark()
-        self._pending = not torch.is_grad_enabled()
+            self._mark()
+        self._pending, self._ran = not torch.is_grad_enabled(), True
+
+    def _after_model(self, result: Any) -> None:
+        cache = cache_of(result)
+        if cache is not None:
+            self._name = self._caches.name_of(result)
+            kinds(tensors_of(cache), self.capture, "cache")
 
     def _after_update(self) -> None:
         if not self._marking:
-            self.capture.mark()
+            self._name, self._ran = OTHER, True
+            self._mark()
             self._pending = False
 
     def _check(self, schema: Schema, args: Any, kwargs: Any, module: str) -> None:
@@ -228,6 +287,7 @@ def device(chip: str = "trn2", **options: Any) -> Chip:
         stochastic_rounding: of weights and updates; ``seed`` of it.
         implementation: ``kernel`` or ``compiler``, whose costs are asked.
         whole_device: memory is the chip's; else the share of the logical core.
+        progress: show a line with the steps that have ended; a number is how many there will be.
 
     Raises:
         InputError: no such chip, depth, format or logical core.

@@ -22,7 +22,6 @@ _AGAIN = frozenset(
     "rmsnorm layernorm elementwise rope attention cross_entropy softmax log_softmax".split()
 )  # fmt: skip
 _POINTS = 256  # of the curve of a step, at most
-_HOLDERS = 20
 
 
 @dataclass(slots=True, eq=False)
@@ -234,5 +233,5 @@ def _holders(
         entry = sums[storage.kind, storage.module, storage.operator]
         entry[0] += storage.nbytes
         entry[1] += 1
-    largest = sorted(sums.items(), key=lambda item: -item[1][0])[:_HOLDERS]
+    largest = sorted(sums.items(), key=lambda item: -item[1][0])
     return tuple(Holder(*key, nbytes, count) for key, (nbytes, count) in largest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,11 +18,12 @@ _NO_NUMBER = 2**64 - 1  # of nodes that stand for no operator of the forward pas
 class Places:
     """Paths of modules and phases, by hooks that live as long as the device is entered.
 
-    ``at_root`` is called before a model (a module in no other) runs, ``after_update`` after an optimiser's step.
+    ``at_root`` is called before a model (a module in no other) runs, ``after_root`` with what it gave, ``after_update``
+    after an optimiser's step.
     """
 
-    def __init__(self, capture: Capture, at_root: Any, after_update: Any) -> None:
-        self._capture, self._at_root, self._after_update = capture, at_root, after_update
+    def __init__(self, capture: Capture, at_root: Any, after_root: Any, after_update: Any) -> None:
+        self._capture, self._at_root, self._after_root, self._after_update = capture, at_root, after_root, after_update
         self._stack: list[str] = []
         self._names: dict[int, str] = {}
         self._roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
@@ -29,6 +31,8 @@ class Places:
         self._parameters: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
         self._updating = 0
         self._handles: list[Any] = []
+        self.override: tuple[str, str, int] | None = None
+        """Path, phase and origin of what runs, where a graph says it."""
 
     def enter(self) -> None:
         self._handles = [
@@ -45,6 +49,8 @@ class Places:
 
     def here(self) -> tuple[str, str, int]:
         """The path and phase of the call that runs now, and the call whose gradient it computes (-1: none)."""
+        if self.override is not None:
+            return self.override
         node = torch._C._current_autograd_node()
         if node is not None:
             if self._stack:  # a checkpointed module runs again
@@ -59,6 +65,12 @@ class Places:
         """Remember the call of the forward pass that has just run for the gradient that autograd has noted."""
         # Nodes are numbered as they are made, before their operator runs. A call that makes none finds the last one's.
         self._nodes.setdefault(torch._C._autograd._get_sequence_nr() - 1, (self._capture.number, index, path))
+
+    def parameters(self, tensors: Iterable[Any]) -> None:
+        """Learn of weights, whose gradients will be known by them."""
+        for tensor in tensors:
+            if isinstance(tensor, torch.nn.Parameter):
+                self._parameters[id(tensor)] = tensor
 
     def settle(self) -> None:
         """Say which storages are gradients, after a step."""
@@ -82,12 +94,15 @@ class Places:
             return
         if self._stack:
             self._stack.pop()
+            if not self._stack:
+                self._after_root(result)
 
     def _know(self, root: torch.nn.Module) -> None:
         self._roots.add(root)
         for name, module in root.named_modules():
-            self._names[id(module)] = name or type(root).__name__
+            self._names[id(module)] = name.replace("_orig_mod.", "").replace("_orig_mod", "") or type(root).__name__
         for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
+            name = name.replace("_orig_mod.", "")
             module, _, _ = name.rpartition(".")
             storage = self._capture.storage(tensor, "weight", module, "", name)
             storage.kind, storage.name, storage.module = "weight", name, module
@@ -105,8 +120,12 @@ class Places:
         if torch.compiler.is_compiling():
             return
         self._updating = max(self._updating - 1, 0)
-        for state in optimizer.state.values():
-            kinds([t for t in state.values() if isinstance(t, torch.Tensor)], self._capture, "optimizer")
+        for parameter, state in optimizer.state.items():
+            module = self._capture.storage(parameter, "weight").module
+            for tensor in state.values():
+                if isinstance(tensor, torch.Tensor):
+                    storage = self._capture.storage(tensor, "optimizer")
+                    storage.kind, storage.module = "optimizer", module
         self.settle()
         self._nodes.clear()
         self._after_update()

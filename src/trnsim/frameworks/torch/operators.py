@@ -14,7 +14,7 @@ _UNARY = (
 _BINARY = (
     "add addcdiv addcmul atan2 bitwise_and bitwise_or bitwise_xor div eq floor_divide fmod ge gt le lerp logical_and "
     "logical_or logical_xor lt maximum minimum mul ne pow remainder rsub sub where masked_fill xlogy copysign hypot "
-    "fmax fmin bitwise_left_shift bitwise_right_shift"
+    "fmax fmin fma bitwise_left_shift bitwise_right_shift"
 )
 _SLOPES = (
     "elu_backward gelu_backward hardsigmoid_backward hardswish_backward hardtanh_backward leaky_relu_backward "

@@ -6,9 +6,14 @@ SBUF. ``Report.regions[g]`` are those of graph ``g``; a step ran one graph.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PLACES = ("module", "operator", "engine", "phase", "support")
 
@@ -118,6 +123,28 @@ class Report:
     runs: tuple[int, ...] = field(default=())
     """How often each graph ran."""
 
+    def print(self, console: Console | None = None, *, depth: int = 5) -> None:
+        """Show what fits a screen; the tree of modules down to ``depth`` names."""
+        from rich.console import Console
+
+        from trnsim.frameworks.torch.reporting.terminal import render_terminal
+
+        render_terminal(self, console or Console(), depth=depth)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report; the end of the name says what: ``.html``, ``.json`` or ``.pftrace`` (ui.perfetto.dev).
+
+        Raises:
+            InputError: another end, a folder that is not there, or no ``perfetto`` package.
+        """
+        from trnsim.frameworks.torch.reporting import write
+
+        write(self, path)
+
+    def step_times(self, name: str = "step") -> list[float]:
+        """Picoseconds of each step of a name, in order; ``prefill`` and ``decode`` are those of generation."""
+        return [step.time_ps for step in self.steps if step.name == name]
+
     def every_region(self) -> Iterator[tuple[RegionCost, int]]:
         """Regions of all graphs, each with how often it ran."""
         for regions, count in zip(self.regions, self.runs, strict=True):
@@ -125,7 +152,7 @@ class Report:
                 yield region, count
 
     def times(self, by: str, depth: int | None = None) -> dict[str, float]:
-        """Picoseconds by ``module`` (cut to ``depth`` names), ``operator``, ``engine`` (busy), ``phase`` or ``support``.
+        """Picoseconds by ``module`` (of ``depth`` names), ``operator``, ``engine`` (busy), ``phase`` or ``support``.
 
         Raises:
             ValueError: ``by`` is none of these.

@@ -3,4 +3,7 @@
 import sys
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'trnsim[torch]'")
 sys.path.insert(0, str(Path(__file__).parent))
