@@ -74,7 +74,8 @@ def compare(
 
         if dtype and dtype not in FORMATS:
             raise InputError(f"no format {dtype!r} of training", operand="--dtype", value=dtype, limit=sorted(FORMATS))
-        wanted = wanted_of(model, names[0], chips or 64, sequence, global_batch, {}, dtype or "bf16", None, None, None)
+        asked = (model, names[0], chips or 64, sequence, global_batch, {}, dtype or "bf16")
+        wanted = wanted_of(*asked, None, None, None, None)
         rows, basis = compare_training(wanted, names, price, date, variants)
         what = Trained(wanted=wanted, tokens=parse_tokens(tokens))
     else:

@@ -51,8 +51,9 @@ def draw(what: Served | Trained, rows: Sequence[Compared], basis: Basis, target:
 
     check(target)
     shown = [row for row in rows if row.best is not None]
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    figure.suptitle(what.title)
+    figure = Figure(figsize=(13, 9), layout="constrained")
+    if not target.endswith(".html"):
+        figure.suptitle(what.title)
     places = figure.subplots(2, 2)
     if isinstance(what, Served):
         _curves(places[0, 0], shown)
@@ -61,7 +62,7 @@ def draw(what: Served | Trained, rows: Sequence[Compared], basis: Basis, target:
         _bars(places[0, 0], shown, lambda r: r.tokens_per_second_per_chip, "tokens a second and chip", error=True)
         _bars(places[0, 1], shown, lambda r: days(what, r), f"days for {what.tokens:.3g} tokens", error=True)
     dated = f", {basis.type} {basis.date}" if basis.date else ""
-    _bars(places[1, 0], shown, lambda r: r.usd_per_million, f"US dollars a million {what.unit}{dated}", error=True)
+    _bars(places[1, 0], shown, lambda r: r.usd_per_million, f"USD a million {what.unit}{dated}", error=True)
     _bars(places[1, 1], shown, lambda r: r.best.chips if r.best else None, "chips", error=False)
     _write(figure, what, rows, basis, Path(target))
 
@@ -92,10 +93,14 @@ def _curves(axes: Any, rows: Sequence[Compared]) -> None:
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("TPOT, ms (1 to 1,024 users)")
+    axes.set_xlabel("TPOT, ms (frontier over layouts and 1 to 1,024 users)")
     axes.set_ylabel("output tokens a second and chip")
     axes.grid(visible=True, which="major", linewidth=0.3)
-    axes.legend(fontsize=7)
+    for one in (axes.xaxis, axes.yaxis):
+        one.set_major_formatter(lambda value, _: f"{value:,g}")
+        one.set_minor_formatter(lambda value, _: f"{value:,g}" if f"{value:.0e}"[0] in "25" else "")
+        one.set_tick_params(which="both", labelsize=8)
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2, frameon=False)
 
 
 def _bars(
@@ -118,7 +123,8 @@ def _bars(
             yerr=None if share is None else found * share / 100, capsize=3,
             hatch="//" if error and share is None else None, edgecolor="white",
         )  # fmt: skip
-        axes.text(at, found, f"{found:,.3g}" if found < 1000 else f"{found:,.0f}", ha="center", va="bottom", fontsize=8)
+        top = found * (1 + (share or 0.0) / 100)
+        axes.text(at, top, f"{found:,.3g}" if found < 1000 else f"{found:,.0f}", ha="center", va="bottom", fontsize=8)
     axes.set_xticks(range(len(systems)), systems, rotation=15, ha="right", fontsize=8)
     axes.set_ylabel(label)
     axes.margins(y=0.15)

@@ -51,7 +51,8 @@ class Compared:
 
     ``usd_per_million``: of output tokens when serving, of all when training, None without a price of the basis;
     ``break_even``: dollars an hour of the system at which its tokens cost what they do on each system that has one, by
-    name. ``curve``: plans under other loads, fewest users first.
+    name. ``curve``: plans under other loads of which none is both slower and gives less, fastest
+    first.
     """
 
     system: str
@@ -118,7 +119,7 @@ def compare(
 ) -> tuple[list[Compared], Basis]:
     """The best serving plan of each system, in the order of ``systems``; a system without one says why.
 
-    ``curve``: numbers of users for which the best plans are told too.
+    ``curve``: numbers of users among whose plans the frontier of throughput and latency is told too.
 
     Raises:
         InputError: an unknown system, fewer than two, or no price of the type and date that are asked for.
@@ -169,13 +170,19 @@ def _served(mine: ServingPlan, system: System, load: Load, chips: float | None, 
 
 
 def _curve(mine: ServingPlan, load: Load, chips: float | None, users: Sequence[int]) -> tuple[ServingEstimate, ...]:
-    found = []
+    """The plans, of all layouts and numbers of users, that no other one beats in both TPOT and throughput."""
+    found: list[ServingEstimate] = []
     for count in users:
         try:
-            found.append(search(mine, replace(load, users=count, ttft=None, tpot=None), chips).best[0])
+            found += search(mine, replace(load, users=count, ttft=None, tpot=None), chips).best
         except TrnsimError:
             continue
-    return tuple(found)
+    found.sort(key=lambda e: (e.state.tpot, -e.output_tokens_per_second_per_chip))
+    best: list[ServingEstimate] = []
+    for one in found:
+        if not best or one.output_tokens_per_second_per_chip > best[-1].output_tokens_per_second_per_chip:
+            best.append(one)
+    return tuple(best)
 
 
 def _trained(wanted: Wanted, system: System, variant: tuple[str, str], basis: Basis) -> Compared:
