@@ -74,8 +74,9 @@ def compare(
 
         if dtype and dtype not in FORMATS:
             raise InputError(f"no format {dtype!r} of training", operand="--dtype", value=dtype, limit=sorted(FORMATS))
-        asked = (model, names[0], chips or 64, sequence, global_batch, {}, dtype or "bf16")
-        wanted = wanted_of(*asked, None, None, None, None)
+        wanted = wanted_of(
+            model, names[0], chips or 64, sequence, global_batch, {}, dtype or "bf16", None, None, None, None
+        )  # fmt: skip
         rows, basis = compare_training(wanted, names, price, date, variants)
         what = Trained(wanted=wanted, tokens=parse_tokens(tokens))
     else:

@@ -118,8 +118,9 @@ def _bars(
             axes.text(at, highest * 0.02, "refused", rotation=90, ha="center", va="bottom", fontsize=8)
             continue
         share = row.error_percent if error else None
+        shipped = row.variant == "as-shipped"
         axes.bar(
-            at, found, width * 0.92, color=COLOURS[system % len(COLOURS)], alpha=1.0 if row.variant == "as-shipped" else 0.5,
+            at, found, width * 0.92, color=COLOURS[system % len(COLOURS)], alpha=1.0 if shipped else 0.5,
             yerr=None if share is None else found * share / 100, capsize=3,
             hatch="//" if error and share is None else None, edgecolor="white",
         )  # fmt: skip
@@ -168,4 +169,3 @@ def _page(what: Served | Trained, rows: Sequence[Compared], basis: Basis, pictur
     return _PAGE.format(
         title=escape(what.title), picture=picture, rows="".join(lines), below="<br>".join(escape(one) for one in below)
     )
-

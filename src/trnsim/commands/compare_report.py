@@ -54,8 +54,8 @@ class Trained:
         wanted = self.wanted
         form = wanted.base.product_dtype or wanted.base.dtype
         return (
-            f"{wanted.model.name}, trained: {wanted.global_batch} sequences of {wanted.sequence:,} tokens a step, {form}, "
-            f"{self.tokens:.3g} tokens"
+            f"{wanted.model.name}, trained: {wanted.global_batch} sequences of {wanted.sequence:,} tokens a step, "
+            f"{form}, {self.tokens:.3g} tokens"
         )
 
     @property
@@ -63,9 +63,7 @@ class Trained:
         return "tokens"
 
 
-def report(
-    what: Served | Trained, rows: Sequence[Compared], basis: Basis, json: str | None, plot: str | None
-) -> None:
+def report(what: Served | Trained, rows: Sequence[Compared], basis: Basis, json: str | None, plot: str | None) -> None:
     """Print the comparison, write and draw it where that is asked for."""
     if json is not None:
         write_json(to_json(what, rows, basis), json)

@@ -49,9 +49,7 @@ def train(
     zero: Annotated[int | None, typer.Option("--zero", help="0 to 3; default 1, or what is faster.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help=", ".join(FORMATS) + ".")] = "bf16",
     tokens: Annotated[str, typer.Option("--tokens", help="Of the whole run, such as 15T.")] = "1T",
-    implementation: Annotated[
-        str | None, typer.Option("--implementation", help=IMPLEMENTATION)
-    ] = None,
+    implementation: Annotated[str | None, typer.Option("--implementation", help=IMPLEMENTATION)] = None,
     stack: Annotated[str | None, typer.Option("--stack", help="Training stack; default: the chip's usual.")] = None,
     lnc: Annotated[int | None, typer.Option("--lnc", help="Cores of a logical core; default: the chip's.")] = None,
     top: Annotated[int, typer.Option("--top", help="How many layouts to show.", min=1)] = 10,

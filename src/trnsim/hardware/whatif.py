@@ -134,7 +134,7 @@ def chip_named_in(setting: str) -> str | None:
 
 
 def changes_of(name: str) -> tuple[str, dict[str, str]]:
-    """A name without its changes, and these by path. Raises ``InputError`` where they are not written as they should."""
+    """A name without its changes, and these by path. Raises ``InputError`` where they are not well written."""
     base, changes = _parts(name)
     return base, dict(changes)
 
@@ -165,7 +165,9 @@ def systems_with(systems: Sequence[str], settings: Sequence[str] | None) -> list
         found.append(f"{name.partition('[')[0]}[{inside}")
     for setting in settings or ():
         if setting not in used:
-            raise InputError(f"--set {setting}: none of the systems has this chip", operand="--set", limit=list(systems))
+            raise InputError(
+                f"--set {setting}: none of the systems has this chip", operand="--set", limit=list(systems)
+            )
     return found
 
 

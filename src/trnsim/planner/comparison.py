@@ -131,7 +131,10 @@ def compare(
         for variant in variants:
             implementation, stack = VARIANTS[variant]
             mine = replace(
-                plan, system=system.name, implementation=implementation or plan.implementation, stack=stack or plan.stack
+                plan,
+                system=system.name,
+                implementation=implementation or plan.implementation,
+                stack=stack or plan.stack,
             )
             row = _served(mine, system, load, chips, basis)
             rows.append(replace(row, variant=variant, curve=_curve(mine, load, chips, curve)))
@@ -148,10 +151,11 @@ def compare_training(
     """
     loaded = _loaded(systems)
     basis = basis_of(loaded, kind, date)
-    rows = []
-    for system in loaded:
-        for variant in variants:
-            rows.append(replace(_trained(wanted, system, VARIANTS[variant], basis), variant=variant))
+    rows = [
+        replace(_trained(wanted, system, VARIANTS[variant], basis), variant=variant)
+        for system in loaded
+        for variant in variants
+    ]
     return _even(rows), basis
 
 
@@ -209,16 +213,16 @@ def _priced(row: Compared, system: System, basis: Basis) -> Compared:
     price, hourly = found
     assert row.best is not None
     paid = row.systems * system.chip_count / row.best.chips
-    return replace(
-        row, price=price, usd_per_million=paid * hourly / 3600 / row.tokens_per_second_per_chip * 1e6
-    )
+    return replace(row, price=price, usd_per_million=paid * hourly / 3600 / row.tokens_per_second_per_chip * 1e6)
 
 
 def _even(rows: Sequence[Compared]) -> list[Compared]:
     """Break-even prices, of each variant against the same of the others."""
     found = []
     for row in rows:
-        costs = {r.system: r.usd_per_million for r in rows if r.variant == row.variant and r.usd_per_million is not None}
+        costs = {
+            r.system: r.usd_per_million for r in rows if r.variant == row.variant and r.usd_per_million is not None
+        }
         if row.best is None or row.usd_per_million is not None or not costs:
             found.append(row)
             continue

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SUPPORT = ("calibrated", "interpolated", "extrapolated", "assumed", "what-if")
 IMPLEMENTATIONS = {"nvidia": ("gpu",), "neuron": ("compiler", "kernel")}
-# What may be asked for: these, and variants (``kernel_uses``): the best of each operator, and kernels whose missing sizes
-# are simulated.
+# What may be asked for: these, and variants (``kernel_uses``): the best of each operator, and kernels whose missing
+# sizes are simulated.
 CHOICES = {"nvidia": ("gpu", "best"), "neuron": ("compiler", "kernel", "kernel-simulated", "best")}
 # Formats of products by the name that costs have for them.
 _FORMATS = {"fp8": "float8", "nvfp4": "float4", "int8": "int8"}
@@ -138,7 +138,8 @@ def _indices(s: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 _MAYBE = frozenset(
     ("causal", "window", "residual", "scaled", "latent", "width", "with_lse", "bias", "contract", "inverse")
 )
-# Activations lie [tokens, width], weights [inputs, outputs]. A gradient of weights contracts tokens; one of inputs, outputs.
+# Activations lie [tokens, width], weights [inputs, outputs]. A gradient of weights contracts tokens; one of inputs,
+# outputs.
 _LIES = {
     "forward": {"contract_lhs": 1, "contract_rhs": 0},
     "input": {"contract_lhs": 1, "contract_rhs": 1},
