@@ -14,7 +14,7 @@ import numpy as np
 from trnsim.errors import InputError
 from trnsim.fabric.group import Group, group
 from trnsim.fabric.predict import predict
-from trnsim.fabric.topology import topology
+from trnsim.fabric.topology import Topology, topology
 
 if TYPE_CHECKING:
     from trnsim.hardware.model import System
@@ -68,6 +68,7 @@ class ExchangeCosts:
         self._system, self._lnc = system, lnc
         self._held = topology(system, lnc=lnc).rank_count
         self._groups: dict[tuple[int, int, int], Group] = {}
+        self._topologies: dict[int, Topology] = {}
         self._known: dict[tuple[str, int, int, int, int], ExchangeCost] = {}
 
     def used(self, ranks: int) -> int:
@@ -101,7 +102,9 @@ class ExchangeCosts:
             if used != self._held:
                 places = places // used * self._held + places % used
             systems = int(places[-1]) // self._held + 1
-            where = topology(self._system, systems=systems, lnc=self._lnc)
+            where = self._topologies.get(systems)
+            if where is None:
+                where = self._topologies[systems] = topology(self._system, systems=systems, lnc=self._lnc)
             found = group(where, ranks, stride=stride) if used == self._held else group(where, places.tolist())
             self._groups[key] = found
         return found
