@@ -7,6 +7,7 @@ then context, data and pipeline parallelism. Experts are spread over ranks in th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,15 +62,23 @@ def stride(layout: Layout, kind: str) -> int:
     return strides[kind]
 
 
+_Groups = dict[tuple[int, int, int], Group]
+_Known = dict[tuple[str, int, int, int, int], ExchangeCost]
+
+
+@lru_cache(maxsize=64)
+def _shared(_system: System, _lnc: int | None) -> tuple[_Groups, dict[int, Topology], _Known]:
+    """What was asked for on a system: all plans of a process share it."""
+    return {}, {}, {}
+
+
 class ExchangeCosts:
     """Times of exchanges on as many of a system as they need, each of which holds ``used`` ranks of the layout."""
 
     def __init__(self, system: System, lnc: int | None = None) -> None:
         self._system, self._lnc = system, lnc
         self._held = topology(system, lnc=lnc).rank_count
-        self._groups: dict[tuple[int, int, int], Group] = {}
-        self._topologies: dict[int, Topology] = {}
-        self._known: dict[tuple[str, int, int, int, int], ExchangeCost] = {}
+        self._groups, self._topologies, self._known = _shared(system, lnc)
 
     def used(self, ranks: int) -> int:
         """Ranks on each system of a layout of so many."""

@@ -89,6 +89,9 @@ def migrate(plan: ServingPlan, source: str, targets: Sequence[str], load: Load, 
         raise InputError(
             f"{here.name} has no public price: what it costs now is not known", operand="--from", value=source
         )
+    if kind and here.price(kind) is None:
+        known = sorted({price.type for price in here.prices})
+        raise InputError(f"{here.name} has no {kind} price", operand="--price", value=kind, limit=known)
     best = search(replace(plan, system=here.name), load).best[0]
     return Migration(here.name, best, tuple(_move(plan, here, best, name, load, kind) for name in targets))
 
