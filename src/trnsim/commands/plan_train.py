@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trnsim.hardware.model import System
-    from trnsim.planner.search import Wanted
+    from trnsim.planner.search import Spread, Wanted
     from trnsim.workloads.layout import Layout
 
 # Formats of --dtype: of activations, and of products if another.
@@ -67,6 +67,10 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="What if: PATH=VALUE of the chip, as for trnsim op. Repeat.")
     ] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that search.", min=1)] = 1,
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="Search over the machines of a Ray cluster: its address, or local.")
+    ] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the plans to FILE, or - for output.")] = None,
 ) -> None:
     """Plan the training of a model: with a layout, that one; without, the best of all that fit in memory.
@@ -83,12 +87,25 @@ def train(
     fixed = {name: value for name in DEGREES if (value := given[name]) is not None}
     _check(fixed)
     wanted = wanted_of(model, system, chips, sequence, global_batch, fixed, dtype, implementation, stack, lnc, set_)
-    found = search(wanted, top)
+    found = search(wanted, top, _spread(workers, ray))
     asked = Asked(
         tokens=parse_tokens(tokens), mtbf_hours=mtbf, checkpoint_seconds=checkpoint, restart_seconds=restart,
         price=price, price_date=price_date, against=against, explain=explain,
     )  # fmt: skip
     report(found, asked, json)
+
+
+def _spread(workers: int, ray: str | None) -> Spread | None:
+    """Where a search runs; None: here."""
+    if ray is not None:
+        from trnsim.planner.spread import ray_cluster
+
+        return ray_cluster("" if ray == "local" else ray)
+    if workers > 1:
+        from trnsim.planner.spread import processes
+
+        return processes(workers)
+    return None
 
 
 def _check(fixed: dict[str, int | str]) -> None:

@@ -128,8 +128,8 @@ def _steps(
         return found, unknown
     kept = [some[number] for number, *_ in priced]
     chunks = prices.chunks(kept[0])
-    layers = np.stack([np.stack([cost.times for cost in one[1]]) for one in priced])
-    times = np.tensordot(layers, chunks, axes=(1, 1)).transpose(0, 3, 1, 2)
+    each = np.stack([np.stack([cost.times for cost in one[1]]) for one in priced])
+    times = np.tensordot(each, chunks, axes=(1, 1)).transpose(0, 3, 1, 2)
     times[:, 0] += np.stack([one[2].times for one in priced])
     times[:, -1] += np.stack([one[3].times for one in priced])
     pieces = times.shape[1]
@@ -175,10 +175,10 @@ def fitting(
     bytes_ = np.stack([memories(prices, some, reserve) for some in tried])
     fits = bytes_ <= room
     first = np.argmax(fits, axis=0)
-    any_ = fits.any(axis=0)
-    chosen = [tried[how][i] for i, (how, fit) in enumerate(zip(first.tolist(), any_.tolist(), strict=True)) if fit]
-    used = bytes_[first, np.arange(len(layouts))][any_]
-    without = int((first * any_).sum() + len(order) * (~any_).sum())
-    more = int(((len(order) - 1 - first) * any_).sum())
+    holds: NDArray[np.bool_] = np.any(fits, axis=0)
+    chosen = [tried[int(first[i])][i] for i in np.flatnonzero(holds).tolist()]
+    used = bytes_[first, np.arange(len(layouts))][holds]
+    without = int(first[holds].sum() + len(order) * (~holds).sum())
+    more = int((len(order) - 1 - first)[holds].sum())
     least = np.unravel_index(int(np.argmin(bytes_)), bytes_.shape)
     return chosen, used, without, more, (tried[least[0]][least[1]], float(bytes_[least]))

@@ -8,16 +8,15 @@ Nothing else is left out: the search is exhaustive.
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trnsim.errors import InputError
+from trnsim.errors import InputError, UnsupportedError
 from trnsim.planner import many
 from trnsim.planner.stack import TrainingStack, load_training_stack
 from trnsim.planner.training import (
@@ -87,7 +86,6 @@ class Found:
     Attributes:
         best: estimates, the fastest first. ``candidates``: all layouts that fit, the fastest first.
         evaluated: layouts whose step was computed; ``pruned``: others, by reason.
-        least: the layout that needs the least memory, and its largest rank's.
     """
 
     wanted: Wanted
@@ -95,12 +93,28 @@ class Found:
     candidates: tuple[Candidate, ...]
     evaluated: int
     pruned: Mapping[str, int]
-    least: tuple[Layout, Memory] | None
     seconds: float
 
 
-def search(wanted: Wanted, top: int = 10) -> Found:
-    """The ``top`` fastest layouts.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What was found in a part of a space, in the order of its layouts.
+
+    ``least``: the layout that needs the least memory, and its bytes; ``unknown``: why layouts have no time.
+    """
+
+    candidates: list[Candidate]
+    pruned: Counter[str]
+    least: tuple[Layout, float] | None
+    unknown: UnsupportedError | None
+
+
+# How parts are searched: all here, one after the other, or elsewhere (``planner.spread``); parts come back in order.
+Spread = Callable[[Callable[[Wanted], Part], Sequence[Wanted]], Sequence[Part]]
+
+
+def search(wanted: Wanted, top: int = 10, spread: Spread | None = None) -> Found:
+    """The ``top`` fastest layouts. ``spread``: how the space's parts are searched; the result is the same.
 
     Raises:
         InputError: chips that are no whole ranks, no layout at all, or none that fits (by how much, and on how many
@@ -109,33 +123,48 @@ def search(wanted: Wanted, top: int = 10) -> Found:
     """
     begin = time.perf_counter()
     system, stack, prices = _parts(wanted)
-    weights = stack.weights(system.chip)
-    room = capacity(system, wanted.lnc)
-    pruned: Counter[str] = Counter()
-    every = list(layouts(wanted, pruned))
-    fit, used, without, more, smallest = many.fitting(prices, every, _order(wanted), room, stack.reserve_bytes)
-    for reason, count in (("do not fit in memory", without), ("recompute more than they need to", more)):
-        if count:
-            pruned[reason] += count
-    told = many.steps(prices, fit, weights)
-    known = ~np.isnan(told.step_us)
-    if not known.all():
-        pruned["use an operator or exchange that nothing is known of"] += int((~known).sum())
-    candidates = [
-        Candidate(layout, step, size)
-        for layout, step, size in zip(fit, told.step_us.tolist(), used.tolist(), strict=True)
-        if step == step  # noqa: PLR0124 - not a number: not known
-    ]
-    least, unknown = _least(prices, smallest, stack.reserve_bytes), told.unknown
+    found = [part(wanted)] if spread is None else spread(part, split(wanted))
+    pruned = sum((one.pruned for one in found), Counter[str]())
+    candidates = [candidate for one in found for candidate in one.candidates]
     if not candidates:
+        unknown = next((one.unknown for one in found if one.unknown is not None), None)
         if unknown is not None:
             raise unknown
-        raise _no_plan(wanted, least, room, pruned)
+        smallest = min((one.least for one in found if one.least is not None), key=lambda least: least[1], default=None)
+        raise _no_plan(wanted, _memory(prices, smallest, stack.reserve_bytes), capacity(system, wanted.lnc), pruned)
     candidates.sort(key=lambda c: (c.step_us, c.memory))
-    best = tuple(estimate(wanted.plan(c.layout), stack, prices) for c in heapq.nsmallest(
-        top, candidates, key=lambda c: (c.step_us, c.memory)
-    ))  # fmt: skip
-    return Found(wanted, best, tuple(candidates), len(candidates), dict(pruned), least, time.perf_counter() - begin)
+    best = tuple(estimate(wanted.plan(c.layout), stack, prices) for c in candidates[:top])
+    return Found(wanted, best, tuple(candidates), len(candidates), dict(pruned), time.perf_counter() - begin)
+
+
+def part(wanted: Wanted) -> Part:
+    """All layouts of a space, or of a part of it, with their times.
+
+    Raises:
+        InputError: chips that are no whole ranks.
+    """
+    system, stack, prices = _parts(wanted)
+    pruned: Counter[str] = Counter()
+    every = list(layouts(wanted, pruned))
+    room = capacity(system, wanted.lnc)
+    fit, used, without, more, smallest = many.fitting(prices, every, _order(wanted), room, stack.reserve_bytes)
+    told = many.steps(prices, fit, stack.weights(system.chip))
+    known = ~np.isnan(told.step_us)
+    for reason, count in (
+        ("do not fit in memory", without),
+        ("recompute more than they need to", more),
+        ("use an operator or exchange that nothing is known of", int((~known).sum())),
+    ):
+        if count:
+            pruned[reason] += count
+    steps, sizes = told.step_us.tolist(), used.tolist()
+    candidates = [Candidate(fit[i], steps[i], sizes[i]) for i in np.flatnonzero(known).tolist()]
+    return Part(candidates, pruned, smallest, told.unknown)
+
+
+def split(wanted: Wanted) -> list[Wanted]:
+    """The space in parts, one a degree of tensor parallelism, in order."""
+    return [replace(wanted, fixed={**wanted.fixed, "tp": tp}) for tp in _tensor_degrees(wanted)]
 
 
 def _parts(wanted: Wanted) -> tuple[System, TrainingStack, Prices]:
@@ -167,7 +196,7 @@ def ranks_of(system: System, chips: int, lnc: int | None = None) -> int:
     return int(ranks)
 
 
-def _least(prices: Prices, smallest: tuple[Layout, float] | None, reserve: float) -> tuple[Layout, Memory] | None:
+def _memory(prices: Prices, smallest: tuple[Layout, float] | None, reserve: float) -> tuple[Layout, Memory] | None:
     """The layout that needs the least memory, and that of its fullest rank."""
     if smallest is None:
         return None
@@ -184,10 +213,9 @@ def layouts(wanted: Wanted, pruned: Counter[str]) -> Iterator[Layout]:
     model, fixed = wanted.model, wanted.fixed
     system = wanted.plan(wanted.base).on
     ranks = ranks_of(system, wanted.chips, wanted.lnc)
-    near = int(min(ranks, system.chip_count * ranks_per_chip(system, wanted.lnc)))
     count = len(model.layers)
     experts = next((layer.experts.experts for layer in model.layers if layer.experts), 1)
-    for tp in _choices(fixed, "tp", _divisors(near)):
+    for tp in _tensor_degrees(wanted):
         for pp in _choices(fixed, "pp", _divisors(ranks // tp if ranks % tp == 0 else 1)):
             for cp in _choices(fixed, "cp", _powers(min(ranks, wanted.sequence))):
                 dp = int(fixed.get("dp", ranks // (tp * pp * cp)))
@@ -211,6 +239,14 @@ def layouts(wanted: Wanted, pruned: Counter[str]) -> Iterator[Layout]:
                                     pruned["do not divide the model or the batch"] += 1
                                     continue
                                 yield one
+
+
+def _tensor_degrees(wanted: Wanted) -> list[int]:
+    """Those within a system."""
+    system = wanted.plan(wanted.base).on
+    ranks = ranks_of(system, wanted.chips, wanted.lnc)
+    near = int(min(ranks, system.chip_count * ranks_per_chip(system, wanted.lnc)))
+    return _choices(wanted.fixed, "tp", _divisors(near))
 
 
 def _choices(fixed: Mapping[str, int | str], name: str, otherwise: list[int] | tuple[int, ...]) -> list[int]:
