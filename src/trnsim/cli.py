@@ -19,6 +19,7 @@ from trnsim.commands import (
     diff,
     explain,
     fabric,
+    migrate,
     models,
     operators,
     plan,
@@ -163,6 +164,7 @@ plan.register(app)
 fabric.register(app)
 collective.register(app)
 compare.register(app)
+migrate.register(app)
 validate.register(validate_app)
 validate_instructions.register(validate_app)
 validate_collectives.register(validate_app)
