@@ -54,6 +54,9 @@ RULES: Final[dict[str, Rule]] = {
     "shapes.decode_context": _text(*_SIZES),
     "shapes.decode_context_smallest": _count(1, required=False),
     "shapes.decode_context_sizes": _LIST,
+    "operators.implementation": Rule(kind="text", choices=("usual", "best"), required=False),
+    "operators.back_to_back": Rule(kind="text", choices=("yes", "no"), required=False),
+    "operators.heads": Rule(kind="text", choices=("divided", "padded"), required=False),
     "memory.utilization": _SHARE,
     "memory.cache_share": _SHARE,
     "memory.free_share": _SHARE,
@@ -66,7 +69,7 @@ STACK_SCHEMA: Final = Schema(
     rules=RULES,
     names=("base", "name", "title", "aliases"),
     required_names=("name", "title"),
-    tables=("host", "launch", "scheduler", "cache", "shapes", "memory"),
+    tables=("host", "launch", "scheduler", "cache", "shapes", "operators", "memory"),
 )
 
 
@@ -89,7 +92,9 @@ class Stack:
 
     ``memory_utilization``: share of memory that the stack uses; ``cache_share``: bound on the KV cache as a share of
     that, and ``free_share`` as a share of what is left; ``reserve_bytes`` are kept beside it, and ``graph_bytes`` for
-    each compiled graph.
+    each compiled graph. ``best_operators``: of each operator, the implementation that takes least; ``back_to_back``:
+    what an operator takes however small it is (its first loads and last stores) is hidden behind its neighbours;
+    ``pads_heads``: attention heads are padded to what the ranks divide.
     """
 
     name: str
@@ -111,6 +116,9 @@ class Stack:
     prefill: Sizes
     decode_batch: Sizes
     decode_context: Sizes
+    best_operators: bool
+    back_to_back: bool
+    pads_heads: bool
     memory_utilization: float
     cache_share: float
     free_share: float
@@ -187,6 +195,9 @@ def _stack(document: Document) -> Stack:
         prefill=_sizes(document, "prefill"),
         decode_batch=_sizes(document, "decode_batch"),
         decode_context=_sizes(document, "decode_context"),
+        best_operators=v.get("operators.implementation") == "best",
+        back_to_back=v.get("operators.back_to_back") == "yes",
+        pads_heads=v.get("operators.heads") == "padded",
         memory_utilization=v["memory.utilization"],
         cache_share=v["memory.cache_share"],
         free_share=v["memory.free_share"],

@@ -16,6 +16,7 @@ from trnsim.hardware import load_system
 from trnsim.hardware.stack import load_stack
 from trnsim.planner.economics import price_of
 from trnsim.planner.serving_costs import Parts, StepCosts
+from trnsim.planner.serving_padding import padded
 from trnsim.planner.serving_stack import stack_fit
 from trnsim.planner.training import ranks_per_chip
 from trnsim.planner.uses import worst
@@ -151,7 +152,12 @@ class ServingCase:
         self.fit = stack_fit(self.stack.name, plan, self.system.chip) if factors is None else None
         if self.fit is not None:
             factors = self.fit.factors
-        self.costs = StepCosts(plan, self.system, *(() if factors is None else (factors,)))
+        elif factors is None and self.stack.back_to_back:
+            factors = Parts(work=1.0, fixed=0.0, exchange=1.0)
+        # As it runs: heads padded where the stack pads them.
+        self.run = replace(plan, model=padded(plan.model, plan.layout.tp)) if self.stack.pads_heads else plan
+        given = () if factors is None else (factors,)
+        self.costs = StepCosts(self.run, self.system, *given, best=self.stack.best_operators)
 
     @property
     def chips(self) -> float:
@@ -173,7 +179,7 @@ class ServingCase:
     @cached_property
     def memory(self) -> Memory:
         """Of a rank, without a cache."""
-        plan, one = self.plan, self.plan.layout
+        plan, one = self.run, self.plan.layout
         return serving_memory(
             plan.model,
             plan.formats,
@@ -214,7 +220,7 @@ class ServingCase:
 
     def slots(self, tokens: int) -> int:
         """Requests of ``tokens`` that a replica's cache holds."""
-        one = float(serving_cache(self.plan.model, tokens, 1, self.plan.cache_dtype, self.plan.layout.tp))
+        one = float(serving_cache(self.run.model, tokens, 1, self.plan.cache_dtype, self.plan.layout.tp))
         return int(self.cache_bytes // one)
 
     @cached_property
@@ -224,7 +230,7 @@ class ServingCase:
         Raises:
             InputError: the weights leave no room for the cache; says by how much.
         """
-        plan, tp = self.plan, self.plan.layout.tp
+        plan, tp = self.run, self.plan.layout.tp
         elements = float(plan.model.cache_elements(plan.max_model_len, tp)) / plan.max_model_len
         found = replica_settings(
             self.stack,

@@ -24,7 +24,7 @@ from trnsim.hardware import load_system
 from trnsim.planner.groups import ExchangeCosts, stride
 from trnsim.planner.pricing import logical_cores
 from trnsim.planner.training import peak_flops, ranks_per_chip
-from trnsim.planner.uses import UseCosts
+from trnsim.planner.uses import IMPLEMENTATIONS, UseCosts
 from trnsim.workloads.layout import Layout
 from trnsim.workloads.operators import PRODUCTS, Exchange, Use, elements, format_bytes
 from trnsim.workloads.parts import LatentAttention
@@ -81,14 +81,23 @@ def computed(chip: Chip, stored: str) -> tuple[str, bool]:
     return (stored, False) if has else ("bfloat16", True)
 
 
+def implementations(system: System, asked: str = "", *, best: bool = False) -> tuple[str, ...]:
+    """Implementations that operators are priced by: the one asked for, the chip's usual (""), or the best of all."""
+    if asked or not best:
+        return (asked,)
+    return IMPLEMENTATIONS["nvidia" if system.chip.core is None else "neuron"]
+
+
 class StepCosts:
     """The time of a replica's step: a ``serving.RunCost``.
 
     ``supports`` and ``reasons``: how what was asked so far is known.
     """
 
-    def __init__(self, plan: ServingPlan, system: System | None = None, factors: Parts = _ONE) -> None:
-        """``factors``: of the stack, on operators and exchanges.
+    def __init__(
+        self, plan: ServingPlan, system: System | None = None, factors: Parts = _ONE, *, best: bool = False
+    ) -> None:
+        """``factors``: of the stack, on operators and exchanges; ``best``: see ``implementations``.
 
         Raises:
             InputError: the layout does not fit the model or the system.
@@ -99,13 +108,15 @@ class StepCosts:
         self.plan, self.factors = plan, factors
         self.system = system or load_system(plan.system)
         chip = self.system.chip
-        self._uses = UseCosts(chip.name, plan.implementation, logical_cores(self.system, plan.lnc), casts_apart=False)
+        lnc = logical_cores(self.system, plan.lnc)
+        names = implementations(self.system, plan.implementation, best=best)
+        self._uses = [UseCosts(chip.name, name, lnc, casts_apart=False) for name in names]
         self._exchanges = ExchangeCosts(self.system, plan.lnc)
         self._used = self._exchanges.used(plan.layout.tp * plan.layout.dp)
         latent = [p for layer, _ in plan.model.kinds() for p in layer.parts if isinstance(p, LatentAttention)]
         self._latent_heads = latent[0].heads // plan.layout.tp if latent else 1
         self._bandwidth = chip.hbm.bytes_per_second / ranks_per_chip(self.system, plan.lnc) / 1e6
-        self._least: dict[tuple[str, str], float] = {}
+        self._least: dict[tuple[int, str, str], float] = {}
         self.supports: set[str] = set()
         self.reasons: dict[str, None] = {}
         self._body: dict[int, Parts] = {}
@@ -214,18 +225,38 @@ class StepCosts:
         return use
 
     def _use(self, use: Use) -> tuple[float, float]:
-        """Microseconds of a use, and of what it takes however small it is."""
+        """Microseconds of a use, and of what it takes however small it is, by the implementation that takes least.
+
+        Raises:
+            UnsupportedError: no implementation has it.
+        """
+        found: list[tuple[float, tuple[float, float]]] = []
+        refused: UnsupportedError | None = None
+        for number in range(len(self._uses)):
+            try:
+                total, least = self._priced(number, use)
+            except UnsupportedError as error:
+                refused = error
+                continue
+            found.append(((total - least) * self.factors.work + least * self.factors.fixed, (total, least)))
+        if not found:
+            assert refused is not None
+            raise refused
+        return min(found)[1]
+
+    def _priced(self, number: int, use: Use) -> tuple[float, float]:
+        """``_use`` by one implementation."""
         stored = self._stored(use)
         dtype, widened = computed(self.system.chip, stored)
         if stored != use.dtype:
             use = replace(use, dtype=dtype)
-        cost = self._uses.cost(use)
+        cost = self._uses[number].cost(use)
         self._note(cost.support, cost.reason)
-        fixed = self._fixed(use)
+        fixed = self._fixed(number, use)
         total = cost.microseconds
         if use.dtype not in _WIDE and use.operator in _NARROWED:
             # Measured products cast their left operand themselves; here the kernel before has done that.
-            wide = self._fixed(replace(use, dtype="bfloat16"))
+            wide = self._fixed(number, replace(use, dtype="bfloat16"))
             total -= max(fixed - wide, 0.0)
             fixed = min(fixed, wide)
         if widened:
@@ -234,13 +265,13 @@ class StepCosts:
             total = max(total - saved, float(use.flops) / self._peak(), fixed)
         return total, min(fixed, total)
 
-    def _fixed(self, use: Use) -> float:
+    def _fixed(self, number: int, use: Use) -> float:
         """Microseconds of a use whose sizes are as small as can be."""
-        key = (use.operator, use.dtype)
+        key = (number, use.operator, use.dtype)
         if key not in self._least:
             options = {k: v for k, v in use.sizes.items() if k in ("causal", "latent") or isinstance(v, str)}
             tiny = replace(use, sizes={**dict.fromkeys(use.sizes, 1), **options}, count=1)
-            self._least[key] = self._uses.cost(tiny).microseconds
+            self._least[key] = self._uses[number].cost(tiny).microseconds
         return self._least[key] * float(use.count)
 
     def _stored(self, use: Use) -> str:
