@@ -46,6 +46,9 @@ EXPECTED: Mapping[str, tuple[float, float, float, float]] = {
     "dp": (0.2, 0.2, 0.0, 1.5),
     "optimizer": (1.0, 0.3, 0.0, 4.0),
 }
+# How far factors of products lie from each other in one generation (of widths of formats), and across generations (of one
+# width), at no great cost: chips are alike in what sustained load does to their clocks.
+ALIKE = (0.1, 0.15)
 # What models without experts do not do.
 WITH_EXPERTS = ("experts", "experts_narrow", "routing", "ep")
 # Relative error of a published step itself, one standard deviation.
@@ -55,13 +58,22 @@ LARGE = 0.08
 _ROUNDS = 12
 
 
+@dataclass(frozen=True)
+class Member:
+    """A published step, in microseconds; ``release`` of what it ran on."""
+
+    id: str
+    release: str
+    plan: TrainingPlan
+    measured_us: float
+
+
 @dataclass(frozen=True, eq=False)
 class Point:
     """One group of published steps: the median one.
 
     Attributes:
         framework: which rows share factors.
-        members: (id, plan, microseconds of a step) of each published step.
     """
 
     key: str
@@ -76,7 +88,7 @@ class Point:
     pieces: Pieces
     measured_us: float
     model_flops: float
-    members: tuple[tuple[str, TrainingPlan, float], ...] = ()
+    members: tuple[Member, ...] = ()
 
     @property
     def ranks(self) -> int:
@@ -103,25 +115,29 @@ class Factors:
 EXPECTATION = Factors({kind: EXPECTED[kind][0] for kind in KINDS}, {})
 
 
-def fit(points: Sequence[Point], start: Factors = EXPECTATION) -> Factors:
-    """Factors of these points: of what all models do from those without experts, then of what experts add."""
+def fit(points: Sequence[Point], near: Factors = EXPECTATION) -> Factors:
+    """Factors of these points, near those expected or those of a framework like this one: of what all models do from
+    those without experts, then of what experts add.
+    """
     dense = [p for p in points if not p.moe]
-    if not dense or len(dense) == len(points):
-        return _fit(points, start, KINDS)
-    shared = _fit(dense, start, [k for k in KINDS if k not in WITH_EXPERTS])
+    if near is not EXPECTATION or not dense or len(dense) == len(points):
+        return _fit(points, near, near, KINDS)
+    shared = _fit(dense, near, near, [k for k in KINDS if k not in WITH_EXPERTS])
     missing = {p.generation for p in points} - {p.generation for p in dense}
     free = (*WITH_EXPERTS, *(BY_GENERATION if missing else ()))
-    return _fit([p for p in points if p.moe], shared, free)
+    return _fit([p for p in points if p.moe], shared, near, free, shared.generations)
 
 
-def _fit(points: Sequence[Point], start: Factors, free: Sequence[str]) -> Factors:
-    """Factors of these kinds; others stay as they are, and so do those of generations that ``start`` has."""
+def _fit(
+    points: Sequence[Point], start: Factors, near: Factors, free: Sequence[str], settled: Iterable[str] = ()
+) -> Factors:
+    """Factors of these kinds; others stay as ``start`` has them, and so do those of ``settled`` generations."""
     generations = sorted({p.generation for p in points})
-    names = [(kind, g) for kind in BY_GENERATION for g in generations if kind in free]
+    names = [(kind, g) for kind in BY_GENERATION for g in generations if kind in free and g not in settled]
     names += [(kind, "") for kind in KINDS if kind not in BY_GENERATION and kind in free]
-    if free is not KINDS and start is not EXPECTATION and "ep" in free:
-        names = [(kind, g) for kind, g in names if g not in start.generations]
-    prior, loose, low, high = np.array([EXPECTED[kind] for kind, _ in names]).T
+    prior = _values(near, names)
+    loose, low, high = np.array([EXPECTED[kind][1:] for kind, _ in names]).T
+    alike = _alike(names)
     place = {name: i for i, name in enumerate(names)}
     columns = {
         g: [(number, place.get((k, g if k in BY_GENERATION else ""))) for number, k in enumerate(KINDS)]
@@ -142,8 +158,8 @@ def _fit(points: Sequence[Point], start: Factors, free: Sequence[str]) -> Factor
             target[row] = (1 - rest / point.measured_us) / NOISE
         # Steps that no factors explain count by their error, not its square.
         trust = _trust((matrix @ before - target) * NOISE)
-        whole = np.vstack([matrix * trust[:, None], np.diag(1 / loose)])
-        values = _bounded(whole, np.concatenate([target * trust, prior / loose]), low, high)
+        whole = np.vstack([matrix * trust[:, None], np.diag(1 / loose), alike])
+        values = _bounded(whole, np.concatenate([target * trust, prior / loose, np.zeros(len(alike))]), low, high)
         # Half a step: what is exposed changes with the factors, and would swing.
         values = (values + before) / 2
         found = _replaced(found, names, values)
@@ -151,6 +167,19 @@ def _fit(points: Sequence[Point], start: Factors, free: Sequence[str]) -> Factor
             break
         before = values
     return found
+
+
+def _alike(names: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+    """Rows that draw factors of products to each other."""
+    rows = []
+    for i, (kind, generation) in enumerate(names):
+        for j, (other, another) in enumerate(names[:i]):
+            if not generation or not another or (kind != other) == (generation != another):
+                continue
+            row = np.zeros(len(names))
+            row[i], row[j] = 1 / ALIKE[kind == other], -1 / ALIKE[kind == other]
+            rows.append(row)
+    return np.array(rows).reshape(len(rows), len(names))
 
 
 def _trust(errors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -210,28 +239,38 @@ class Predicted:
         return self.left_out_us / self.point.measured_us - 1
 
 
-def folds(points: Sequence[Point]) -> tuple[list[Predicted], dict[str, Factors]]:
+def folds(points: Sequence[Point], after: Mapping[str, str] | None = None) -> tuple[list[Predicted], dict[str, Factors]]:
     """Each point predicted by a fit on all, and by one on all other models; and by the null model of the same fold.
 
-    Also the fits on all, by framework.
+    Args:
+        after: frameworks whose factors others' are near, by framework; those are left out without the model, too.
+
+    Returns:
+        the points, and the fits on all by framework.
     """
-    found, fits = [], {}
-    for framework in dict.fromkeys(p.framework for p in points):
-        mine = [p for p in points if p.framework == framework]
-        whole = fits[framework] = fit(mine)
-        without = {name: fit([p for p in mine if base_name(p.model) != name], whole) for name in _names(mine)}
-        for point in mine:
-            others = [p for p in mine if base_name(p.model) != base_name(point.model)]
-            found.append(
-                Predicted(
-                    point,
-                    time_us(point, whole),
-                    time_us(point, without[base_name(point.model)]),
-                    _null(point, others),
-                    without[base_name(point.model)],
-                )
-            )
-    return found, fits
+    after = after or {}
+    by: dict[str, list[Point]] = {}
+    for point in points:
+        by.setdefault(point.framework, []).append(point)
+    fits: dict[tuple[str, str], Factors] = {}
+
+    def fitted(framework: str, without: str) -> Factors:
+        mine = [p for p in by.get(framework, []) if base_name(p.model) != without]
+        if without and len(mine) == len(by.get(framework, [])) and not after.get(framework):
+            return fitted(framework, "")
+        if (framework, without) not in fits:
+            other = after.get(framework)
+            near = fitted(other, without) if other else EXPECTATION
+            fits[framework, without] = fit(mine, near) if mine else near
+        return fits[framework, without]
+
+    found = []
+    for point in points:
+        mine = base_name(point.model)
+        others = [p for p in by[point.framework] if base_name(p.model) != mine]
+        whole, without = fitted(point.framework, ""), fitted(point.framework, mine)
+        found.append(Predicted(point, time_us(point, whole), time_us(point, without), _null(point, others), without))
+    return found, {framework: fitted(framework, "") for framework in by}
 
 
 def time_us(point: Point, factors: Factors, plan: TrainingPlan | None = None) -> float:
@@ -240,10 +279,6 @@ def time_us(point: Point, factors: Factors, plan: TrainingPlan | None = None) ->
     pieces = point.pieces if plan is None else pieces_of(prices_of(plan), plan.layout)
     line, _ = step_line(pieces, (plan or point.plan).layout, found)
     return float(line[:-1] @ found + line[-1])
-
-
-def _names(points: Iterable[Point]) -> list[str]:
-    return list(dict.fromkeys(base_name(p.model) for p in points))
 
 
 def _null(point: Point, others: Sequence[Point]) -> float | None:

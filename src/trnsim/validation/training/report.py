@@ -12,11 +12,21 @@ import numpy as np
 
 from trnsim.errors import TrnsimError
 from trnsim.planner.training import TrainingPlan, model_flops, pieces_of, prices_of
-from trnsim.validation.training.fit import Factors, Point, Predicted, base_name, folds
-from trnsim.validation.training.rows import Row, excluded, framework, step_seconds, try_plan
+from trnsim.validation.training.fit import Factors, Member, Point, Predicted, base_name, folds
+from trnsim.validation.training.rows import FRAMEWORKS, Row, excluded, framework, product, step_seconds, try_plan
 from trnsim.validation.training.targets import Target, targets
 
+Run = tuple[Row, TrainingPlan, float]
 SCHEMA = "trnsim-training-1"
+# What cases of a framework are compared as; those of others by whether they have experts.
+SETS = {
+    "maxtext": "Nvidia, MaxText",
+    "neuronx-distributed": "Trainium, decoders",
+    "neuronx-bert": "Trainium, encoders",
+    "megatron-2022": "A100, Megatron of 2022",
+    "megatron-2021": "A100, Megatron of 2021",
+    "deepspeed-2021": "A100, ZeRO 3 of 2021",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ def validate(rows: Sequence[Row]) -> Validation:
     begin = time.perf_counter()
     left_out: Counter[str] = Counter()
     refused: list[tuple[str, str]] = []
-    groups: dict[str, list[tuple[Row, TrainingPlan, float]]] = {}
+    groups: dict[str, list[Run]] = {}
     for row in rows:
         why = excluded(row)
         if why is not None:
@@ -58,24 +68,38 @@ def validate(rows: Sequence[Row]) -> Validation:
         if plan is None or seconds is None:
             refused.append((row["id"], why or "no time of a step"))
             continue
-        groups.setdefault(_key(row, plan), []).append((row, plan, seconds))
-    points = []
-    for key, members in groups.items():
         try:
-            points.append(_point(key, members))
+            pieces_of(prices_of(plan), plan.layout)
         except TrnsimError as error:
-            refused += [(row["id"], str(error)) for row, _, _ in members]
-    cases, fits = folds(points)
+            refused.append((row["id"], str(error)))
+            continue
+        groups.setdefault(_key(row, plan), []).append((row, plan, seconds))
+    points = [_point(key, case) for key, members in groups.items() for case in _cases(members)]
+    cases, fits = folds(points, {name: held["after"] for name, held in FRAMEWORKS.items() if "after" in held})
     return Validation(
         tuple(cases), fits, tuple(left_out.most_common()), tuple(refused), len(rows), time.perf_counter() - begin
     )
+
+
+def _cases(members: list[Run]) -> list[list[Run]]:
+    """Runs of one layout that differ in data parallelism or release only: as many micro-batches, or as large batches."""
+    found: list[list[Run]] = []
+    for run in members:
+        layout = run[1].layout
+        same = [
+            case for case in found
+            if any(layout.micro_batches == o.layout.micro_batches or layout.global_batch == o.layout.global_batch
+                   for _, o, _ in case)
+        ]  # fmt: skip
+        found = [case for case in found if case not in same] + [[*(r for case in same for r in case), run]]
+    return found
 
 
 def _key(row: Row, plan: TrainingPlan) -> str:
     """Rows that differ in data-parallel size or release only have one key."""
     one = plan.layout
     lay = f"tp{one.tp} pp{one.pp} vpp{one.vpp} cp{one.cp} ep{one.ep} zero{one.zero}"
-    batch = f"mb{one.micro_batch} x{one.micro_batches} {one.recompute}"
+    batch = f"mb{one.micro_batch} {one.recompute}"
     names = (
         row["chip"],
         plan.model.name,
@@ -83,20 +107,20 @@ def _key(row: Row, plan: TrainingPlan) -> str:
         f"{plan.sequence}",
         lay,
         batch,
-        framework(row),
+        product(framework(row)),
     )
     return " ".join(n for n in names if n)
 
 
-def _point(key: str, members: list[tuple[Row, TrainingPlan, float]]) -> Point:
+def _point(key: str, members: list[Run]) -> Point:
     """The group's median run, by time for a rank's work."""
     ordered = sorted(members, key=lambda m: m[2] / (m[1].layout.micro_batches * m[1].layout.micro_batch))
-    _, plan, seconds = ordered[len(ordered) // 2]
+    row, plan, seconds = ordered[len(ordered) // 2]
     chip = plan.on.chip
     return Point(
-        key=key,
+        key=f"{key} x{plan.layout.micro_batches}",
         ids=tuple(row["id"] for row, _, _ in members),
-        framework=framework(members[0][0]),
+        framework=framework(row),
         generation=chip.generation or chip.name,
         chip=chip.name,
         model=plan.model.name,
@@ -106,7 +130,7 @@ def _point(key: str, members: list[tuple[Row, TrainingPlan, float]]) -> Point:
         pieces=pieces_of(prices_of(plan), plan.layout),
         measured_us=seconds * 1e6,
         model_flops=model_flops(plan),
-        members=tuple((row["id"], member, time * 1e6) for row, member, time in members),
+        members=tuple(Member(row["id"], f"{row['software']} {row['date']}", plan, time * 1e6) for row, plan, time in members),
     )
 
 
@@ -115,18 +139,7 @@ def sets(cases: Sequence[Predicted]) -> dict[str, list[Predicted]]:
     found: dict[str, list[Predicted]] = {}
     for case in cases:
         p = case.point
-        if p.framework == "neuronx-distributed":
-            name = "Trainium, decoders" if p.plan.model.causal else "Trainium, encoders"
-        elif p.framework == "megatron-2022":
-            name = "A100, Megatron of 2022"
-        elif p.framework == "megatron-2021":
-            name = "A100, Megatron of 2021"
-        elif p.framework == "deepspeed-2021":
-            name = "A100, ZeRO 3 of 2021"
-        elif p.framework == "maxtext":
-            name = "Nvidia, MaxText"
-        else:
-            name = "Nvidia, experts" if p.moe else "Nvidia, dense"
+        name = SETS.get(p.framework) or f"Nvidia, {'experts' if p.moe else 'dense'}"
         found.setdefault(name, []).append(case)
     return found
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trnsim.validation.training.fit import Predicted, time_us
+from trnsim.validation.training.fit import Member, Point, Predicted, time_us
+
+if TYPE_CHECKING:
+    from trnsim.planner.training import TrainingPlan
 
 # Rank-microseconds of a sequence that two layouts must differ by for the sign of the difference to count.
 APART = 0.10
@@ -77,9 +81,9 @@ def _over_null(cases: Sequence[Predicted]) -> float | None:
     return _mean(both) / null
 
 
-def _work(case: Predicted, microseconds: float) -> float:
+def _work(plan: TrainingPlan, microseconds: float) -> float:
     """Rank-microseconds of a sequence."""
-    layout = case.point.plan.layout
+    layout = plan.layout
     return microseconds * layout.ranks / (layout.micro_batches * layout.micro_batch * layout.dp)
 
 
@@ -87,24 +91,21 @@ def scale_out(cases: Sequence[Predicted]) -> list[float]:
     """Relative errors of how a step's rank-time changes with data parallelism alone, from the fewest ranks on."""
     found = []
     for case in cases:
-        members = sorted(case.point.members, key=lambda m: m[1].layout.ranks)
-        first = members[0] if members else None
-        if first is None or members[-1][1].layout.ranks == first[1].layout.ranks:
+        members = sorted(case.point.members, key=lambda m: m.plan.layout.ranks)
+        if not members or members[-1].plan.layout.ranks == members[0].plan.layout.ranks:
             continue
-        base = _rank_time(case, first[1], first[2])
-        for _, plan, measured in members[1:]:
-            if plan.layout.ranks > first[1].layout.ranks:
-                ratio = _rank_time(case, plan, measured)
+        first = members[0]
+        base = _both(case, first)
+        for member in members[1:]:
+            if member.plan.layout.ranks > first.plan.layout.ranks:
+                ratio = _both(case, member)
                 found.append(ratio[0] / base[0] / (ratio[1] / base[1]) - 1)
     return found
 
 
-def _rank_time(case: Predicted, plan: object, measured: float) -> tuple[float, float]:
-    from trnsim.planner.training import TrainingPlan
-
-    assert isinstance(plan, TrainingPlan)
-    each = plan.layout.micro_batches * plan.layout.micro_batch
-    return time_us(case.point, case.factors, plan) / each, measured / each
+def _both(case: Predicted, member: Member) -> tuple[float, float]:
+    """(predicted, measured) work of a member."""
+    return _work(member.plan, time_us(case.point, case.factors, member.plan)), _work(member.plan, member.measured_us)
 
 
 def narrow(cases: Sequence[Predicted]) -> list[float]:
@@ -112,24 +113,40 @@ def narrow(cases: Sequence[Predicted]) -> list[float]:
     found = []
     for one, other in combinations(cases, 2):
         a, b = one.point, other.point
-        same = (a.chip, a.model, a.plan.sequence, a.framework) == (b.chip, b.model, b.plan.sequence, b.framework)
-        if same and a.narrow != b.narrow:
-            measured = _work(one, a.measured_us) / _work(other, b.measured_us)
-            found.append(_work(one, one.left_out_us) / _work(other, other.left_out_us) / measured - 1)
+        if _alike(a) == _alike(b) and a.narrow != b.narrow and "nvfp4" not in (_format(a), _format(b)):
+            measured = _work(a.plan, a.measured_us) / _work(b.plan, b.measured_us)
+            found.append(_work(a.plan, one.left_out_us) / _work(b.plan, other.left_out_us) / measured - 1)
     return found
 
 
 def signs(cases: Sequence[Predicted]) -> list[bool]:
-    """Whether of two layouts of one chip, model and format that differ by more than 10 % the faster one is named."""
+    """Whether of two layouts of one chip, model, format and release that differ by more than 10 % the faster one is
+    named.
+    """
     found = []
     for one, other in combinations(cases, 2):
         a, b = one.point, other.point
-        formats = [(p.plan.layout.product_dtype or p.plan.layout.dtype) for p in (a, b)]
-        same = (a.chip, a.model, a.plan.sequence, a.framework) == (b.chip, b.model, b.plan.sequence, b.framework)
-        if not same or formats[0] != formats[1]:
+        if _alike(a) != _alike(b) or _format(a) != _format(b):
             continue
-        measured = _work(one, a.measured_us) / _work(other, b.measured_us) - 1
-        if abs(measured) > APART:
-            predicted = _work(one, one.left_out_us) / _work(other, other.left_out_us) - 1
-            found.append((predicted > 0) == (measured > 0))
+        for release in sorted({m.release for m in a.members} & {m.release for m in b.members}):
+            first, second = (_of(case, release) for case in (one, other))
+            measured = first[1] / second[1] - 1
+            if abs(measured) > APART:
+                found.append((first[0] / second[0] > 1) == (measured > 0))
     return found
+
+
+def _of(case: Predicted, release: str) -> tuple[float, float]:
+    """(predicted, measured) work of the median run of a release."""
+    members = sorted(
+        (m for m in case.point.members if m.release == release), key=lambda m: _work(m.plan, m.measured_us)
+    )
+    return _both(case, members[len(members) // 2])
+
+
+def _alike(point: Point) -> tuple[object, ...]:
+    return point.chip, point.model, point.plan.sequence, point.framework
+
+
+def _format(point: Point) -> str:
+    return point.plan.layout.product_dtype or point.plan.layout.dtype
