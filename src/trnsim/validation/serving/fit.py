@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 _LEAST = 8
 # How far factors are held near 1, as a share of the points' weight; relative errors below which rows count alike.
 _PULL, _FLOOR = 1e-3, 0.05
-_AS_MEASURED = (1.0, 1.0, 1.0)
+AS_MEASURED = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,12 @@ def _nonnegative(x: Floats, y: Floats) -> Floats:
 
 def folds(points: Sequence[Point]) -> tuple[list[Predicted], dict[str, Floats]]:
     """Every point by the fit of all, and by fits without its chip's runs of the same tensor parallelism."""
-    fits = _fits(points, lambda p: p.parts, _AS_MEASURED)
+    fits = _fits(points, lambda p: p.parts, AS_MEASURED)
     whole = [_predict(p, fits, p.parts) for p in points]
     left, null = [0.0] * len(points), [0.0] * len(points)
     for fold in dict.fromkeys((p.chip, p.tp) for p in points):
         others = [p for p in points if (p.chip, p.tp) != fold]
-        mine, nulls = _fits(others, lambda p: p.parts, _AS_MEASURED), _fits(others, lambda p: p.null)
+        mine, nulls = _fits(others, lambda p: p.parts, AS_MEASURED), _fits(others, lambda p: p.null)
         for i, p in enumerate(points):
             if (p.chip, p.tp) == fold:
                 left[i], null[i] = _predict(p, mine, p.parts), _predict(p, nulls, p.null)
