@@ -242,7 +242,7 @@ class ServingCase:
             max_num_batched_tokens=plan.max_num_batched_tokens,
             speculation=plan.speculation,
         )
-        if self.fit is None:
+        if self.fit is None or self.fit.host_ms is None:
             return found
         # Fitted beside the device's time, whatever of it overlaps.
         host = replace(found.host, step_ps=round(self.fit.host_ms * 1e9), launch_ps=0, overlap="none")
@@ -269,12 +269,14 @@ class ServingCase:
         price = chip_price(self.system, price_type)
         power = self.system.chip.power
         assumed, fit = self.stack.assumed, self.fit
-        if fit is not None:
+        if fit is not None and fit.host_ms is not None:
             # Time is fitted; what is left decides on memory and batches.
             assumed = tuple(key for key in assumed if not key.startswith(("host.", "launch.")))
         why = (f"stack {self.stack.name}: {', '.join(assumed)} assumed",) if assumed else ()
         if fit is not None:
-            why = (f"stack {fit.stack} fitted on {fit.cases} published configurations ({fit.kind}, {fit.format})", *why)
+            of = ", ".join(text for text in (fit.kind, fit.format, fit.generation) if text)
+            what = "configurations" if fit.host_ms is not None else "graphs"
+            why = (f"stack {fit.stack} fitted on {fit.cases} published {what}{f' ({of})' if of else ''}", *why)
         reserve = self.stack.reserve_bytes + self._graphs * self.stack.graph_bytes
         return ServingEstimate(
             plan=plan,

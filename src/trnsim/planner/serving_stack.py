@@ -27,6 +27,8 @@ class StackFit:
     """Factors of operators' work, of their fixed times and of exchanges; host time a step; how well that is known.
 
     ``error_percent``: mean absolute error of TPOT over ``cases`` published configurations, each left out of the fit.
+    ``kind``, ``format`` and ``generation`` (of the chip) say what it is for; "": any. ``host_ms`` None: what the stack of
+    the catalogue says, since the fit is to times of the device.
     """
 
     stack: str
@@ -35,9 +37,10 @@ class StackFit:
     work: float
     fixed: float
     exchanges: float
-    host_ms: float
+    host_ms: float | None
     cases: int
     error_percent: float
+    generation: str = ""
 
     @property
     def factors(self) -> Parts:
@@ -48,7 +51,7 @@ class StackFit:
 def stack_fits() -> tuple[StackFit, ...]:
     """All that were fitted."""
     with FILE.open("rb") as file:
-        return tuple(StackFit(**values) for values in tomllib.load(file)["fits"])
+        return tuple(StackFit(**{"host_ms": None, **values}) for values in tomllib.load(file)["fits"])
 
 
 def product_format(plan: ServingPlan, chip: Chip) -> str:
@@ -60,10 +63,11 @@ def product_format(plan: ServingPlan, chip: Chip) -> str:
 
 
 def stack_fit(stack: str, plan: ServingPlan, chip: Chip) -> StackFit | None:
-    """The fit of a stack for a plan's kind of model and format, or for the kind alone; None: there is none."""
+    """The fit of a stack for a plan's kind of model and format, or for what contains it; None: there is none."""
     kind = "experts" if plan.model.mixture else "dense"
-    for form in (product_format(plan, chip), ""):
-        for one in stack_fits():
-            if (one.stack, one.kind, one.format) == (stack, kind, form):
+    mine = [one for one in stack_fits() if one.stack == stack and one.generation in ("", chip.generation)]
+    for wanted in ((kind, product_format(plan, chip)), (kind, ""), ("", "")):
+        for one in mine:
+            if (one.kind, one.format) == wanted:
                 return one
     return None

@@ -205,11 +205,17 @@ def _ideal(plan: ServingPlan, sequences: int, context: int) -> tuple[float | Non
 
 
 def _left_out(cases: Sequence[NeuronCase]) -> list[NeuronCase]:
-    """End-to-end cases with predictions by fits of their stack's others."""
+    """Cases with predictions by fits of others: end to end, of their stack's other configurations; of the device, of
+    graphs of all other models.
+    """
     found = []
     for case in cases:
-        others = [c.point for c in cases if c.kind == case.kind and c.point.stack == case.point.stack and c is not case]
-        if case.kind == "device" or len(others) + 1 < ONE_FACTOR:
+        mine = [c for c in cases if c.kind == case.kind]
+        if case.kind == "device":
+            others = [c.point for c in mine if c.point.model != case.point.model]
+        else:
+            others = [c.point for c in mine if c.point.stack == case.point.stack and c is not case]
+        if len(others) + 1 < ONE_FACTOR:
             found.append(case)
             continue
         found.append(
