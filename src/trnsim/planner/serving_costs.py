@@ -64,6 +64,15 @@ class Parts:
         return self.work + self.fixed + self.exchange
 
 
+@dataclass(frozen=True)
+class _Priced:
+    """Microseconds of a use, of which ``least`` however small it is; (support, reason) of how that is known."""
+
+    total: float
+    least: float
+    known: tuple[tuple[str, str], ...]
+
+
 _ONE = Parts(1.0, 1.0, 1.0)
 
 
@@ -230,28 +239,30 @@ class StepCosts:
         Raises:
             UnsupportedError: no implementation has it.
         """
-        found: list[tuple[float, tuple[float, float]]] = []
+        found: list[_Priced] = []
         refused: UnsupportedError | None = None
         for number in range(len(self._uses)):
             try:
-                total, least = self._priced(number, use)
+                found.append(self._priced(number, use))
             except UnsupportedError as error:
                 refused = error
-                continue
-            found.append(((total - least) * self.factors.work + least * self.factors.fixed, (total, least)))
         if not found:
             assert refused is not None
             raise refused
-        return min(found)[1]
+        by = self.factors
+        best = min(found, key=lambda one: (one.total - one.least) * by.work + one.least * by.fixed)
+        for support, reason in best.known:
+            self._note(support, reason)
+        return best.total, best.least
 
-    def _priced(self, number: int, use: Use) -> tuple[float, float]:
+    def _priced(self, number: int, use: Use) -> _Priced:
         """``_use`` by one implementation."""
         stored = self._stored(use)
         dtype, widened = computed(self.system.chip, stored)
         if stored != use.dtype:
             use = replace(use, dtype=dtype)
         cost = self._uses[number].cost(use)
-        self._note(cost.support, cost.reason)
+        known = [(cost.support, cost.reason)]
         fixed = self._fixed(number, use)
         total = cost.microseconds
         if use.dtype not in _WIDE and use.operator in _NARROWED:
@@ -261,9 +272,9 @@ class StepCosts:
             fixed = min(fixed, wide)
         if widened:
             saved = float(elements(use)[2]) * float(use.count) * (2 - format_bytes(stored)) / self._bandwidth
-            self._note("extrapolated", f"{stored} weights, widened to 16 bits by {self.system.chip.name}")
+            known.append(("extrapolated", f"{stored} weights, widened to 16 bits by {self.system.chip.name}"))
             total = max(total - saved, float(use.flops) / self._peak(), fixed)
-        return total, min(fixed, total)
+        return _Priced(total, min(fixed, total), tuple(known))
 
     def _fixed(self, number: int, use: Use) -> float:
         """Microseconds of a use whose sizes are as small as can be."""

@@ -28,9 +28,7 @@ def tpot_parts(
     times = []
     for factors in (Parts(), Parts(work=1.0), Parts(fixed=1.0), Parts(exchange=1.0), Parts(1.0, 1.0, 1.0)):
         costs = case.costs.with_factors(factors)
-        times.append(
-            steady_state(costs, settings, users=each, input_tokens=input_tokens, output_tokens=output_tokens)
-        )
+        times.append(steady_state(costs, settings, users=each, input_tokens=input_tokens, output_tokens=output_tokens))
     beside = times[0].tpot
     work, fixed, exchange = ((one.tpot - beside) * 1e3 for one in times[1:4])
     return (work, fixed, exchange, beside * 1e3), times[4].ttft * 1e3
