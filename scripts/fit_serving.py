@@ -12,8 +12,8 @@ import numpy as np
 
 from trnsim.hardware import load_system
 from trnsim.planner.serving_stack import FILE
-from trnsim.validation.serving.fit import group_names
-from trnsim.validation.serving.neuron import NeuronCase, fitted
+from trnsim.validation.serving.fit import fitted, group_names
+from trnsim.validation.serving.neuron import NeuronCase
 from trnsim.validation.serving.report import validate
 from trnsim.validation.serving.rows import read_rows
 from trnsim.validation.serving.rules import SYSTEMS

@@ -15,6 +15,7 @@ import typer
 from trnsim.commands import (
     collective,
     common,
+    calibrate,
     compare,
     diff,
     explain,
@@ -162,6 +163,7 @@ models.register(app)
 plan.register(app)
 fabric.register(app)
 collective.register(app)
+calibrate.register(app)
 compare.register(app)
 validate.register(validate_app)
 validate_instructions.register(validate_app)

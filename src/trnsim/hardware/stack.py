@@ -57,6 +57,9 @@ RULES: Final[dict[str, Rule]] = {
     "operators.implementation": Rule(kind="text", choices=("usual", "best"), required=False),
     "operators.back_to_back": Rule(kind="text", choices=("yes", "no"), required=False),
     "operators.heads": Rule(kind="text", choices=("divided", "padded"), required=False),
+    **{f"fit.{key}": Rule(kind="ratio", low=0, high=100) for key in ("work", "fixed", "exchanges", "error")},
+    "fit.host_time": Rule(kind=DURATION, low=0, high=1e12, required=False),
+    "fit.cases": _count(1),
     "memory.utilization": _SHARE,
     "memory.cache_share": _SHARE,
     "memory.free_share": _SHARE,
@@ -69,7 +72,7 @@ STACK_SCHEMA: Final = Schema(
     rules=RULES,
     names=("base", "name", "title", "aliases"),
     required_names=("name", "title"),
-    tables=("host", "launch", "scheduler", "cache", "shapes", "operators", "memory"),
+    tables=("host", "launch", "scheduler", "cache", "shapes", "memory"),
 )
 
 
@@ -84,6 +87,22 @@ class Sizes:
     rule: str
     smallest: int = 1
     sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Constants of a stack that were fitted on measurements (``trnsim calibrate``).
+
+    Factors of operators' work, of what each takes however small it is, and of exchanges; host time a step in
+    picoseconds, None: as the stack says; the mean absolute relative error of TPOT over ``cases`` that were left out.
+    """
+
+    work: float
+    fixed: float
+    exchanges: float
+    host_ps: int | None
+    cases: int
+    error: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +138,7 @@ class Stack:
     best_operators: bool
     back_to_back: bool
     pads_heads: bool
+    fit: Fit | None
     memory_utilization: float
     cache_share: float
     free_share: float
@@ -173,6 +193,20 @@ def _sizes(document: Document, key: str) -> Sizes:
     return Sizes(rule=rule, smallest=v.get(f"shapes.{key}_smallest", 1), sizes=sizes)
 
 
+def _fit(document: Document) -> Fit | None:
+    v = document.values
+    if "fit.work" not in v:
+        return None
+    return Fit(
+        work=v["fit.work"],
+        fixed=v["fit.fixed"],
+        exchanges=v["fit.exchanges"],
+        host_ps=v.get("fit.host_time"),
+        cases=v["fit.cases"],
+        error=v["fit.error"],
+    )
+
+
 def _stack(document: Document) -> Stack:
     v, names = document.values, document.names
     return Stack(
@@ -198,6 +232,7 @@ def _stack(document: Document) -> Stack:
         best_operators=v.get("operators.implementation") == "best",
         back_to_back=v.get("operators.back_to_back") == "yes",
         pads_heads=v.get("operators.heads") == "padded",
+        fit=_fit(document),
         memory_utilization=v["memory.utilization"],
         cache_share=v["memory.cache_share"],
         free_share=v["memory.free_share"],

@@ -149,7 +149,7 @@ class ServingCase:
         self.plan = plan
         self.system = system or load_system(plan.system)
         self.stack: Stack = load_stack(plan.stack or default_serving_stack(self.system))
-        self.fit = stack_fit(self.stack.name, plan, self.system.chip) if factors is None else None
+        self.fit = stack_fit(self.stack, plan, self.system.chip) if factors is None else None
         if self.fit is not None:
             factors = self.fit.factors
         elif factors is None and self.stack.back_to_back:

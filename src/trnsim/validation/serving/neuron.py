@@ -8,7 +8,7 @@ What rows omit is filled as ``subset.toml`` says; a server's batch goes before t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from trnsim.planner.serving import ServingCase, ServingPlan
 from trnsim.planner.serving_costs import Parts
 from trnsim.planner.training import ranks_per_chip
 from trnsim.serving import Step
-from trnsim.validation.serving.fit import AS_MEASURED, Floats, Point, solve
+from trnsim.validation.serving.fit import ONE_FACTOR, Point, null_predicted, predicted
 from trnsim.validation.serving.parts import null_parts, tpot_parts
 from trnsim.validation.serving.rules import FILL, SYSTEMS, stack_of
 from trnsim.workloads import Layout, load_model
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 # Ideal predictions may exceed measurements by this share.
 OVER = 0.10
-# Independent configurations of a stack from which one factor, and from which all constants are fitted.
-ONE_FACTOR, ALL_FACTORS = 3, 8
 
 
 @dataclass(frozen=True)
@@ -221,29 +219,8 @@ def _left_out(cases: Sequence[NeuronCase]) -> list[NeuronCase]:
         found.append(
             replace(
                 case,
-                left_out_ms=float(np.dot(fitted(others), _columns(case.point, len(others)))),
-                null_ms=float(np.dot(_null_fitted(others), _null_columns(case.point, len(others)))),
+                left_out_ms=predicted(case.point, others),
+                null_ms=null_predicted(case.point, others),
             )
         )
     return found
-
-
-def fitted(points: Sequence[Point]) -> Floats:
-    """Constants of a stack: of work, fixed times, exchanges and host time; of few points, one factor on all."""
-    return _solve(points, _columns, AS_MEASURED if len(points) >= ALL_FACTORS else (1.0,))
-
-
-def _null_fitted(points: Sequence[Point]) -> Floats:
-    return _solve(points, _null_columns, ())
-
-
-def _solve(points: Sequence[Point], columns: Callable[[Point, int], Sequence[float]], near: Sequence[float]) -> Floats:
-    return solve([columns(p, len(points)) for p in points], [p.measured_ms for p in points], near)
-
-
-def _columns(p: Point, count: int) -> Sequence[float]:
-    return p.parts if count >= ALL_FACTORS else (sum(p.parts[:3]),)
-
-
-def _null_columns(p: Point, count: int) -> Sequence[float]:
-    return p.null if count >= ALL_FACTORS else p.null[:1]

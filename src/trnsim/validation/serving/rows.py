@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +81,7 @@ class Counters:
         return self.read_bytes / (self.share * bytes_per_second) * 1e3
 
 
-def read_rows(path: str | Path) -> list[Row]:
+def read_rows(path: str | Path, columns: Sequence[str] = COLUMNS) -> list[Row]:
     """Rows of ``inference.csv`` or of the folder that has it.
 
     Raises:
@@ -90,18 +90,18 @@ def read_rows(path: str | Path) -> list[Row]:
     file = Path(path)
     file = file / FILE if file.is_dir() else file
     try:
-        with file.open(encoding="utf-8", newline="") as stream:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
-            missing = sorted(set(COLUMNS) - set(reader.fieldnames or ()))
+            missing = sorted(set(columns) - set(reader.fieldnames or ()))
             if missing:
-                raise InputError(f"{file} has no column {', '.join(missing)}", operand="data", limit=COLUMNS)
+                raise InputError(f"{file} has no column {', '.join(missing)}", operand="data", limit=columns)
             return [Row(values) for values in reader]
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
 
 
-def plan_of(row: Row) -> ServingPlan:
-    """The plan that a row is a run of.
+def plan_of(row: Row, stack: str = "") -> ServingPlan:
+    """The plan that a row is a run of; ``stack`` of the catalogue, "": that of its framework.
 
     Raises:
         TrnsimError: unknown model or format, or a layout that does not fit the model.
@@ -114,7 +114,7 @@ def plan_of(row: Row) -> ServingPlan:
     formats = shipped if as_shipped else weight_parts(format_, shipped)
     users, dp = row.count("batch_or_concurrency"), row.count("dp")
     expert_tp, ep = row.moe or (row.count("tp"), 1)
-    stack = stack_of(row)[1]
+    stack = stack or stack_of(row)[1]
     narrow = stack == "trtllm-gpu" and format_ != "bf16"
     layout = Layout(tp=row.count("tp"), dp=dp, pp=row.count("pp"))
     if model.mixture:
