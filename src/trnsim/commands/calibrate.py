@@ -40,7 +40,7 @@ def calibrate(
 
     Example: trnsim calibrate runs.csv --stack mine
     """
-    import datetime
+    import datetime as dt
     from dataclasses import replace
 
     from trnsim.commands.plan_serve import make_plan
@@ -64,7 +64,7 @@ def calibrate(
         refused += others
     found = calibration.calibrate(stack, measured, refused, ", ".join(file.name for file in files))
     target = out or Path(f"{stack}.toml")
-    write_text_atomic(target, found.toml(str(datetime.datetime.now(datetime.timezone.utc).date())))
+    write_text_atomic(target, found.toml(str(dt.datetime.now(dt.timezone.utc).date())))
     said(f"wrote {target}")
     if json is not None:
         write_json(to_json(found), json)

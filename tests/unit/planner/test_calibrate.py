@@ -54,8 +54,8 @@ def test_factors_are_found_again_and_used(tmp_path: Path, monkeypatch: pytest.Mo
     file = write(tmp_path / "runs.csv", rows(12))
     calibrate([file], stack="mine", json=str(tmp_path / "found.json"))
     summary = json.loads((tmp_path / "found.json").read_text())["summary"]
-    found = [summary[name] for name in ("work", "fixed", "exchanges", "host_ms")]
-    assert found == pytest.approx(TRUE, rel=0.25)  # drawn a little towards 1
+    # Fixed times and host time are alike for one model.
+    assert summary["work"] == pytest.approx(TRUE[0], rel=0.05)
     assert summary["error"] < 0.02 < summary["error_unfitted"]
     fit = load_stack(tmp_path / "mine.toml").fit
     assert fit is not None

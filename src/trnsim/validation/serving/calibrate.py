@@ -118,11 +118,7 @@ class Calibration:
             f"work = {fact(f'{work:.4f}')}",
             f"fixed = {fact(f'{fixed:.4f}')}",
             f"exchanges = {fact(f'{exchanges:.4f}')}",
-            *(
-                []
-                if self.host_ms is None
-                else [f"host_time = {fact(f'{chr(34)}{1e3 * self.host_ms:.1f} us{chr(34)}')}"]
-            ),
+            *host,
             f"cases = {fact(str(len(self.cases)))}",
             f"error = {fact(f'{self.error:.4f}')}",
         ]
