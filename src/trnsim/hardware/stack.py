@@ -63,6 +63,7 @@ RULES: Final[dict[str, Rule]] = {
     "memory.utilization": _SHARE,
     "memory.cache_share": _SHARE,
     "memory.free_share": _SHARE,
+    "memory.core": Rule(kind=SIZE, low=0, high=2**40, required=False),
     "memory.reserve": Rule(kind=SIZE, low=0, high=2**40),
     "memory.graph": Rule(kind=SIZE, low=0, high=2**40),
 }
@@ -110,8 +111,8 @@ class Stack:
     """A serving stack. Times in picoseconds, sizes in bytes of one rank's memory; ``facts`` has the provenance by key.
 
     ``memory_utilization``: share of memory that the stack uses; ``cache_share``: bound on the KV cache as a share of
-    that, and ``free_share`` as a share of what is left; ``reserve_bytes`` are kept beside it, and ``graph_bytes`` for
-    each compiled graph. ``best_operators``: of each operator, the implementation that takes least; ``back_to_back``:
+    that, and ``free_share`` as a share of what is left; ``reserve_bytes`` are kept beside it, ``core_bytes`` for each
+    physical core, and ``graph_bytes`` for each compiled graph. ``best_operators``: of each operator, the implementation that takes least; ``back_to_back``:
     what an operator takes however small it is (its first loads and last stores) is hidden behind its neighbours;
     ``pads_heads``: attention heads are padded to what the ranks divide.
     """
@@ -143,6 +144,7 @@ class Stack:
     cache_share: float
     free_share: float
     reserve_bytes: int
+    core_bytes: int
     graph_bytes: int
     path: str
     facts: Table[Fact]
@@ -152,10 +154,14 @@ class Stack:
         """Keys whose values no source gives."""
         return tuple(key for key, fact in self.facts.items() if fact.confidence == "assumed")
 
-    def cache_bytes(self, memory_bytes: int, used_bytes: int, graphs: int) -> int:
+    def kept_bytes(self, graphs: int, cores: int) -> int:
+        """Bytes that the runtime keeps of the memory of a rank of so many physical cores."""
+        return self.reserve_bytes + cores * self.core_bytes + graphs * self.graph_bytes
+
+    def cache_bytes(self, memory_bytes: int, used_bytes: int, graphs: int, cores: int = 1) -> int:
         """Bytes left for the KV cache in a rank's memory beside ``used_bytes`` and ``graphs`` graphs; below 0: none."""
         budget = memory_bytes * self.memory_utilization
-        left = budget - used_bytes - self.reserve_bytes - graphs * self.graph_bytes
+        left = budget - used_bytes - self.kept_bytes(graphs, cores)
         return int(min(left * self.free_share if left > 0 else left, budget * self.cache_share))
 
 
@@ -237,6 +243,7 @@ def _stack(document: Document) -> Stack:
         cache_share=v["memory.cache_share"],
         free_share=v["memory.free_share"],
         reserve_bytes=v["memory.reserve"],
+        core_bytes=v.get("memory.core", 0),
         graph_bytes=v["memory.graph"],
         path=str(document.path),
         facts=Table(document.facts),

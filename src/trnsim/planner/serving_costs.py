@@ -104,24 +104,29 @@ class StepCosts:
     """
 
     def __init__(
-        self, plan: ServingPlan, system: System | None = None, factors: Parts = _ONE, *, best: bool = False
+        self,
+        plan: ServingPlan,
+        system: System | None = None,
+        factors: Parts = _ONE,
+        *,
+        best: bool = False,
+        stage: int = 0,
     ) -> None:
-        """``factors``: of the stack, on operators and exchanges; ``best``: see ``implementations``.
+        """``factors``: of the stack, on operators and exchanges; ``best``: see ``implementations``; ``stage``: of the
+        pipeline, whose time alone it is.
 
         Raises:
             InputError: the layout does not fit the model or the system.
-            UnsupportedError: pipelines; formats that nothing is known of.
+            UnsupportedError: formats that nothing is known of.
         """
-        if plan.layout.pp > 1:
-            raise UnsupportedError("serving over a pipeline is not supported", operand="pp", value=plan.layout.pp)
-        self.plan, self.factors = plan, factors
+        self.plan, self.factors, self.stage = plan, factors, stage
         self.system = system or load_system(plan.system)
         chip = self.system.chip
         lnc = logical_cores(self.system, plan.lnc)
         names = implementations(self.system, plan.implementation, best=best)
         self._uses = [UseCosts(chip.name, name, lnc, casts_apart=False) for name in names]
         self._exchanges = ExchangeCosts(self.system, plan.lnc)
-        self._used = self._exchanges.used(plan.layout.tp * plan.layout.dp)
+        self._used = self._exchanges.used(plan.layout.tp * plan.layout.dp * plan.layout.pp)
         latent = [p for layer, _ in plan.model.kinds() for p in layer.parts if isinstance(p, LatentAttention)]
         self._latent_heads = latent[0].heads // plan.layout.tp if latent else 1
         self._bandwidth = chip.hbm.bytes_per_second / ranks_per_chip(self.system, plan.lnc) / 1e6
@@ -160,10 +165,10 @@ class StepCosts:
     def rest(self, tokens: int, rows: int) -> Parts:
         """All but attention over the cache, of ``tokens`` of which ``rows`` are sampled."""
         if tokens not in self._body:
-            step = prefill(self.plan.model, self.plan.layout, 1, tokens)
+            step = prefill(self.plan.model, self.plan.layout, 1, tokens, stage=self.stage)
             self._body[tokens] = self._time(i for i in step if i.where not in _HEAD and not _is_core(i.where))
         if rows not in self._heads:
-            step = decode(self.plan.model, self.plan.layout, rows, 1)
+            step = decode(self.plan.model, self.plan.layout, rows, 1, self.stage)
             self._heads[rows] = self._time(i for i in step if i.where in _HEAD)
         return self._body[tokens] + self._heads[rows]
 
@@ -171,7 +176,7 @@ class StepCosts:
         """Attention of a chunk of a prompt."""
         key = (tokens, before)
         if key not in self._chunks:
-            step = prefill(self.plan.model, self.plan.layout, 1, tokens, before)
+            step = prefill(self.plan.model, self.plan.layout, 1, tokens, before, self.stage)
             self._chunks[key] = self._time(i for i in step if _is_core(i.where))
         return self._chunks[key]
 
@@ -191,7 +196,9 @@ class StepCosts:
         if key not in self._decode:
             context = max(round(_FINE**knot), 1)
             plan = self.plan
-            step = decode(plan.model, plan.layout, sequences, context, new=tokens, cache_dtype=plan.cache_dtype)
+            step = decode(
+                plan.model, plan.layout, sequences, context, self.stage, new=tokens, cache_dtype=plan.cache_dtype
+            )
             self._decode[key] = self._time(i for i in step if _is_core(i.where)).total
         return self._decode[key]
 
