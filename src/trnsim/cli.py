@@ -20,6 +20,7 @@ from trnsim.commands import (
     diff,
     explain,
     fabric,
+    migrate,
     models,
     operators,
     plan,
@@ -165,6 +166,7 @@ fabric.register(app)
 collective.register(app)
 calibrate.register(app)
 compare.register(app)
+migrate.register(app)
 validate.register(validate_app)
 validate_instructions.register(validate_app)
 validate_collectives.register(validate_app)

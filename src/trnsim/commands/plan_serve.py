@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trnsim.commands.plan_train import IMPLEMENTATION
 from trnsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def serve(
     dtype: Annotated[str, typer.Option("--dtype", help="Of weights: shipped, bf16, fp8, mxfp4, nvfp4 ...")] = "shipped",
     kv_dtype: Annotated[str, typer.Option("--kv-dtype", help="Of keys and values: bf16, fp8.")] = "bf16",
     stack: Annotated[str, typer.Option("--stack", help="Serving stack; default: the chip's usual.")] = "",
-    implementation: Annotated[str, typer.Option("--implementation", help="Of operators: compiler, gpu.")] = "",
+    implementation: Annotated[str, typer.Option("--implementation", help=IMPLEMENTATION)] = "",
     lnc: Annotated[int | None, typer.Option("--lnc", help="Cores of a logical core; default: the chip's.")] = None,
     max_model_len: Annotated[
         int | None, typer.Option("--max-model-len", help="Tokens of a request at most; default: what the load needs.")
@@ -46,6 +47,9 @@ def serve(
     against: Annotated[
         str | None, typer.Option("--against", help="A system with a price, for the break-even price of one without.")
     ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="What if: PATH=VALUE of the chip, as for trnsim op. Repeat.")
+    ] = None,
     top: Annotated[int, typer.Option("--top", help="How many layouts to show.", min=1)] = 8,
     json: Annotated[str | None, typer.Option("--json", help="Write the plans to FILE, or - for output.")] = None,
 ) -> None:
@@ -57,6 +61,7 @@ def serve(
     Example: trnsim plan serve --model llama-3.3-70b --system trn2.48xlarge --concurrency 64 --isl 1024 --osl 1024
     """
     from trnsim.commands.plan_serve_report import Asked, report
+    from trnsim.hardware.whatif import systems_with
     from trnsim.planner.serving_search import Load, search
 
     if trace is not None and rate is not None:
@@ -64,6 +69,7 @@ def serve(
     if replicas is not None and chips is not None and tp is not None:
         raise InputError("--tp, --replicas and --chips: two of them say the third")
     longest = max_model_len or isl + osl
+    (system,) = systems_with([system], set_)
     wanted = make_plan(model, system, dtype, kv_dtype, longest, stack, implementation, lnc, max_num_seqs)
     load = Load(
         users=concurrency,

@@ -25,6 +25,10 @@ FORMATS = {
     "mxfp8": ("bfloat16", "mxfp8"),
     "nvfp4": ("bfloat16", "nvfp4"),
 }
+IMPLEMENTATION = (
+    "Of operators: gpu; compiler, kernel (our kernels), kernel-simulated (what is not known of them is simulated: "
+    "minutes at first), best (the faster of both for each operator). Default: gpu or compiler."
+)
 _SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
@@ -45,9 +49,7 @@ def train(
     zero: Annotated[int | None, typer.Option("--zero", help="0 to 3; default 1, or what is faster.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help=", ".join(FORMATS) + ".")] = "bf16",
     tokens: Annotated[str, typer.Option("--tokens", help="Of the whole run, such as 15T.")] = "1T",
-    implementation: Annotated[
-        str | None, typer.Option("--implementation", help="Of operators: compiler, gpu; default: the chip's.")
-    ] = None,
+    implementation: Annotated[str | None, typer.Option("--implementation", help=IMPLEMENTATION)] = None,
     stack: Annotated[str | None, typer.Option("--stack", help="Training stack; default: the chip's usual.")] = None,
     lnc: Annotated[int | None, typer.Option("--lnc", help="Cores of a logical core; default: the chip's.")] = None,
     top: Annotated[int, typer.Option("--top", help="How many layouts to show.", min=1)] = 10,
@@ -80,7 +82,7 @@ def train(
              "recompute": recompute, "zero": zero}  # fmt: skip
     fixed = {name: value for name in DEGREES if (value := given[name]) is not None}
     _check(fixed)
-    wanted = _wanted(model, system, chips, sequence, global_batch, fixed, dtype, implementation, stack, lnc, set_)
+    wanted = wanted_of(model, system, chips, sequence, global_batch, fixed, dtype, implementation, stack, lnc, set_)
     found = search(wanted, top)
     asked = Asked(
         tokens=parse_tokens(tokens), mtbf_hours=mtbf, checkpoint_seconds=checkpoint, restart_seconds=restart,
@@ -102,10 +104,15 @@ def _check(fixed: dict[str, int | str]) -> None:
         raise InputError("--zero is 0, 1, 2 or 3", operand="--zero", value=fixed["zero"])
 
 
-def _wanted(
+def wanted_of(
     model: str, system: str, chips: int, sequence: int, global_batch: int, fixed: dict[str, int | str], dtype: str,
     implementation: str | None, stack: str | None, lnc: int | None, settings: Sequence[str] | None,
 ) -> Wanted:  # fmt: skip
+    """What options ask to search for.
+
+    Raises:
+        InputError: unknown names or formats.
+    """
     from trnsim.planner.search import Wanted
     from trnsim.planner.stack import load_training_stack
     from trnsim.planner.training import default_stack
@@ -125,18 +132,10 @@ def _wanted(
 
 def changed_system(name: str, settings: Sequence[str] | None) -> System:
     """A system, with what ``--set`` changes of its chip."""
-    from dataclasses import replace
+    from trnsim.hardware import load_system
+    from trnsim.hardware.whatif import systems_with
 
-    from trnsim.hardware import load_chip, load_system
-
-    found = load_system(name)
-    if not settings:
-        return found
-    from trnsim.hardware.whatif import choose
-
-    chosen = choose(found.chip.name, settings)
-    assert chosen is not None
-    return replace(found, chip=load_chip(chosen))
+    return load_system(systems_with([name], settings)[0])
 
 
 def parse_tokens(text: str) -> float:

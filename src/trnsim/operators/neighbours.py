@@ -15,6 +15,7 @@ import numpy as np
 
 from trnsim.hardware import load_chip
 from trnsim.operators.packing import unpack
+from trnsim.operators.work import OPERATORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -54,7 +55,8 @@ class Neighbours:
         return float(np.exp(_carried(self.logs, np.log(self.ratios), self._place(sizes))))
 
     def _place(self, sizes: Mapping[str, Any]) -> Floats:
-        return np.log1p(np.array([float(sizes[name]) for name in self.names]))
+        found: Floats = np.log1p(np.array([float(sizes[name]) for name in self.names]))
+        return found
 
 
 def roofline_us(chip: str, cores: int, contract: Contract, problem: Problem) -> float:
@@ -68,14 +70,16 @@ def roofline_us(chip: str, cores: int, contract: Contract, problem: Problem) -> 
     return 1e6 * float(np.hypot(contract.flops(problem) / peak, contract.bytes(problem) / moved))
 
 
-def gather(
-    chip: str, cores: int, contract: Contract, problem: Problem, entries: Iterable[Entry]
-) -> Neighbours | None:
+def gather(chip: str, cores: int, contract: Contract, problem: Problem, entries: Iterable[Entry]) -> Neighbours | None:
     """The samples of an operator's shipped surfaces in a format, with the options asked for if there are any.
 
     None: there are none.
     """
+    entries = list(entries)
     held = [entry for entry in entries if entry.dtype == problem.dtype]
+    if not held and not (contract.name in OPERATORS and OPERATORS[contract.name].products):
+        # What only moves data takes as long for each byte.
+        held = entries
     same = [entry for entry in held if dict(entry.options) == dict(problem.options)]
     changed: tuple[str, ...] = ()
     if not same and held:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     Sizes = Mapping[str, Any]
 
-# What a simulation of a twentieth of a second or so may hold: TensorE's multiplications, and bytes. Kernels with loops of
-# small pieces (attention, experts) have far more instructions for as much.
+# What a simulation of a twentieth of a second or so may hold: TensorE's multiplications, and bytes. Kernels with loops
+# of small pieces (attention, experts) have far more instructions for as much.
 _SMALL_FLOPS, _SMALL_BYTES = 1600 * 2 * 128 * 128 * 512, 200 * 2 * 128 * 2048
 _QUICK = frozenset(
     ("matmul", "matmul_fp8", "rmsnorm", "layernorm", "rope", "elementwise", "gated_activation", "softmax")

@@ -17,23 +17,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trnsim.errors import InputError, UnsupportedError
-from trnsim.planner.pricing import Prices
+from trnsim.errors import InputError
+from trnsim.planner import many
 from trnsim.planner.stack import TrainingStack, load_training_stack
 from trnsim.planner.training import (
     TrainingEstimate,
     TrainingPlan,
     default_stack,
     estimate,
-    pieces_of,
     prices_of,
     ranks_per_chip,
-    step_line,
 )
 from trnsim.workloads.layout import RECOMPUTATION, Layout
 
 if TYPE_CHECKING:
     from trnsim.hardware.model import System
+    from trnsim.planner.pricing import Prices
     from trnsim.workloads.memory import Memory
     from trnsim.workloads.model import Model
 
@@ -110,34 +109,24 @@ def search(wanted: Wanted, top: int = 10) -> Found:
     """
     begin = time.perf_counter()
     system, stack, prices = _parts(wanted)
-    weights = np.append(stack.weights(system.chip), 1.0)
+    weights = stack.weights(system.chip)
     room = capacity(system, wanted.lnc)
     pruned: Counter[str] = Counter()
-    candidates: list[Candidate] = []
-    least: tuple[Layout, Memory] | None = None
-    unknown: UnsupportedError | None = None
-    for layout, order in layouts(wanted, pruned):
-        fits = False
-        for number, how in enumerate(order):
-            if fits:
-                # More recomputation than fits is never faster.
-                pruned["recompute more than they need to"] += len(order) - number
-                break
-            one = replace(layout, recompute=how)
-            memory = max(prices.memory(one, stack.reserve_bytes), key=lambda m: float(m.total))
-            if least is None or memory.total < least[1].total:
-                least = (one, memory)
-            if memory.total > room:
-                pruned["do not fit in memory"] += 1
-                continue
-            fits = True
-            try:
-                line, _ = step_line(pieces_of(prices, one), one, weights[:-1])
-            except UnsupportedError as error:
-                pruned["use an operator or exchange that nothing is known of"] += 1
-                unknown = error
-                continue
-            candidates.append(Candidate(one, float(line @ weights), float(memory.total)))
+    every = list(layouts(wanted, pruned))
+    fit, used, without, more, smallest = many.fitting(prices, every, _order(wanted), room, stack.reserve_bytes)
+    for reason, count in (("do not fit in memory", without), ("recompute more than they need to", more)):
+        if count:
+            pruned[reason] += count
+    told = many.steps(prices, fit, weights)
+    known = ~np.isnan(told.step_us)
+    if not known.all():
+        pruned["use an operator or exchange that nothing is known of"] += int((~known).sum())
+    candidates = [
+        Candidate(layout, step, size)
+        for layout, step, size in zip(fit, told.step_us.tolist(), used.tolist(), strict=True)
+        if step == step  # noqa: PLR0124 - not a number: not known
+    ]
+    least, unknown = _least(prices, smallest, stack.reserve_bytes), told.unknown
     if not candidates:
         if unknown is not None:
             raise unknown
@@ -178,15 +167,26 @@ def ranks_of(system: System, chips: int, lnc: int | None = None) -> int:
     return int(ranks)
 
 
-def layouts(wanted: Wanted, pruned: Counter[str]) -> Iterator[tuple[Layout, tuple[str, ...]]]:
-    """Layouts that the model allows, with the recomputations to try in order; counts what it does not."""
+def _least(prices: Prices, smallest: tuple[Layout, float] | None, reserve: float) -> tuple[Layout, Memory] | None:
+    """The layout that needs the least memory, and that of its fullest rank."""
+    if smallest is None:
+        return None
+    return smallest[0], max(prices.memory(smallest[0], reserve), key=lambda memory: float(memory.total))
+
+
+def _order(wanted: Wanted) -> tuple[str, ...]:
+    """Recomputations to try, the least first: more than fits is never faster."""
+    return (str(wanted.fixed["recompute"]),) if "recompute" in wanted.fixed else RECOMPUTATION
+
+
+def layouts(wanted: Wanted, pruned: Counter[str]) -> Iterator[Layout]:
+    """Layouts that the model allows, recomputation aside; counts what it does not."""
     model, fixed = wanted.model, wanted.fixed
     system = wanted.plan(wanted.base).on
     ranks = ranks_of(system, wanted.chips, wanted.lnc)
     near = int(min(ranks, system.chip_count * ranks_per_chip(system, wanted.lnc)))
     count = len(model.layers)
     experts = next((layer.experts.experts for layer in model.layers if layer.experts), 1)
-    order: tuple[str, ...] = (str(fixed["recompute"]),) if "recompute" in fixed else RECOMPUTATION
     for tp in _choices(fixed, "tp", _divisors(near)):
         for pp in _choices(fixed, "pp", _divisors(ranks // tp if ranks % tp == 0 else 1)):
             for cp in _choices(fixed, "cp", _powers(min(ranks, wanted.sequence))):
@@ -201,16 +201,16 @@ def layouts(wanted: Wanted, pruned: Counter[str]) -> Iterator[tuple[Layout, tupl
                     for ep in _choices(fixed, "ep", _powers(experts) if experts > 1 else [1]):
                         for size in _choices(fixed, "micro_batch", _MICRO_BATCHES):
                             for zero in _choices(fixed, "zero", [1, 3] if dp * cp > 1 and pp == 1 else [1]):
-                                made = replace(
+                                one = many.made(
                                     wanted.base, tp=tp, pp=pp, cp=cp, dp=dp, vpp=vpp, ep=ep, micro_batch=size,
                                     zero=zero, global_batch=wanted.global_batch,
                                 )  # fmt: skip
                                 try:
-                                    made.check(model, wanted.sequence)
+                                    one.check(model, wanted.sequence)
                                 except InputError:
                                     pruned["do not divide the model or the batch"] += 1
                                     continue
-                                yield made, order
+                                yield one
 
 
 def _choices(fixed: Mapping[str, int | str], name: str, otherwise: list[int] | tuple[int, ...]) -> list[int]:
@@ -254,10 +254,9 @@ def _smallest(wanted: Wanted) -> int | None:
         chips = chips * 2 if chips < system.chip_count else -(-chips // system.chip_count) * system.chip_count * 2
         if wanted.global_batch % 2 == 0 and chips > wanted.global_batch * system.chip_count * 64:
             return None
-        for layout, order in layouts(replace(wanted, chips=chips), Counter()):
-            one = replace(layout, recompute=order[-1])
-            if max(float(m.total) for m in prices.memory(one, stack.reserve_bytes)) <= room:
-                return chips
+        every = list(layouts(replace(wanted, chips=chips), Counter()))
+        if many.fitting(prices, every, _order(wanted)[-1:], room, stack.reserve_bytes)[0]:
+            return chips
     return None
 
 

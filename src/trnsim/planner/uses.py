@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 SUPPORT = ("calibrated", "interpolated", "extrapolated", "assumed", "what-if")
 IMPLEMENTATIONS = {"nvidia": ("gpu",), "neuron": ("compiler", "kernel")}
-# What may be asked for: these, and variants (``kernel_uses``): the best of each operator, and kernels whose missing sizes
-# are simulated.
+# What may be asked for: these, and variants (``kernel_uses``): the best of each operator, and kernels whose missing
+# sizes are simulated.
 CHOICES = {"nvidia": ("gpu", "best"), "neuron": ("compiler", "kernel", "kernel-simulated", "best")}
 # Formats of products by the name that costs have for them.
 _FORMATS = {"fp8": "float8", "nvfp4": "float4", "int8": "int8"}
 _WIDE = ("bfloat16", "float16", "float32")
+_Known = dict[tuple[Any, ...], tuple[float, str, str]]
 _Turn = Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]
 
 
@@ -70,7 +71,7 @@ class UseCosts:
             )  # fmt: skip
         self.chip, self.lnc, self._casts_apart = chip, lnc, casts_apart
         self._costs = _costs(chip, self.implementation, lnc)
-        self._known: dict[tuple[Any, ...], tuple[float, str, str]] = {}
+        self._known = _known(chip, self.implementation, lnc, casts_apart)
 
     def cost(self, use: Use) -> UseCost:
         """What a use takes.
@@ -138,7 +139,8 @@ def _indices(s: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 _MAYBE = frozenset(
     ("causal", "window", "residual", "scaled", "latent", "width", "with_lse", "bias", "contract", "inverse")
 )
-# Activations lie [tokens, width], weights [inputs, outputs]. A gradient of weights contracts tokens; one of inputs, outputs.
+# Activations lie [tokens, width], weights [inputs, outputs]. A gradient of weights contracts tokens; one of inputs,
+# outputs.
 _LIES = {
     "forward": {"contract_lhs": 1, "contract_rhs": 0},
     "input": {"contract_lhs": 1, "contract_rhs": 1},
@@ -153,6 +155,14 @@ _TURNS: dict[str, _Turn] = {
     "index_scores": _indices,
     "index_scores_backward": _indices,
 }
+
+
+@cache
+def _known(
+    _chip: str, _implementation: str, _lnc: int, _casts_apart: bool
+) -> dict[tuple[Any, ...], tuple[float, str, str]]:
+    """What was asked for: (microseconds, support, reason) by use. All plans of a process share it."""
+    return {}
 
 
 @cache
