@@ -15,6 +15,7 @@ import typer
 from trnsim.commands import (
     collective,
     common,
+    calibrate,
     compare,
     diff,
     explain,
@@ -163,6 +164,7 @@ models.register(app)
 plan.register(app)
 fabric.register(app)
 collective.register(app)
+calibrate.register(app)
 compare.register(app)
 migrate.register(app)
 validate.register(validate_app)

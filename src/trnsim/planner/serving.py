@@ -15,20 +15,24 @@ from trnsim.errors import InputError, UnsupportedError
 from trnsim.hardware import load_system
 from trnsim.hardware.stack import load_stack
 from trnsim.planner.economics import price_of
+from trnsim.planner.pricing import logical_cores
 from trnsim.planner.serving_costs import Parts, StepCosts
+from trnsim.planner.serving_padding import padded
+from trnsim.planner.serving_pipeline import DraftedCosts, PipelineCosts
 from trnsim.planner.serving_stack import stack_fit
 from trnsim.planner.training import ranks_per_chip
 from trnsim.planner.uses import worst
 from trnsim.serving.closed_form import SteadyState, steady_state
 from trnsim.serving.profile import replica_settings, static_shapes
 from trnsim.serving.system import Pool
-from trnsim.workloads.memory import Memory, serving_cache, serving_memory
+from trnsim.workloads import Layout
+from trnsim.workloads.memory import Memory, serving_cache, serving_memory, serving_weights
 
 if TYPE_CHECKING:
     from trnsim.hardware.model import Price, System
     from trnsim.hardware.stack import Stack
     from trnsim.serving.settings import ReplicaSettings, Speculation
-    from trnsim.workloads import Layout, Model
+    from trnsim.workloads import Model
 
 # Formats of --dtype by the names that users give them; "shipped" is how the model's weights are published.
 FORMATS = {"bf16": "bfloat16", "fp16": "float16", "fp8": "fp8", "mxfp8": "mxfp8", "mxfp4": "mxfp4", "nvfp4": "nvfp4",
@@ -57,13 +61,15 @@ class ServingPlan:
     """A model on replicas of a layout.
 
     Attributes:
-        layout: of one replica (``tp``, ``ep``); its ``dp`` is the number of replicas, which share experts where ``ep``
-            is more than ``tp``.
+        layout: of one replica (``tp``, ``pp``, ``ep``); its ``dp`` is the number of replicas, which share experts where
+            ``ep`` is more than ``tp`` (attention with data parallelism).
         formats: of stored weights by part (``default``, ``experts`` ...): what fills the memory and is multiplied.
         cache_dtype: of keys and values.
         max_model_len: tokens of a request at most.
         stack: of ``hardware/stacks``; "": the chip's usual. ``max_num_seqs``, ``max_num_batched_tokens``: None: the
             stack's.
+        speculation: drafts and their acceptance; ``draft``: the model that makes them, in 16 bits on the same ranks;
+            None: they cost nothing (a lookup in the prompt).
     """
 
     model: Model
@@ -78,6 +84,7 @@ class ServingPlan:
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     speculation: Speculation | None = None
+    draft: Model | None = None
 
     @property
     def replica_ranks(self) -> int:
@@ -148,10 +155,31 @@ class ServingCase:
         self.plan = plan
         self.system = system or load_system(plan.system)
         self.stack: Stack = load_stack(plan.stack or default_serving_stack(self.system))
-        self.fit = stack_fit(self.stack.name, plan, self.system.chip) if factors is None else None
+        self.fit = stack_fit(self.stack, plan, self.system.chip) if factors is None else None
         if self.fit is not None:
             factors = self.fit.factors
-        self.costs = StepCosts(plan, self.system, *(() if factors is None else (factors,)))
+        elif factors is None and self.stack.back_to_back:
+            factors = Parts(work=1.0, fixed=0.0, exchange=1.0)
+        # As it runs: heads padded where the stack pads them.
+        self.run = replace(plan, model=padded(plan.model, plan.layout.tp)) if self.stack.pads_heads else plan
+        self._given = () if factors is None else (factors,)
+        self.costs = self._costs()
+
+    def _costs(self) -> StepCosts | PipelineCosts | DraftedCosts:
+        plan, best = self.run, self.stack.best_operators
+        pp = plan.layout.pp
+        stages = [
+            StepCosts(plan, self.system, *self._given, best=best, stage=stage)
+            for stage in dict.fromkeys((0, pp // 2, pp - 1))
+        ]
+        found: StepCosts | PipelineCosts = stages[0] if pp == 1 else PipelineCosts(stages, pp)
+        if plan.draft is None or plan.speculation is None:
+            return found
+        tp = plan.layout.tp
+        model = padded(plan.draft, tp) if self.stack.pads_heads else plan.draft
+        small = replace(plan, model=model, layout=Layout(tp=tp), formats={"default": "bfloat16"}, draft=None)
+        draft = StepCosts(small, self.system, *self._given, best=best)
+        return DraftedCosts(found, draft, plan.speculation.length)
 
     @property
     def chips(self) -> float:
@@ -164,6 +192,11 @@ class ServingCase:
         return round(self.system.chip.hbm.capacity_bytes / ranks_per_chip(self.system, self.plan.lnc))
 
     @property
+    def cores(self) -> int:
+        """Physical cores of a rank; a GPU counts as one."""
+        return 1 if self.system.chip.core is None else logical_cores(self.system, self.plan.lnc)
+
+    @property
     def _prompt_tokens(self) -> int:
         """Tokens that pass the model at once at most."""
         plan, stack = self.plan, self.stack
@@ -173,8 +206,8 @@ class ServingCase:
     @cached_property
     def memory(self) -> Memory:
         """Of a rank, without a cache."""
-        plan, one = self.plan, self.plan.layout
-        return serving_memory(
+        plan, one = self.run, self.plan.layout
+        found = serving_memory(
             plan.model,
             plan.formats,
             tokens=1,
@@ -184,8 +217,13 @@ class ServingCase:
             tp=one.tp,
             ep=one.ep,
             expert_tp=one.expert_ranks,
+            pp=one.pp,
             reserve=0,
         )
+        if plan.draft is None:
+            return found
+        more = serving_weights(plan.draft, {"default": "bfloat16"}, one.tp)
+        return replace(found, weights=found.weights + more)
 
     @cached_property
     def _graphs(self) -> int:
@@ -203,7 +241,7 @@ class ServingCase:
         """
         plan, stack = self.plan, self.stack
         used = float(self.memory.weights + self.memory.activations)
-        room = stack.cache_bytes(self.rank_bytes, int(used), self._graphs)
+        room = stack.cache_bytes(self.rank_bytes, int(used), self._graphs, self.cores)
         if room <= 0:
             raise InputError(
                 f"{plan.model.name} does not fit: weights and activations of a rank take {used / 2**30:,.1f} GiB, "
@@ -214,7 +252,8 @@ class ServingCase:
 
     def slots(self, tokens: int) -> int:
         """Requests of ``tokens`` that a replica's cache holds."""
-        one = float(serving_cache(self.plan.model, tokens, 1, self.plan.cache_dtype, self.plan.layout.tp))
+        layout = self.plan.layout
+        one = float(serving_cache(self.run.model, tokens, 1, self.plan.cache_dtype, layout.tp)) / layout.pp
         return int(self.cache_bytes // one)
 
     @cached_property
@@ -224,19 +263,19 @@ class ServingCase:
         Raises:
             InputError: the weights leave no room for the cache; says by how much.
         """
-        plan, tp = self.plan, self.plan.layout.tp
+        plan, tp = self.run, self.plan.layout.tp
         elements = float(plan.model.cache_elements(plan.max_model_len, tp)) / plan.max_model_len
         found = replica_settings(
             self.stack,
             max_model_len=plan.max_model_len,
-            capacity_bytes=self.cache_bytes * tp,
+            capacity_bytes=self.cache_bytes * tp * plan.layout.pp,
             elements_per_token=elements * tp,
             dtype=plan.cache_dtype,
             max_num_seqs=plan.max_num_seqs,
             max_num_batched_tokens=plan.max_num_batched_tokens,
             speculation=plan.speculation,
         )
-        if self.fit is None:
+        if self.fit is None or self.fit.host_ms is None:
             return found
         # Fitted beside the device's time, whatever of it overlaps.
         host = replace(found.host, step_ps=round(self.fit.host_ms * 1e9), launch_ps=0, overlap="none")
@@ -263,13 +302,15 @@ class ServingCase:
         price = chip_price(self.system, price_type)
         power = self.system.chip.power
         assumed, fit = self.stack.assumed, self.fit
-        if fit is not None:
+        if fit is not None and fit.host_ms is not None:
             # Time is fitted; what is left decides on memory and batches.
             assumed = tuple(key for key in assumed if not key.startswith(("host.", "launch.")))
         why = (f"stack {self.stack.name}: {', '.join(assumed)} assumed",) if assumed else ()
         if fit is not None:
-            why = (f"stack {fit.stack} fitted on {fit.cases} published configurations ({fit.kind}, {fit.format})", *why)
-        reserve = self.stack.reserve_bytes + self._graphs * self.stack.graph_bytes
+            of = ", ".join(text for text in (fit.kind, fit.format, fit.generation) if text)
+            what = "configurations" if fit.host_ms is not None else "graphs"
+            why = (f"stack {fit.stack} fitted on {fit.cases} published {what}{f' ({of})' if of else ''}", *why)
+        reserve = self.stack.kept_bytes(self._graphs, self.cores)
         return ServingEstimate(
             plan=plan,
             state=state,
