@@ -14,7 +14,7 @@ from trnsim.workloads.memory import training_memory
 TOKENS, SEQUENCES = 512, 2
 KINDS = {"weight": "weights", "gradient": "gradients", "optimizer": "optimizer", "activation": "activations"}
 _GROUPED = {
-    "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 3, "num_attention_heads": 8,
+    "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 2, "num_attention_heads": 8,
     "num_key_value_heads": 2, "vocab_size": 4096, "head_dim": 64, "max_position_embeddings": 1024,
 }  # fmt: skip
 _EXPERTS = {"num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 256, "norm_topk_prob": True}
@@ -26,7 +26,7 @@ MODELS = {
     "MixtralForCausalLM": ("MixtralConfig", {**_GROUPED, "num_local_experts": 8, "sliding_window": None}),
     "GPT2LMHeadModel": (
         "GPT2Config",
-        {"n_embd": 512, "n_layer": 3, "n_head": 8, "vocab_size": 4096, "n_positions": 1024, "resid_pdrop": 0.0,
+        {"n_embd": 512, "n_layer": 2, "n_head": 8, "vocab_size": 4096, "n_positions": 1024, "resid_pdrop": 0.0,
          "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": None, "eos_token_id": None},
     ),
 }  # fmt: skip
@@ -114,7 +114,7 @@ def test_an_optimiser_and_a_cache_are_told_by_what_they_are():
 def test_a_share_is_what_one_rank_has():
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(**_GROUPED)
-    part = trnsim.torch.share(config, tp=4, pp=3)
+    part = trnsim.torch.share(config, tp=4, pp=2)
     assert (part.num_attention_heads, part.num_key_value_heads, part.head_dim) == (2, 1, 64)
     assert (part.intermediate_size, part.vocab_size, part.num_hidden_layers, part.hidden_size) == (384, 1024, 1, 512)
     with pytest.raises(trnsim.errors.InputError, match="num_attention_heads does not divide by 3"):
