@@ -96,7 +96,7 @@ def page(found):
         "",
         "Made by `scripts/torch_coverage.py`: calls of aten operators in two training steps with AdamW (2 x 128",
         "tokens) and in `generate` of 8 tokens after a prompt of 2 x 32, on trn2 in bf16, of small configurations of",
-        "classes of `transformers`. A call in a kernel is one that a region with a kernel's cost holds, alone or fused.",
+        "classes of `transformers`. A call in a kernel is one in a region with a kernel's cost, alone or fused.",
         "A call that fell back is priced as its bytes over HBM (device) or a round trip to the host, and stands in",
         "every report by name. Views cost nothing and are not counted.",
         "",
