@@ -10,7 +10,6 @@ import trnsim  # noqa: E402
 from trnsim import nki  # noqa: E402
 from trnsim import torch as chips  # noqa: E402
 from trnsim.errors import HardwareError, InputError, UnsupportedError  # noqa: E402
-from trnsim.frameworks.torch import nki_calls  # noqa: E402
 from trnsim.nki import isa as nisa  # noqa: E402
 from trnsim.nki import language as nl  # noqa: E402
 
@@ -190,7 +189,6 @@ def test_outside_of_a_chip_kernels_run_as_ever():
 
 @pytest.mark.filterwarnings("ignore")  # Dynamo warns of what it does itself
 def test_compiled_models_end_graphs_at_kernels():
-    nki_calls.end_graphs()
     net, x = made()
     right, _ = made(lambda a, b: 2 * (a + b))
     graphs = []
@@ -205,3 +203,18 @@ def test_compiled_models_end_graphs_at_kernels():
     torch.testing.assert_close(y, right(x))
     assert len(kernels(chip)) == 1
     assert graphs
+
+
+@pytest.mark.filterwarnings("ignore")  # Dynamo warns of what it does itself
+def test_compiled_models_without_a_chip_run_kernels_on_the_default_one():
+    net, x = made()
+    right, _ = made(lambda a, b: 2 * (a + b))
+    chip = chips.default_chip(chip="trn3", format="float32")
+    net.compile(backend="trnsim")
+    y = net(x)
+    y.sum().backward()
+    torch.testing.assert_close(y, right(x))
+    chip.report()
+    called = kernels(chip)
+    assert [c.operator for c in called] == ["nki.scaled_sum"] * 2
+    assert [c.phase for c in called] == ["forward", "backward"]
