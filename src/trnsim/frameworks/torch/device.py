@@ -182,6 +182,7 @@ class Chip(TorchDispatchMode):
             if not self._marking:
                 self.places.settle()
                 self.capture.mark(name)
+                self._name, self._ran = OTHER, False
                 self._show()
 
     def report(self) -> Report:
