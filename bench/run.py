@@ -1,7 +1,7 @@
 """Speed and memory, each against a peer or a limit measured in the same run.
 
 ``python bench/run.py [NAME ...]``; NAME is one of matmul, pallas, time_only, timing, start, instructions, serving,
-fabric. The SDK's kernels come from a local checkout named by ``TRNSIM_SDK``; parts that need it are skipped, visibly,
+fabric, torch. The SDK's kernels come from a local checkout named by ``TRNSIM_SDK``; parts that need it are skipped, visibly,
 without it.
 """
 
@@ -23,6 +23,7 @@ from fabric import bench_fabric
 from instructions import bench_instructions
 from large import bench_timing
 from serving import bench_serving
+from torch_models import bench_torch
 
 import trnsim
 
@@ -221,6 +222,7 @@ if __name__ == "__main__":
         "instructions": bench_instructions,
         "serving": lambda: bench_serving(row),
         "fabric": bench_fabric,
+        "torch": lambda: bench_torch(row),
     }
     unknown = set(sys.argv[1:]) - set(parts)
     if unknown:

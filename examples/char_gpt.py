@@ -27,11 +27,12 @@ from trnsim.units import format_time
 
 TEXT = Path(__file__).parent / "data" / "shakespeare.txt"
 CHIPS = ("trn1", "trn2", "trn3", "inf2")
+SYSTEMS = ("trn1.32xlarge", "trn2.48xlarge", "trn3-ultraserver-gen1", "inf2.48xlarge")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How one of the runs rounds: products in ``format``; weights and the optimiser's moments are kept in ``weights``."""
+    """How one of the runs rounds: products in ``format``, weights and the optimiser's moments as ``weights``."""
 
     name: str
     format: str
@@ -220,16 +221,31 @@ def main(argv=None):
 
 
 def step_times(formats, corpus, sizes, console):
-    """A table of the predicted time of a training step on one logical core of each chip."""
-    table = Table("format", *CHIPS, title="predicted time of a training step")
+    """Predicted times by chip: a training step on one logical core, and what data parallelism adds to it.
+
+    Inferentia2 trains too: it has the cores of Trainium and so takes the same time for a step. It has half of the links
+    to other chips, so that summing the gradients over an instance takes longer.
+    """
+    from trnsim.fabric.group import group
+    from trnsim.fabric.predict import predict
+    from trnsim.fabric.topology import topology
+
+    table = Table("", *CHIPS, title="predicted times")
     for variant in VARIANTS:
         if variant.name in formats:
-            times = []
-            for chip in CHIPS:
-                _, report = train_on(chip, variant, corpus, sizes, 2)
-                times.append(format_time(report.steps[-1].time_ps))
-            table.add_row(variant.name, *times)
+            reports = [train_on(chip, variant, corpus, sizes, 3)[1] for chip in CHIPS]
+            table.add_row(f"step, {variant.name}", *(format_time(r.step_times()[-1]) for r in reports))
+    for size, what in (
+        (4 * sum(p.numel() for p in new_model(sizes).parameters()), "of this model"),
+        (2**30, "of 1 GiB"),
+    ):
+        times = []
+        for system in SYSTEMS:
+            ranks = topology(system).rank_count
+            times.append(f"{format_time(predict(group(system, ranks), 'all_reduce', size).time_ps)} ({ranks} cores)")
+        table.add_row(f"sum of gradients {what}", *times)
     console.print(table)
+    console.print("Sums are over all logical cores of", ", ".join(SYSTEMS))
 
 
 if __name__ == "__main__":

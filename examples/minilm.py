@@ -113,7 +113,7 @@ def main(argv=None):
     table = Table("format", "cosine, lowest", "cosine, mean", "time of the batch", title=f"MiniLM on {options.chip}")
     for format in FORMATS:
         cosine, report = similarities(tokenizer, model, SENTENCES, options.chip, format)
-        table.add_row(format, f"{cosine.min():.6f}", f"{cosine.mean():.6f}", format_time(report.steps[-1].time_ps))
+        table.add_row(format, f"{cosine.min():.6f}", f"{cosine.mean():.6f}", format_time(report.step_times()[-1]))
         report.save(options.out / f"minilm_{format}.html")
     console.print(table)
     losses, report = fine_tune(tokenizer, model, options.chip, "bf16", options.steps)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from trnsim.frameworks.torch.backend import register, step
 from trnsim.frameworks.torch.device import Chip, OperatorError, autocast, current, device
 from trnsim.frameworks.torch.generate import Generation, generations
-from trnsim.frameworks.torch.nki_calls import install as _install
+from trnsim.frameworks.torch.nki_calls import end_graphs, install
 from trnsim.frameworks.torch.report import Report
-from trnsim.frameworks.torch.settings import default_chip, report
+from trnsim.frameworks.torch.settings import default_chip, report, running_chip
 from trnsim.frameworks.torch.shares import share
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ __all__ = [
 ]
 
 register()
-_install(current)
+install(running_chip)
+end_graphs()
 
 
 def __getattr__(name: str) -> Any:

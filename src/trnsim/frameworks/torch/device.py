@@ -30,6 +30,7 @@ from trnsim.frameworks.torch.generate import AROUND, OTHER, Caches, cache_of, te
 from trnsim.frameworks.torch.modules import Places
 from trnsim.frameworks.torch.pricing import Pricer
 from trnsim.frameworks.torch.report import Report
+from trnsim.frameworks.torch.reporting.progress import StepProgress
 from trnsim.hardware import load_chip
 from trnsim.operators.cost import OperatorCost
 
@@ -60,6 +61,7 @@ class Chip(TorchDispatchMode):
         implementation: str = "kernel",
         whole_device: bool = False,
         over: str = "",
+        progress: bool | int = False,
     ) -> None:
         super().__init__()
         loaded = load_chip(chip)
@@ -94,6 +96,8 @@ class Chip(TorchDispatchMode):
         self._graphs_ran: tuple[set[int], str] = (set(), "")
         self._caches, self._name, self._ran = Caches(), OTHER, False
         self._entered = ExitStack()
+        self._progress, self._shown = progress, 0
+        self._bar: StepProgress | None = None
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -108,6 +112,11 @@ class Chip(TorchDispatchMode):
 
             self.capture.canonical = canonical
         self.executor.forget()
+        if self._progress:
+            steps = None if self._progress is True else int(self._progress)
+            self._bar = StepProgress(f"{self.chip} {self.format}", steps)
+            self._bar.start()
+            self._entered.callback(self._bar.stop)
         self.places.enter()
         _active.append(self)
         super().__enter__()
@@ -164,10 +173,10 @@ class Chip(TorchDispatchMode):
         again = self._graphs_ran[1] == "backward" or graph in self._graphs_ran[0]
         if not self._marking and phase == "forward" and again:
             self.places.settle()
-            self.capture.mark()
-            self._check_memory()
+            self._ran = True
+            self._mark()
             self._graphs_ran[0].clear()
-        self._graphs_ran = (self._graphs_ran[0] | {graph}, phase)
+        self._graphs_ran, self._ran = (self._graphs_ran[0] | {graph}, phase), True
 
     def record_kernel(self, name: str, inputs: list[Any], outputs: list[Any], cost: OperatorCost) -> None:
         """A kernel of the user that has run on tensors, as one call ``nki.NAME`` with a known cost."""
@@ -192,6 +201,8 @@ class Chip(TorchDispatchMode):
             if not self._marking:
                 self.places.settle()
                 self.capture.mark(name)
+                self._name, self._ran = OTHER, False
+                self._show()
         self._check_memory()
 
     def report(self) -> Report:
@@ -226,6 +237,7 @@ class Chip(TorchDispatchMode):
     def _mark(self, *, check: bool = True) -> None:
         self.capture.mark(self._name if self._ran else AROUND)
         self._name, self._ran = OTHER, False
+        self._show()
         if check:
             self._check_memory()
 
@@ -240,6 +252,15 @@ class Chip(TorchDispatchMode):
         memory = self.accounts.memory(self.capacity_bytes, self.scope)
         graph = stream.steps[-1].graph
         step_fits(memory, stream, self.accounts.of(graph).ends_ps, self.accounts.starts_ps()[-1], graph)
+
+    def _show(self) -> None:
+        """Tell the bar of the steps that have ended."""
+        steps = self.capture.stream.steps
+        if self._bar is not None:
+            for number in range(self._shown, len(steps)):
+                if steps[number].name not in {SETUP, AROUND}:
+                    self._bar.step(self.accounts.step_ps(number))
+        self._shown = len(steps)
 
     def _before_model(self, new: bool) -> None:
         if new and not self._marking and not any(call.module for call in self.capture.calls):
@@ -304,6 +325,7 @@ def device(chip: str = "trn2", **options: Any) -> Chip:
         implementation: ``kernel`` or ``compiler``, whose costs are asked.
         whole_device: memory is the chip's; else the share of the logical core.
         over: what happens where memory does not suffice: ``raise``, or only ``report`` (the default of ``shape``).
+        progress: show a line with the steps that have ended; a number is how many there will be.
 
     Raises:
         InputError: no such chip, depth, format or logical core.

@@ -143,14 +143,14 @@ class _Refusing(torch.autograd.Function):
     """Results of a kernel that need a gradient, and have none."""
 
     @staticmethod
-    def forward(context: Any, made: Callable[[], Any], name: str, *tensors: Tensor) -> Any:
+    def forward(context: Any, made: Callable[[], Any], name: str, *tensors: Tensor) -> Any:  # noqa: ARG004
         context.name = name
         return made()
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Any:
+    def backward(context: Any, *gradients: Tensor) -> Any:  # noqa: ARG004
         raise UnsupportedError(
-            f"kernel {context.name} has no gradient: call it from a torch.autograd.Function whose backward computes it",
+            f"kernel {context.name} has no gradient: call it from a torch.autograd.Function that has a backward",
             instruction=context.name,
         )
 

@@ -17,6 +17,7 @@ from typing import Any
 from trnsim.errors import InputError, UnsupportedError
 from trnsim.frameworks.torch.uses import Used
 from trnsim.operators.cost import OperatorCost
+from trnsim.operators.store import cache_folder
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -68,6 +69,12 @@ class Price:
         )  # fmt: skip
 
 
+@cache
+def _known(chip: str, lnc: int, implementation: str, folder: str) -> tuple[dict[Any, Price], list[Any]]:
+    """Prices, and the costs behind once they are there, of one process; ``folder`` is that of the user's store."""
+    return {}, []
+
+
 class Pricer:
     """Costs on one logical core of ``lnc`` cores of ``chip``, remembered by use.
 
@@ -77,8 +84,8 @@ class Pricer:
 
     def __init__(self, chip: str, lnc: int, implementation: str = "kernel") -> None:
         self.chip, self.lnc, self.implementation = chip, lnc, implementation
-        self._known: dict[Any, Price] = {}
-        self._costs: Any = None
+        # What is known of a chip is known to all that run on it.
+        self._known, self._held = _known(chip, lnc, implementation, str(cache_folder()))
         self.simulated = 0
 
     def use(self, used: Used) -> Price:
@@ -105,22 +112,22 @@ class Pricer:
 
     def costs(self) -> Any:
         """The costs behind: ``KernelCosts`` or ``CompilerCosts``."""
-        if self._costs is None:
+        if not self._held:
             if self.implementation == "compiler":
                 from trnsim.operators.compiled import CompilerCosts
 
-                self._costs = CompilerCosts(self.chip, self.lnc)
+                self._held.append(CompilerCosts(self.chip, self.lnc))
             elif self.implementation == "kernel":
                 from trnsim.operators.kernel_costs import KernelCosts
                 from trnsim.operators.store import default_store
 
                 store, _ = default_store()
-                self._costs = KernelCosts(self.chip, self.lnc, store)
+                self._held.append(KernelCosts(self.chip, self.lnc, store))
             else:
                 raise InputError(
                     f"no implementation {self.implementation!r}", operand="implementation", limit=("kernel", "compiler")
                 )
-        return self._costs
+        return self._held[0]
 
     def _one(self, used: Used) -> Price:
         if used.operator == "chain":

@@ -141,6 +141,10 @@ class Report:
 
         write(self, path)
 
+    def step_times(self, name: str = "step") -> list[float]:
+        """Picoseconds of each step of a name, in order; ``prefill`` and ``decode`` are those of generation."""
+        return [step.time_ps for step in self.steps if step.name == name]
+
     def every_region(self) -> Iterator[tuple[RegionCost, int]]:
         """Regions of all graphs, each with how often it ran."""
         for regions, count in zip(self.regions, self.runs, strict=True):

@@ -32,6 +32,11 @@ def default_chip(**options: Any) -> Chip:
     return _default
 
 
+def running_chip() -> Chip | None:
+    """The chip that is entered, else the default one where compiled models have made one: kernels run on it."""
+    return current() or _default
+
+
 def report() -> Report:
     """The report of the chip that is entered, else of the default one."""
     return (current() or default_chip()).report()
