@@ -95,6 +95,7 @@ class Chip(TorchDispatchMode):
         self._fitted = 0
         self._graphs_ran: tuple[set[int], str] = (set(), "")
         self._caches, self._name, self._ran = Caches(), OTHER, False
+        self._fake: Any = None
         self._entered = ExitStack()
         self._progress, self._shown = progress, 0
         self._bar: StepProgress | None = None
@@ -105,7 +106,9 @@ class Chip(TorchDispatchMode):
 
     def __enter__(self) -> Chip:  # noqa: PYI034
         if self.depth == "shape":
-            fake = self._entered.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            if self._fake is None:
+                self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+            fake = self._entered.enter_context(self._fake)
 
             def canonical(tensor: torch.Tensor) -> torch.Tensor:
                 return tensor if isinstance(tensor, FakeTensor) else fake.from_tensor(tensor)
