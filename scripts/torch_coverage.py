@@ -2,7 +2,7 @@
 
     python scripts/torch_coverage.py            # writes the page
 
-Needs ``trnsim[torch,models]``; MiniLM's sizes without its weights, everything in the depth ``shape``.
+Needs ``trnsim[torch,models]``. Small random configurations: what falls back does not depend on sizes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Coverage:
         """Add a run."""
         for region, runs in report.every_region():
             if region.kind == "fallback":
-                self.fallbacks.update({name: runs for name in region.aten})
+                self.fallbacks.update(dict.fromkeys(region.aten, runs))
                 self.fallback_ps += region.time_ps * runs
             else:
                 self.kernels += len(region.aten) * runs
@@ -94,11 +94,11 @@ def page(found):
     lines = [
         "# Operators of PyTorch models: kernels and fallbacks",
         "",
-        "Made by `scripts/torch_coverage.py`: calls of aten operators in two training steps with AdamW (2 x 128 tokens) and in",
-        "`generate` of 8 tokens after a prompt of 2 x 32, on trn2 in bf16, of small configurations of classes of `transformers`.",
-        "A call in a kernel is one that a region with a kernel's cost holds, alone or fused. A call that fell back is priced as",
-        "its bytes over HBM (device) or a round trip to the host, and stands in every report by name. Views cost nothing and",
-        "are not counted.",
+        "Made by `scripts/torch_coverage.py`: calls of aten operators in two training steps with AdamW (2 x 128",
+        "tokens) and in `generate` of 8 tokens after a prompt of 2 x 32, on trn2 in bf16, of small configurations of",
+        "classes of `transformers`. A call in a kernel is one in a region with a kernel's cost, alone or fused.",
+        "A call that fell back is priced as its bytes over HBM (device) or a round trip to the host, and stands in",
+        "every report by name. Views cost nothing and are not counted.",
         "",
         "| model | calls in kernels | operators in kernels | calls that fell back | of the time |",
         "| --- | --- | --- | --- | --- |",

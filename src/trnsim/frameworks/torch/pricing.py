@@ -1,4 +1,4 @@
-"""What operators, pieces and regions take: costs of our kernels or of the compiler, and how they add up inside a region.
+"""What operators and regions take: costs of our kernels or of the compiler, and how they add up inside a region.
 
 Inside a region intermediate results stay in SBUF. Its products run one after the other, each as its kernel does; other
 work runs beside them on other engines. So a region takes as long as its products together, or as its busiest engine,
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from trnsim.errors import InputError, TrnsimError, UnsupportedError
+from trnsim.errors import InputError, UnsupportedError
+from trnsim.frameworks.torch.kept_prices import KeptPrices
 from trnsim.frameworks.torch.uses import Used
 from trnsim.operators.cost import OperatorCost
 from trnsim.operators.store import cache_folder
@@ -26,8 +27,20 @@ else:
 
 SUPPORT = ("calibrated", "interpolated", "extrapolated", "assumed", "what-if")
 _PRODUCTS = frozenset(
-    "matmul matmul_fp8 matmul_mx grouped_matmul gated_mlp mlp attention attention_backward decode_attention router".split()
+    (
+        "matmul",
+        "matmul_fp8",
+        "matmul_mx",
+        "grouped_matmul",
+        "gated_mlp",
+        "mlp",
+        "attention",
+        "attention_backward",
+        "decode_attention",
+        "router",
+    )
 )
+_WIDE = ("bfloat16", "float16", "float32")
 # A tensor of a chain as the element-wise kernel takes it, which its shipped surfaces have.
 _WIDTH = 4096
 # Contexts between which the time of decoding is taken as linear.
@@ -74,6 +87,9 @@ class Pricer:
         self.chip, self.lnc, self.implementation = chip, lnc, implementation
         # What is known of a chip is known to all that run on it.
         self._known, self._held = _known(chip, lnc, implementation, str(cache_folder()))
+        # A chip of the user's own file may change under its name.
+        plain = implementation == "kernel" and not Path(chip).exists()
+        self._kept = KeptPrices(cache_folder(), f"{chip} {lnc}", Price) if plain else None
         self.simulated = 0
 
     def use(self, used: Used) -> Price:
@@ -122,7 +138,7 @@ class Pricer:
             return self._chain(used.dtype, used.moved, used.work)
         if used.operator == "decode_attention" and used.sizes["context"] % _CONTEXT and self.implementation == "kernel":
             return self._between(used)
-        return self._asked(used.operator, used.dtype, dict(used.sizes))
+        return self._formatted(used)
 
     def _between(self, used: Used) -> Price:
         """Decoding at a context between two whole blocks: the time is linear there."""
@@ -134,9 +150,23 @@ class Pricer:
         share = (context - low) / (high - low)
         return combined([(first, 1 - share), (last, share)])
 
+    def _formatted(self, used: Used) -> Price:
+        """A product whose format this generation has no kernel for takes as long as one in 16 bits."""
+        if used.operator != "matmul" or self.implementation != "kernel" or used.dtype in _WIDE:
+            return self._asked(used.operator, used.dtype, dict(used.sizes))
+        costs = self.costs()
+        if used.dtype in costs.contract("matmul", used.dtype).dtypes[costs.generation]:
+            return self._asked(used.operator, used.dtype, dict(used.sizes))
+        found = self._asked("matmul", _WIDE[0], {**used.sizes, "contract_lhs": 1})
+        return replace(found, support="assumed", reason=f"no {used.dtype} kernel on {self.chip}: as {_WIDE[0]}")
+
     def _asked(self, operator: str, dtype: str, sizes: dict[str, Any]) -> Price:
         key = (operator, dtype, tuple(sizes.items()))
         found = self._known.get(key)
+        if found is None and self._kept is not None:
+            found = self._kept.get(repr(key))
+            if found is not None:
+                self._known[key] = found
         if found is None:
             costs = self.costs()
             try:
@@ -149,7 +179,14 @@ class Pricer:
                 cost.time_ps, cost.hbm_bytes, cost.flops, dict(cost.busy_ps), cost.support, cost.reason,
                 operator in _PRODUCTS,
             )  # fmt: skip
+            if self._kept is not None:
+                self._kept.put(repr(key), found)
         return found
+
+    def save(self) -> None:
+        """Keep what was found for other runs."""
+        if self._kept is not None:
+            self._kept.save()
 
     def _given(self, operator: str, sizes: dict[str, Any]) -> dict[str, Any]:
         """Sizes as the implementation takes them: the compiler's operators know no ``width`` of their own depth."""
@@ -231,4 +268,4 @@ def _host() -> dict[str, Any]:
         return tomllib.load(file)
 
 
-__all__ = ["Price", "Pricer", "TrnsimError", "combined", "together", "worst"]
+__all__ = ["Price", "Pricer", "combined", "together", "worst"]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from trnsim.errors import InputError
@@ -24,6 +25,7 @@ from trnsim.frameworks.torch.generate import DECODE, PREFILL
 from trnsim.frameworks.torch.report import Report
 from trnsim.serving import (
     CacheSettings,
+    HostSettings,
     Pool,
     ReplicaSettings,
     SchedulerSettings,
@@ -70,6 +72,7 @@ def serve(
     max_model_len: int | None = None,
     arrival_seconds: Sequence[float] | None = None,
     eos_token_id: int | None = None,
+    host: HostSettings | None = None,
     **options: Any,
 ) -> Served:
     """Serve ``prompts`` (token numbers) with a causal model of ``transformers`` on one logical core of ``chip``.
@@ -82,6 +85,7 @@ def serve(
         max_model_len: tokens of prompt and answer that a slot holds; None: as many as the longest request needs.
         arrival_seconds: when requests arrive, ascending; None: all at once.
         eos_token_id: an answer ends with this token; None: each is as long as was asked for.
+        host: what a step takes beside the chip's time; None: nothing.
         options: of ``trnsim.torch.device``.
 
     Raises:
@@ -122,6 +126,7 @@ def serve(
             max_model_len=longest,
             max_num_batched_tokens=longest,
         ),
+        host=host or HostSettings(),
         shapes=StaticShapes(prefill=buckets, decode_batch=(slots,), decode_context=buckets),
     )
     was_training = model.training
@@ -134,6 +139,12 @@ def serve(
         model.train(was_training)
     tokens = tuple(tuple(t[: int(n)]) for t, n in zip(runner.tokens, result.output_tokens, strict=True))
     return Served(tokens=tokens, result=result, report=entered.report())
+
+
+def _read(tokens: torch.Tensor) -> list[int]:
+    """Numbers that the host reads beside the chip's work; what that takes is the host's (``HostSettings``)."""
+    with _disable_current_modes():
+        return [int(token) for token in tokens.tolist()]
 
 
 @dataclass
@@ -239,7 +250,7 @@ class Runner:
             last = len(prompt) - 1
             inputs = torch.tensor([prompt + [0] * (padded - len(prompt))])
             token = self._next(inputs, torch.arange(padded)[None], None, torch.tensor([last]))
-        self.tokens[request].append(int(token[0]))
+        self.tokens[request].append(_read(token)[0])
         self._mark_cache()
         return self.chip.accounts.step_ps(len(self.chip.capture.stream.steps) - 1)
 
@@ -254,8 +265,9 @@ class Runner:
             place.positions = torch.tensor(positions)
             mask = torch.arange(context)[None] <= place.positions[:, None]
             token = self._next(torch.tensor(inputs)[:, None], place.positions[:, None], mask[:, None, None], 1)
+        read = _read(token)
         for request in requests:
-            self.tokens[request].append(int(token[self._slot[request]]))
+            self.tokens[request].append(read[self._slot[request]])
         return self.chip.accounts.step_ps(len(self.chip.capture.stream.steps) - 1)
 
     def _next(self, inputs: torch.Tensor, positions: torch.Tensor, mask: Any, keep: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Models of ``transformers`` on a simulated chip: numbers beside float64 and beside PyTorch's own in the same format."""
+"""Models of ``transformers`` on a simulated chip: numbers beside float64 and PyTorch's own in the same format."""
 
 from __future__ import annotations
 

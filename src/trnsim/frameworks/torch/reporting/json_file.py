@@ -22,7 +22,7 @@ EVERY_LEVEL = 1 << 20
 
 
 def report_json(report: Report) -> dict[str, Any]:
-    """The report as plain dicts and lists: times in picoseconds, sizes in bytes; docs/reference/torch-report.md."""
+    """The report as plain dicts and lists: times in picoseconds, sizes in bytes; docs/reference/torch_report.md."""
     memory = report.memory
     return {
         "schema": SCHEMA,

@@ -16,6 +16,7 @@ from trnsim.frameworks.torch.reporting.tables import (
     module_tree,
     operators,
     percent,
+    plain,
     rows,
     short_line,
     short_time,
@@ -246,10 +247,15 @@ def _holders(report: Report) -> str:
     if not largest:
         return "<p>Nothing.</p>"
     body = [
-        [escape(h.kind), escape(h.module), escape(h.operator), f"{h.count:,}", format_bytes(h.nbytes)] for h in largest
+        [escape(h.kind), _wrapped(h.module), _wrapped(plain(h.operator)), f"{h.count:,}", format_bytes(h.nbytes)]
+        for h in largest
     ]
     heads = [("kind", False), ("module", False), ("made by", False), ("tensors", True), ("size", True)]
     return _table(heads, body)
+
+
+def _wrapped(text: str) -> str:
+    return f'<td class="why">{escape(text)}</td>'
 
 
 def _fallbacks(report: Report) -> str:

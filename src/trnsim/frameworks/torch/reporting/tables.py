@@ -218,7 +218,12 @@ def operator_of(region: RegionCost) -> str:
     """What a region is listed as: its kind, and of a fallback the operator."""
     if region.kind != "fallback":
         return region.kind
-    return f"fallback {region.aten[0].removeprefix('aten.').removesuffix('.default')}"
+    return f"fallback {plain(region.aten[0])}"
+
+
+def plain(operator: str) -> str:
+    """``aten.mm.default`` as ``mm``."""
+    return operator.removeprefix("aten.").removesuffix(".default")
 
 
 def supports(report: Report) -> dict[str, float]:

@@ -15,6 +15,7 @@ from trnsim.frameworks.torch.reporting.tables import (
     module_tree,
     operators,
     percent,
+    plain,
     rows,
     short_line,
     short_time,
@@ -177,7 +178,7 @@ class _Page:
             for holder in largest[:HOLDER_ROWS]:
                 where = f" of {holder.module}" if holder.module else ""
                 times = f" ({holder.count:,} tensors)" if holder.count > 1 else ""
-                made = f", made by {holder.operator}" if holder.operator else ""
+                made = f", made by {plain(holder.operator)}" if holder.operator else ""
                 self._fact("", f"{format_bytes(holder.nbytes)}: {holder.kind}{where}{times}{made}")
 
     def fallbacks(self) -> None:
