@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from trnsim.errors import InputError
-from trnsim.frameworks.torch.capture import Capture, kinds
+from trnsim.frameworks.torch.capture import kinds
 from trnsim.frameworks.torch.device import Chip, current
 from trnsim.frameworks.torch.operators import kind
 from trnsim.frameworks.torch.settings import default_chip
@@ -164,7 +164,7 @@ def step(function: Callable[..., Any], *, compiled: bool = True, **options: Any)
 
     Args:
         function: such as one that computes a loss, calls ``backward`` and the optimiser's ``step``.
-        compiled: capture with ``torch.compile``; else (and in depth ``shape``) by dispatch, which gives the same stream.
+        compiled: capture with ``torch.compile``; else (and in depth ``shape``) by dispatch.
         options: those of ``trnsim.torch.device``, if no chip is entered; ``chip`` is its name.
 
     Returns:

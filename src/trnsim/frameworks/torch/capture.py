@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,8 @@ class Capture:
         self._kinds: list[Any] = []
         self.number = 0
         self.last = -1
+        self.canonical: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor
+        """The tensor that stands for one: without data, the fake of a real one."""
         self.live_bytes = 0
         self.peak_bytes = 0
         self._fresh: list[Storage] = []
@@ -90,6 +92,10 @@ class Capture:
     def storage(self, tensor: torch.Tensor, kind: str, module: str = "", operator: str = "", name: str = "") -> Storage:
         """The storage of a tensor; ``kind`` and the rest are of one that was not seen before."""
         return self._hold(tensor, kind, module, operator, name).storage
+
+    def storages(self) -> list[Storage]:
+        """All that were seen, those of the step that runs included."""
+        return [*self.stream.storages, *self._fresh]
 
     def call(
         self,
@@ -113,12 +119,10 @@ class Capture:
             changed += _tensors(args[place] if place < len(args) else kwargs.get(name))
         outputs: list[Value] = []
         if changed:
-            for tensor in changed:
-                outputs.append(self._written(tensor, index, module, schema.name))
+            outputs += [self._written(tensor, index, module, schema.name) for tensor in changed]
             known = {value.storage.id for value in outputs}
-            for tensor in _tensors(result):
-                if self._hold(tensor, "activation", module, schema.name).storage.id not in known:
-                    outputs.append(self._written(tensor, index, module, schema.name))
+            new = [t for t in _tensors(result) if self._new(t, known, module, schema.name)]
+            outputs += [self._written(tensor, index, module, schema.name) for tensor in new]
         else:
             there = {value.storage.id for value in inputs}
             made = [t for t in _tensors(result) if self._new(t, there, module, schema.name)]
@@ -169,9 +173,9 @@ class Capture:
         for call in self.calls:
             for value in call.inputs:
                 storage = value.storage
-                if value.producer < 0 and storage.kind == "activation" and storage.born < self.started:
-                    if value.dtype.startswith(("float", "bfloat")) and value.shape:
-                        storage.kind = "cache"
+                before = value.producer < 0 and storage.born < self.started
+                if before and storage.kind == "activation" and value.dtype in _FLOATS and value.shape:
+                    storage.kind = "cache"
             if call.name in _GROWS and call.inputs and call.inputs[0].kind == "cache":
                 for value in call.outputs:
                     value.storage.kind = "cache"
@@ -182,32 +186,26 @@ class Capture:
     def _signature(self) -> tuple[int, Any]:
         """What a graph does, but for the numbers of its values: operators, shapes, and which call made each input."""
         first: dict[int, int] = {}
-        shape = []
-        for call in self.calls:
-            shape.append(
-                (
-                    call.operator,
-                    call.module,
-                    call.phase,
-                    call.format,
-                    call.origin,
-                    tuple(
-                        [
-                            (
-                                v.shape,
-                                v.dtype,
-                                v.producer if v.producer >= 0 else -1 - first.setdefault(v.root, len(first)),
-                            )
-                            for v in call.inputs
-                        ]
-                    ),
-                    tuple([(v.shape, v.dtype) for v in call.outputs]),
-                )
+
+        def source(value: Value) -> int:
+            return value.producer if value.producer >= 0 else -1 - first.setdefault(value.root, len(first))
+
+        shape = [
+            (
+                call.operator,
+                call.module,
+                call.phase,
+                call.format,
+                call.origin,
+                tuple([(v.shape, v.dtype, source(v)) for v in call.inputs]),
+                tuple([(v.shape, v.dtype) for v in call.outputs]),
             )
+            for call in self.calls
+        ]
         return hash(tuple(shape)), shape
 
     def _hold(self, tensor: torch.Tensor, kind: str, module: str, operator: str, name: str = "") -> _Held:
-        memory = tensor.untyped_storage()
+        memory = self.canonical(tensor).untyped_storage()
         key = memory._cdata
         held = self._held.get(key)
         if held is None:
@@ -276,6 +274,7 @@ def _tensors(result: Any) -> list[torch.Tensor]:
     return []
 
 
+_FLOATS = frozenset(("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"))
 # What puts something into a cache, or makes a longer one.
 _GROWS = frozenset(("cat", "copy_", "index_copy", "index_copy_", "slice_scatter", "index_put_"))
 _inside: dict[Any, bool] = {}

@@ -11,12 +11,18 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trnsim.errors import InputError, TrnsimError, UnsupportedError
 from trnsim.frameworks.torch import formats
 from trnsim.frameworks.torch.accounts import SETUP, Accounts
+from trnsim.frameworks.torch.capacity import OVER, step_fits, weights_fit
 from trnsim.frameworks.torch.capture import Capture, Schema, _tensors, dtype_name, kinds
 from trnsim.frameworks.torch.executor import Executor, make_executor
 from trnsim.frameworks.torch.formats import Policy
@@ -54,6 +60,7 @@ class Chip(TorchDispatchMode):
         seed: int = 0,
         implementation: str = "kernel",
         whole_device: bool = False,
+        over: str = "",
         progress: bool | int = False,
     ) -> None:
         super().__init__()
@@ -73,6 +80,9 @@ class Chip(TorchDispatchMode):
         self.executor: Executor = make_executor(
             depth, chip, self.lnc, format, stochastic_rounding=stochastic_rounding, seed=seed
         )
+        self.over = over or ("report" if depth == "shape" else "raise")
+        if self.over not in OVER:
+            raise InputError(f"no {over!r}", operand="over", value=over, limit=OVER)
         self.capture = Capture()
         self.places = Places(self.capture, self._before_model, self._after_model, self._after_update)
         self.accounts = Accounts(self.capture.stream, Pricer(chip, self.lnc, implementation))
@@ -82,8 +92,10 @@ class Chip(TorchDispatchMode):
         self._schemas: dict[Any, Schema] = {}
         self._marking = 0
         self._pending = False
+        self._fitted = 0
         self._graphs_ran: tuple[set[int], str] = (set(), "")
         self._caches, self._name, self._ran = Caches(), OTHER, False
+        self._fake: Any = None
         self._entered = ExitStack()
         self._progress, self._shown = progress, 0
         self._bar: StepProgress | None = None
@@ -94,7 +106,14 @@ class Chip(TorchDispatchMode):
 
     def __enter__(self) -> Chip:  # noqa: PYI034
         if self.depth == "shape":
-            self._entered.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            if self._fake is None:
+                self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+            fake = self._entered.enter_context(self._fake)
+
+            def canonical(tensor: torch.Tensor) -> torch.Tensor:
+                return tensor if isinstance(tensor, FakeTensor) else fake.from_tensor(tensor)
+
+            self.capture.canonical = canonical
         self.executor.forget()
         if self._progress:
             steps = None if self._progress is True else int(self._progress)
@@ -127,8 +146,10 @@ class Chip(TorchDispatchMode):
         _active.remove(self)
         self.places.leave()
         self.places.settle()
-        self._mark()
-        self._entered.close()
+        try:
+            self._mark(check=kind is None)
+        finally:
+            self._entered.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -152,7 +173,8 @@ class Chip(TorchDispatchMode):
 
     def before_graph(self, phase: str, graph: int) -> None:
         """A compiled graph is about to run: outside of ``step``, one that runs again after others begins a step."""
-        if not self._marking and phase == "forward" and (self._graphs_ran[1] == "backward" or graph in self._graphs_ran[0]):
+        again = self._graphs_ran[1] == "backward" or graph in self._graphs_ran[0]
+        if not self._marking and phase == "forward" and again:
             self.places.settle()
             self._ran = True
             self._mark()
@@ -184,6 +206,7 @@ class Chip(TorchDispatchMode):
                 self.capture.mark(name)
                 self._name, self._ran = OTHER, False
                 self._show()
+        self._check_memory()
 
     def report(self) -> Report:
         """Times, memory and fallbacks of all that has run so far. A step that runs outside of ``step`` ends here."""
@@ -214,10 +237,24 @@ class Chip(TorchDispatchMode):
         """Simulated time of all steps that have ended."""
         return sum(self.accounts.step_ps(number) for number in range(len(self.capture.stream.steps)))
 
-    def _mark(self) -> None:
+    def _mark(self, *, check: bool = True) -> None:
         self.capture.mark(self._name if self._ran else AROUND)
         self._name, self._ran = OTHER, False
         self._show()
+        if check:
+            self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Whether the step that has just ended fits, if what PyTorch held is so much that it might not."""
+        stream, capture = self.capture.stream, self.capture
+        if self.over == "report" or not stream.steps or capture.peak_bytes <= self.capacity_bytes:
+            return
+        if len(stream.graphs) == self._fitted:
+            return
+        self._fitted = len(stream.graphs)
+        memory = self.accounts.memory(self.capacity_bytes, self.scope)
+        graph = stream.steps[-1].graph
+        step_fits(memory, stream, self.accounts.of(graph).ends_ps, self.accounts.starts_ps()[-1], graph)
 
     def _show(self) -> None:
         """Tell the bar of the steps that have ended."""
@@ -231,6 +268,8 @@ class Chip(TorchDispatchMode):
     def _before_model(self, new: bool) -> None:
         if new and not self._marking and not any(call.module for call in self.capture.calls):
             self.capture.mark(SETUP)
+        if new and self.over == "raise":
+            weights_fit(self.capture.storages(), self.capacity_bytes, self.scope)
         if not self._marking and not torch.is_grad_enabled() and self._pending:
             self._mark()
         self._pending, self._ran = not torch.is_grad_enabled(), True
@@ -288,6 +327,7 @@ def device(chip: str = "trn2", **options: Any) -> Chip:
         stochastic_rounding: of weights and updates; ``seed`` of it.
         implementation: ``kernel`` or ``compiler``, whose costs are asked.
         whole_device: memory is the chip's; else the share of the logical core.
+        over: what happens where memory does not suffice: ``raise``, or only ``report`` (the default of ``shape``).
         progress: show a line with the steps that have ended; a number is how many there will be.
 
     Raises:

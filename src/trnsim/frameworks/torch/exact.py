@@ -22,7 +22,7 @@ from trnsim.errors import InputError, TrnsimError
 from trnsim.frameworks.torch import formats
 from trnsim.frameworks.torch.chains import Unmatched
 from trnsim.frameworks.torch.exact_calls import CALLS, foreach
-from trnsim.frameworks.torch.fast import FastExecutor, _meta, _tensors
+from trnsim.frameworks.torch.fast import FastExecutor, _meta, _tensors, result_dtypes
 from trnsim.frameworks.torch.formats import LOW, Policy, Tensor
 from trnsim.frameworks.torch.plans import FOREIGN, MOVE, Plan, plan_of
 from trnsim.hardware import load_chip
@@ -115,7 +115,7 @@ class ExactExecutor:
             return None, str(error).splitlines()[0] or type(error).__name__
         if plan.writes:
             return self._written(plan, args, kwargs, made), ""
-        like = func(*map(_meta, args), **{k: _meta(v) for k, v in kwargs.items()})
+        like = _like(func, args, kwargs, made)
         if isinstance(like, torch.Tensor):
             return as_tensor(made, like), ""
         results = [None if t is None else as_tensor(m, t) for m, t in zip(made, like, strict=True)]
@@ -160,6 +160,17 @@ class ExactExecutor:
     def noted(self, tensor: Tensor) -> Any:
         """What a call left in ``pending`` when it made a tensor, its last result; None: nothing."""
         return self._notes.get(tensor.untyped_storage()._cdata, (None, None))[0]
+
+
+def _like(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any) -> Any:
+    """What the call returns, without data; where PyTorch has no rule for that, as a contiguous result would be."""
+    try:
+        return func(*map(_meta, args), **{k: _meta(v) for k, v in kwargs.items()})
+    except (NotImplementedError, RuntimeError):
+        dtypes = result_dtypes(func, args, kwargs)
+        if not isinstance(dtypes, tuple):
+            return torch.empty(made.shape, dtype=dtypes, device="meta")
+        return tuple(torch.empty(m.shape, dtype=d, device="meta") for m, d in zip(made, dtypes, strict=True))
 
 
 def _large(tensor: Tensor) -> bool:

@@ -19,6 +19,8 @@ from trnsim.kernels.attention_backward import attention_backward
 from trnsim.kernels.cross_entropy import cross_entropy
 from trnsim.kernels.elementwise import activation_backward
 from trnsim.kernels.embedding import embedding, embedding_backward
+from trnsim.kernels.grouped_gradient import grouped_weight_gradient
+from trnsim.kernels.grouped_matmul import grouped_matmul
 from trnsim.kernels.layernorm import layernorm, layernorm_backward
 from trnsim.kernels.matmul_fp8 import matmul_fp8
 from trnsim.kernels.matmul_mx import matmul_mx
@@ -138,6 +140,23 @@ def _mv(x: ExactExecutor, plan: Plan, args: Any, kwargs: Any) -> Array:
     return _matrices(x, matrix, vector.reshape(-1, 1), _out(matrix), layer=False)
 
 
+def _grouped_mm(x: ExactExecutor, plan: Plan, args: Any, kwargs: Any) -> Array:
+    """Rows of each expert times its matrix, or, of two matrices, the gradient of the experts' matrices."""
+    a, b, ends = (*args, *(kwargs.get(name) for name in ("offs",)[len(args) - 2 :]))[:3]
+    _require(not x.policy.narrow, "experts in 8 bits")
+    _require(ends is not None and a.dim() == 2, "groups of the second operand")
+    _require(kwargs.get("bias") is None and len(args) < 4, "a bias")
+    kind = x.policy.product(a.dtype)
+    offsets = np.concatenate([[0], ends.numpy()]).astype(np.int32)[None]
+    tokens = a.shape[0] if b.dim() == 3 else a.shape[1]
+    _require(int(offsets[0, -1]) == tokens, "tokens of no expert")
+    if b.dim() == 2:
+        return x.launch(grouped_weight_gradient, x.operand(a.t(), kind), x.operand(b, kind), offsets)
+    flat = b.stride(1) == 1 and b.stride(2) != 1
+    weights = x.operand(b.transpose(1, 2) if flat else b, kind)
+    return x.launch(grouped_matmul, x.operand(a, kind), weights, offsets, contract_w=1 if flat else 0)
+
+
 # -- attention ---------------------------------------------------------------------------------------------------------
 
 
@@ -152,19 +171,37 @@ def _scale_of(q: Tensor, scale: Any) -> float:
     return float(q.shape[-1] ** -0.5 if scale is None else scale)
 
 
+def _seen(q: Tensor, k: Tensor, causal: bool, mask: Any) -> dict[str, Any]:
+    """Which keys a query sees, as the kernel is told: all, or those up to its own place."""
+    if mask is None:
+        return {"causal": causal}
+    allowed = mask if mask.dtype is torch.bool else mask == 0
+    _require(not causal, "a mask besides the causal one")
+    _require(mask.dtype is torch.bool or bool((mask[~allowed] <= -1e30).all()), "a mask that adds to scores")
+    queries, keys = q.shape[2], k.shape[2]
+    rows = allowed.expand(*allowed.shape[:-2], queries, keys).reshape(-1, queries, keys)
+    if bool(rows.all()):
+        return {"causal": False}
+    first = int(rows[0, 0].sum()) - 1
+    _require(first >= 0, "a query that sees no key")
+    steps = torch.ones(queries, keys, dtype=torch.bool).tril(first)
+    _require(bool((rows == steps).all()), "a mask that is no causal one")
+    return {"causal": True, "first_query": first}
+
+
 def _attention(x: ExactExecutor, plan: Plan, args: Any, kwargs: Any) -> Array:
     q, k, v = args[:3]
     dropout, causal = args[3] if len(args) > 3 else 0.0, args[4] if len(args) > 4 else False
     _require(not dropout, "dropout")
-    _require(kwargs.get("attn_mask") is None, "a mask that is no causal one")
+    seen = _seen(q, k, bool(causal), kwargs.get("attn_mask"))
     result, logs = x.launch(
         attention,
         _heads(x, q, turned=True),
         _heads(x, k, turned=True),
         _heads(x, v, turned=False),
         scale=_scale_of(q, kwargs.get("scale")),
-        causal=bool(causal),
         with_lse=True,
+        **seen,
     )
     return result, logs
 
@@ -172,7 +209,7 @@ def _attention(x: ExactExecutor, plan: Plan, args: Any, kwargs: Any) -> Array:
 def _attention_backward(x: ExactExecutor, plan: Plan, args: Any, kwargs: Any) -> Array:
     dy, q, k, v, result, logs, dropout, causal = args[:8]
     _require(not dropout, "dropout")
-    _require(kwargs.get("attn_mask") is None, "a mask that is no causal one")
+    seen = _seen(q, k, bool(causal), kwargs.get("attn_mask"))
     dq, dk, dv = x.launch(
         attention_backward,
         _heads(x, q, turned=True),
@@ -182,7 +219,7 @@ def _attention_backward(x: ExactExecutor, plan: Plan, args: Any, kwargs: Any) ->
         x.operand(logs.reshape(-1, logs.shape[-1])),
         _heads(x, dy, turned=False),
         scale=_scale_of(q, kwargs.get("scale")),
-        causal=bool(causal),
+        **seen,
     )
     return dq, dk, dv
 
@@ -293,9 +330,13 @@ def _columns(values: Array, rows: Array) -> Array:
 
 def _embedding_backward(x: ExactExecutor, plan: Plan, args: Any, kwargs: Any) -> Array:
     dy, numbers, rows, padding, by_frequency = args
-    _require(padding < 0 and not by_frequency, "padding_idx or scale_grad_by_freq")
-    flat = numbers.reshape(-1).to(torch.int32).numpy()
-    return x.launch(embedding_backward, _rows(x, dy), flat, int(rows))
+    _require(not by_frequency, "scale_grad_by_freq")
+    flat, gradient = numbers.reshape(-1).to(torch.int32).numpy(), _rows(x, dy)
+    if padding >= 0:  # tokens that have no gradient
+        kept = flat != padding
+        flat, gradient = flat[kept], np.ascontiguousarray(gradient[kept])
+    _require(flat.size > 0, "no tokens")
+    return x.launch(embedding_backward, gradient, flat, int(rows))
 
 
 def _embedding(x: ExactExecutor, plan: Plan, args: Any, kwargs: Any) -> Array:
@@ -419,6 +460,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "addmm": _addmm,
     "bmm": _bmm,
     "mv": _mv,
+    "_grouped_mm": _grouped_mm,
     "baddbmm": _baddbmm,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,

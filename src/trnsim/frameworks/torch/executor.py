@@ -43,9 +43,9 @@ class ShapeExecutor:
 def _grouped(left: Any, right: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
     """Rows of each group by the matrix of the group; of two matrices, the groups are parts of the contraction."""
     groups = right.shape[0] if right.dim() == 3 else offs.shape[0]
-    shape = (left.shape[0], right.shape[-1])
+    shape = [left.shape[0], right.shape[-1]]
     if left.dim() == right.dim():
-        shape = (groups, left.shape[-2], right.shape[-1])
+        shape = [groups, left.shape[-2], right.shape[-1]]
     return left.new_empty(shape, dtype=out_dtype or left.dtype)
 
 

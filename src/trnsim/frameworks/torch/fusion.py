@@ -80,7 +80,7 @@ class _Joining:
             if piece.kind in ("rmsnorm", "layernorm"):
                 self._after_norm(piece)
         for piece in self._pieces.all:
-            if piece.kind != "elementwise" and piece.kind != "optimizer":
+            if piece.kind not in ("elementwise", "optimizer"):
                 self._after(piece)
         return list({id(r): r for r in self._of.values()}.values())
 
@@ -96,7 +96,7 @@ class _Joining:
         self._join("gated_mlp" if gate(activation) else "mlp", [*into, activation, after[0]])
 
     def _after_norm(self, norm: Piece) -> None:
-        readers = [p for p in self._read_by(norm) if p.kind == "product" or p.kind == "router"]
+        readers = [p for p in self._read_by(norm) if p.kind in ("product", "router")]
         regions = {id(self._of[id(p)]): self._of[id(p)] for p in readers}
         if not regions:
             return

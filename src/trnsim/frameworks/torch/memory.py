@@ -1,8 +1,8 @@
 """HBM over time, from when storages come and go.
 
-A value that only its own region reads stays in SBUF and takes no HBM. So does one that the backward pass needs where the
-kernel of the gradient computes it again (norms, activations, attention): then what it is computed from is kept instead,
-until that gradient is done. Everything else is there from the call that makes it until PyTorch lets go of it.
+A value that only its own region reads stays in SBUF and takes no HBM. So does one that the backward pass needs where
+the kernel of the gradient computes it again (norms, activations, attention): then what it is computed from is kept
+instead, until that gradient is done. Everything else is there from the call that makes it until PyTorch lets it go.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trnsim.frameworks.torch.stream import KINDS, Graph, Storage, Stream
 
 # Pieces whose gradient computes again what is inside.
 _AGAIN = frozenset(
-    "rmsnorm layernorm elementwise rope attention cross_entropy softmax log_softmax".split()
+    ["rmsnorm", "layernorm", "elementwise", "rope", "attention", "cross_entropy", "softmax", "log_softmax"]
 )  # fmt: skip
 _POINTS = 256  # of the curve of a step, at most
 
@@ -68,7 +68,7 @@ def lives(graph: Graph, regions: Iterable[Region], pieces: Pieces) -> Lives:
             until = last_of.get(id(own), call.index)
             for value in outside(own.calls)[0]:
                 number = value.storage.id
-                found.longer[number] = max(found.longer.get(number, 0), until)
+                found.longer[number] = max(found.longer.get(number, 0), until + 1)
     for number, storage in written.items():
         within = storage.born >= graph.first and storage.died is not None and storage.died <= end
         if within and number not in outlives:

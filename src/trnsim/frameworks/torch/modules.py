@@ -101,8 +101,8 @@ class Places:
         self._roots.add(root)
         for name, module in root.named_modules():
             self._names[id(module)] = name.replace("_orig_mod.", "").replace("_orig_mod", "") or type(root).__name__
-        for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
-            name = name.replace("_orig_mod.", "")
+        for path, tensor in [*root.named_parameters(), *root.named_buffers()]:
+            name = path.replace("_orig_mod.", "")
             module, _, _ = name.rpartition(".")
             storage = self._capture.storage(tensor, "weight", module, "", name)
             storage.kind, storage.name, storage.module = "weight", name, module

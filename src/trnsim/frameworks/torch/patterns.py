@@ -1,8 +1,8 @@
 """What the calls of a graph are together: attention, norms, rotary embeddings, losses, chains of element-wise work.
 
-Patterns are found on the dataflow: an anchor (the softmax of an attention, the ``rsqrt`` of a norm) and what leads to it
-and from it. A *piece* is the calls of one pattern. A call of the backward pass belongs to the piece that computes the
-gradient of the piece of its ``origin``. What is in no pattern is a chain of element-wise calls, or a piece of its own.
+Patterns are found on the dataflow: an anchor (the softmax of an attention, the ``rsqrt`` of a norm) and what leads to
+it and from it. A *piece* is the calls of one pattern. A call of the backward pass belongs to the piece that computes
+the gradient of the piece of its ``origin``. What is in no pattern is a chain of element-wise calls, or a piece alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from trnsim.frameworks.torch.operators import RANDOM, kind, plain
 from trnsim.frameworks.torch.stream import Call, Graph, Value
+from trnsim.frameworks.torch.updates import by_layer
 
 # Kinds of calls that stay in SBUF with what they follow.
 LIGHT = frozenset(("elementwise", "move", "reduction"))
@@ -23,7 +24,8 @@ _NEAR = 16  # calls between an anchor and what it belongs to, at most
 @dataclass(slots=True, eq=False)
 class Piece:
     """Calls that are one operator. ``forward``: the piece whose gradient it computes; ``facts``: sizes that its pattern
-    saw, by the names that contracts have."""
+    saw, by the names that contracts have.
+    """
 
     kind: str
     calls: list[Call]
@@ -46,6 +48,7 @@ class Pieces:
             for producer in {v.producer for v in call.inputs}:
                 if producer >= 0:
                     self.users[producer].append(call.index)
+        self._updates: list[Piece] = []
         self._kinds = [kind(c.operator) for c in self.calls]
         self._constants()
         forward = [c for c in self.calls if c.phase == "forward"]
@@ -72,9 +75,11 @@ class Pieces:
             found = self._kinds[call.index]
             if found == "made":
                 self._add(inputs if plain(call.operator).startswith("rand") else free, call)
-            elif (call.inputs and self._folded(call, free)) or self._loads(call):
-                self._add(free, call)
-            elif found == "host" and all(self._of_host(v) for v in call.inputs):
+            elif (
+                (call.inputs and self._folded(call, free))
+                or self._loads(call)
+                or (found == "host" and all(self._of_host(v) for v in call.inputs))
+            ):
                 self._add(free, call)
 
     def _folded(self, call: Call, free: Piece) -> bool:
@@ -163,7 +168,7 @@ class Pieces:
 
     def _compares(self, mask: Value) -> bool:
         """Whether a mask comes from comparing positions."""
-        todo, seen = [mask.producer], set()
+        todo, seen = [mask.producer], set[int]()
         while todo:
             index = todo.pop()
             if index < 0 or index in seen or len(seen) > 64:
@@ -422,30 +427,14 @@ class Pieces:
 
     def _optimizer(self) -> None:
         """Updates, one piece for all weights of a layer."""
-        blocks: dict[str, Piece] = {}
-        names: dict[int, str] = {}
-        for call in self.calls:
-            if call.phase == "optimizer":
-                weight = next((v for v in (*call.outputs, *call.inputs) if v.kind == "weight"), None)
-                for value in (*call.inputs, *call.outputs):
-                    if weight is not None:
-                        names.setdefault(value.storage.id, block(weight.storage.module))
-        later = [c for c in self.calls if c.phase == "optimizer"]
-        # What touches no weight itself is of the weight that its storages meet.
-        for call in reversed(later):
-            known = next((names[v.storage.id] for v in (*call.outputs, *call.inputs) if v.storage.id in names), None)
-            if known is not None:
-                for value in (*call.inputs, *call.outputs):
-                    names.setdefault(value.storage.id, known)
-        for call in later:
-            if self.of[call.index] is not None:
-                continue
-            if all(not v.shape for v in (*call.inputs, *call.outputs)):
-                self._add(Piece("free", []), call)
-                continue
-            values = (*call.outputs, *call.inputs)
-            key = next((names[v.storage.id] for v in values if v.storage.id in names), "")
-            self._add(blocks.setdefault(key, Piece("optimizer", [], None, {"module": key})), call)
+        later = [c for c in self.calls if c.phase == "optimizer" and self.of[c.index] is None]
+        numbers = [c for c in later if all(not v.shape for v in (*c.inputs, *c.outputs))]
+        for call in numbers:
+            self._add(Piece("free", []), call)
+        layers: dict[str, Piece] = {}
+        for layer, call in by_layer(c for c in later if self.of[c.index] is None):
+            self._add(layers.setdefault(layer, Piece("optimizer", [], None, {"module": layer})), call)
+        self._updates = list(layers.values())
 
     def _piece(self, kind_: str, calls: Iterable[Call], facts: dict[str, Any] | None = None) -> None:
         piece = Piece(kind_, [], None, facts or {})
@@ -459,7 +448,7 @@ class Pieces:
 
     def _ordered(self) -> list[Piece]:
         found: dict[int, Piece] = {}
-        for piece in self.of:
+        for piece in (*(p for p in self.of if p is None or p.kind != "optimizer"), *self._updates):
             if piece is not None and piece.kind != "free":
                 found.setdefault(id(piece), piece)
         for piece in found.values():
@@ -475,13 +464,6 @@ class _Same:
 
     def __contains__(self, call: object) -> bool:
         return id(call) in self._ids
-
-
-def block(module: str) -> str:
-    """The layer of a module: its path up to its last number; the path itself where it has none."""
-    names = module.split(".")
-    numbers = [place for place, name in enumerate(names) if name.isdigit()]
-    return ".".join(names[: numbers[0] + 1]) if numbers else module
 
 
 def outside(calls: Iterable[Call]) -> tuple[list[Value], list[Value]]:

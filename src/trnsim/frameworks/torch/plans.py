@@ -16,21 +16,22 @@ MOVE, PRODUCT, COMPUTE, FOREIGN = "move", "product", "compute", "foreign"
 _MOVES = frozenset(  # as text, which is a tenth of the lines
     """
     _assert_async _assert_scalar _assert_tensor_metadata _copy_from _embedding_bag_per_sample_weights_dummy
-    _has_compatible_shallow_copy_type _local_scalar_dense _nested_tensor_from_mask _pin_memory _resize_output
-    _to_copy _unsafe_index _unsafe_masked_index _unsafe_view alias_copy arange argmax argmin argsort
+    _has_compatible_shallow_copy_type _local_scalar_dense _nested_tensor_from_mask _pin_memory _reshape_copy
+    _resize_output _to_copy _unsafe_index _unsafe_masked_index _unsafe_view alias_copy arange argmax argmin argsort
     as_strided_scatter bernoulli block_diag bucketize cat cauchy channel_shuffle clone constant_pad_nd copy
-    count_nonzero detach_copy diag_embed diagonal_scatter embedding empty empty_like empty_permuted empty_strided
-    equal expand_copy exponential eye fill fill_diagonal flip full full_like gather geometric hash_tensor index
-    index_copy index_fill index_select is_same_size isfinite isinf isnan isneginf isposinf item lift lift_fresh
-    lift_fresh_copy log_normal masked_fill masked_scatter masked_select max_pool2d_with_indices
-    max_pool3d_with_indices multinomial narrow_copy native_channel_shuffle new_empty new_empty_strided new_full
-    new_ones new_zeros nonzero nonzero_static normal ones ones_like permute_copy pixel_shuffle pixel_unshuffle put
-    rand rand_like randint randint_like randn randn_like random randperm record_stream reflection_pad1d
-    reflection_pad2d reflection_pad3d relu repeat repeat_interleave replication_pad1d replication_pad2d
-    replication_pad3d resize resize_as roll rot90 scalar_tensor searchsorted select_copy select_scatter set signbit
-    slice_copy slice_scatter sort split_copy split_with_sizes_copy squeeze_copy stack sym_size sym_stride t_copy
-    take topk transpose_copy tril triu unbind_copy unfold_copy uniform unique_consecutive unique_dim unsqueeze_copy
-    view_copy where zero zeros zeros_like
+    count_nonzero detach_copy diag_embed diagonal_backward diagonal_scatter embedding empty empty_like
+    empty_permuted empty_strided equal expand_copy exponential eye fill fill_diagonal flip full full_like gather
+    geometric hash_tensor index index_copy index_fill index_select is_same_size isfinite isinf isnan isneginf
+    isposinf item lift lift_fresh lift_fresh_copy log_normal masked_fill masked_scatter masked_select
+    max_pool2d_with_indices max_pool3d_with_indices multinomial narrow_copy native_channel_shuffle new_empty
+    new_empty_strided new_full new_ones new_zeros nonzero nonzero_static normal ones ones_like permute_copy
+    pixel_shuffle pixel_unshuffle put rand rand_like randint randint_like randn randn_like random randperm
+    record_stream reflection_pad1d reflection_pad2d reflection_pad3d relu repeat repeat_interleave replication_pad1d
+    replication_pad2d replication_pad3d resize resize_as roll rot90 scalar_tensor searchsorted select_backward
+    select_copy select_scatter set signbit slice_backward slice_copy slice_scatter sort split_copy
+    split_with_sizes_copy squeeze_copy stack sym_size sym_stride t_copy take topk transpose_copy tril triu
+    unbind_copy unfold_copy uniform unique_consecutive unique_dim unsafe_chunk unsafe_split unsqueeze_copy view_copy
+    where zero zeros zeros_like
     """.split()  # noqa: SIM905
 )
 # These only move what they are given, unless they add it up; the place and name of the argument that says so.

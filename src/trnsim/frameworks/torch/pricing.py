@@ -1,4 +1,4 @@
-"""What operators, pieces and regions take: costs of our kernels or of the compiler, and how they add up inside a region.
+"""What operators and regions take: costs of our kernels or of the compiler, and how they add up inside a region.
 
 Inside a region intermediate results stay in SBUF. Its products run one after the other, each as its kernel does; other
 work runs beside them on other engines. So a region takes as long as its products together, or as its busiest engine,
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from trnsim.errors import InputError, TrnsimError, UnsupportedError
+from trnsim.errors import InputError, UnsupportedError
 from trnsim.frameworks.torch.uses import Used
 from trnsim.operators.cost import OperatorCost
 from trnsim.operators.store import cache_folder
@@ -26,8 +26,20 @@ else:
 
 SUPPORT = ("calibrated", "interpolated", "extrapolated", "assumed", "what-if")
 _PRODUCTS = frozenset(
-    "matmul matmul_fp8 matmul_mx grouped_matmul gated_mlp mlp attention attention_backward decode_attention router".split()
+    (
+        "matmul",
+        "matmul_fp8",
+        "matmul_mx",
+        "grouped_matmul",
+        "gated_mlp",
+        "mlp",
+        "attention",
+        "attention_backward",
+        "decode_attention",
+        "router",
+    )
 )
+_WIDE = ("bfloat16", "float16", "float32")
 # A tensor of a chain as the element-wise kernel takes it, which its shipped surfaces have.
 _WIDTH = 4096
 # Contexts between which the time of decoding is taken as linear.
@@ -122,7 +134,7 @@ class Pricer:
             return self._chain(used.dtype, used.moved, used.work)
         if used.operator == "decode_attention" and used.sizes["context"] % _CONTEXT and self.implementation == "kernel":
             return self._between(used)
-        return self._asked(used.operator, used.dtype, dict(used.sizes))
+        return self._formatted(used)
 
     def _between(self, used: Used) -> Price:
         """Decoding at a context between two whole blocks: the time is linear there."""
@@ -133,6 +145,16 @@ class Pricer:
         last = self._asked(used.operator, used.dtype, {**used.sizes, "context": high})
         share = (context - low) / (high - low)
         return combined([(first, 1 - share), (last, share)])
+
+    def _formatted(self, used: Used) -> Price:
+        """A product whose format this generation has no kernel for takes as long as one in 16 bits."""
+        if used.operator != "matmul" or self.implementation != "kernel" or used.dtype in _WIDE:
+            return self._asked(used.operator, used.dtype, dict(used.sizes))
+        costs = self.costs()
+        if used.dtype in costs.contract("matmul", used.dtype).dtypes[costs.generation]:
+            return self._asked(used.operator, used.dtype, dict(used.sizes))
+        found = self._asked("matmul", _WIDE[0], {**used.sizes, "contract_lhs": 1})
+        return replace(found, support="assumed", reason=f"no {used.dtype} kernel on {self.chip}: as {_WIDE[0]}")
 
     def _asked(self, operator: str, dtype: str, sizes: dict[str, Any]) -> Price:
         key = (operator, dtype, tuple(sizes.items()))
@@ -231,4 +253,4 @@ def _host() -> dict[str, Any]:
         return tomllib.load(file)
 
 
-__all__ = ["Price", "Pricer", "TrnsimError", "combined", "together", "worst"]
+__all__ = ["Price", "Pricer", "combined", "together", "worst"]

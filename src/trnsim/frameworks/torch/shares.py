@@ -33,9 +33,8 @@ def share(config: Any, *, tp: int = 1, pp: int = 1) -> Any:
     heads = next((name for name in _HEADS if getattr(found, name, None)), None)
     layers = next((name for name in _LAYERS if getattr(found, name, None)), None)
     if heads is None or layers is None:
-        raise InputError(
-            f"{type(config).__name__} names no heads or layers", operand="config", limit=(*_HEADS, *_LAYERS)
-        )
+        named = (*_HEADS, *_LAYERS)
+        raise InputError(f"{type(config).__name__} names no heads or layers", operand="config", limit=named)
     if tp > 1 and heads == "n_head":
         raise InputError(f"{type(config).__name__} derives widths from its heads and cannot be divided", operand="tp")
     if tp > 1 and not getattr(found, "head_dim", None):

@@ -109,7 +109,8 @@ class Call:
 @dataclass(slots=True, eq=False)
 class Graph:
     """The calls of one step; ``first`` is the clock of the first call when it was recorded, ``storages`` are those
-    that came while it ran."""
+    that came while it ran.
+    """
 
     calls: list[Call]
     signature: int

@@ -1,7 +1,7 @@
 """The operators of ``operators/`` that a piece is, with their sizes: what it is priced as.
 
-``chain`` stands for no kernel of its own: element-wise work of any length, by the bytes that it moves and the operations
-on its elements.
+``chain`` stands for no kernel of its own: element-wise work of any length, by the bytes that it moves and the
+operations on its elements.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def attention_dtype(format: str) -> str:
 
 
 def chain(calls: list[Call]) -> Used:
-    """Element-wise work: what is read from elsewhere and what is made, once over HBM; each call once over its elements."""
+    """Element-wise work: what is read from elsewhere and what is made crosses HBM once."""
     reads, writes = outside(calls)
     last = {v.producer for call in calls for v in call.inputs}
     ends = [v for v in writes if v.producer not in last] or writes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from aten_calls import ALL, HALF, OPERATORS, PRODUCTS, Through, aten, drawn, flat, through  # noqa: E402
+from configs import make  # noqa: E402
 
 from trnsim.errors import HardwareError  # noqa: E402
 from trnsim.frameworks.torch.exact import ExactExecutor  # noqa: E402
@@ -167,6 +170,61 @@ def test_training(dtype, fused):
             assert executor.launches["adam_step"] == (15 if fused else 0)
             assert {of for of, _ in executor.fallbacks} <= {"aten::nll_loss_forward", "aten::nll_loss_backward"}
     assert losses[0] == pytest.approx(losses[1], rel=8 * HALF[torch.bfloat16])
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "allowed", "boolean", "kernel"),
+    [
+        (5, 5, lambda i, j: j <= i, False, True),
+        (5, 5, lambda i, j: j <= i, True, True),
+        (3, 7, lambda i, j: j <= i + 4, False, True),
+        (1, 9, lambda i, j: j <= 6, True, True),
+        (4, 6, lambda i, j: j >= 0, False, True),
+        (4, 6, lambda i, j: j != 2, False, False),
+    ],
+)
+def test_masks(queries, keys, allowed, boolean, kernel):
+    mask = allowed(torch.arange(queries)[:, None], torch.arange(keys)[None])
+    if not boolean:
+        mask = torch.zeros(queries, keys).masked_fill(~mask, torch.finfo(torch.float32).min)
+    q, k, v = drawn(1, 2, queries, 16), drawn(1, 2, keys, 16, seed=1), drawn(1, 2, keys, 16, seed=2)
+    executor = ExactExecutor("trn2", 1, "float32")
+    func = aten._scaled_dot_product_flash_attention_for_cpu.default
+    got, _ = executor.run(func, (q, k, v), {"attn_mask": mask[None, None]})
+    scores = (q.double() @ k.double().mT) / 4
+    seen = mask if boolean else mask == 0
+    expected = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v.double()
+    assert float((got.double() - expected).abs().max()) <= 1e-5
+    assert executor.launches["attention"] == int(kernel)
+    assert bool(executor.fallbacks) != kernel
+
+
+# What models of ``transformers`` have beside kernels: angles, the choice of a loss, who goes to which expert.
+NO_KERNEL = {"cos", "sin", "nll_loss_forward", "nll_loss_backward", "histc", "cumsum", "index_put"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3-moe"])
+def test_models(name, dtype):
+    """Forward and backward are as near to float64 as ``fast`` is, within twice its error."""
+    pytest.importorskip("transformers", reason="transformers is not installed: pip install 'trnsim[models]'")
+    model = make(name).to(dtype)
+    ids = torch.randint(1, 100, (1, 16), generator=torch.Generator().manual_seed(3))
+    wide = copy.deepcopy(model).double()
+    wide.config._experts_implementation = "eager"  # grouped products have no float64
+    exact = ExactExecutor("trn2", 2, "float32")
+    found = []
+    for one, executor in ((wide, None), (model, exact), (model, FastExecutor("float32"))):
+        one.zero_grad()
+        with Through(executor) if executor is not None else torch.enable_grad():
+            output = one(input_ids=ids, labels=ids, use_cache=False)
+            output.loss.backward()
+        gradients = [p.grad.double().flatten() for p in one.parameters() if p.grad is not None]
+        found.append((output.logits.detach().double().flatten(), torch.cat(gradients)))
+    for right, got, fast in zip(*found, strict=True):
+        assert float((got - right).norm()) <= 2 * float((fast - right).norm()) + 1e-6 * float(right.norm())
+    assert {of.removeprefix("aten::").partition(".")[0] for of, _ in exact.fallbacks} <= NO_KERNEL
+    assert exact.launches["attention"] == exact.launches["attention_backward"] == 2
 
 
 def test_fallbacks_say_why():
