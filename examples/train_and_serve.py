@@ -54,6 +54,7 @@ def train(model, corpus, steps, chip_name, *, progress=False):
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
+    optimizer.zero_grad()  # no gradients are held while it serves
     return losses, chip.report()
 
 

@@ -58,7 +58,9 @@ class Served:
         """Seconds per token after the first, by request; NaN for answers of one token."""
         after = (self.result.finish_ps - self.result.first_token_ps) * 1e-12
         count = self.result.output_tokens - 1
-        return np.where(count > 0, after / np.maximum(count, 1), np.nan).astype(np.float64)
+        found: npt.NDArray[np.float64] = np.full(len(count), np.nan)
+        found[count > 0] = after[count > 0] / count[count > 0]
+        return found
 
 
 def serve(
