@@ -105,9 +105,9 @@ def _show_calculon(found: Validation, out: Console) -> None:
     e = errors(paper)
     rows = [["steps", str(len(paper)), _share(e["mape"]), _share(e["worst"]), _share(e["mape_fitted"])]]
     rows += [[kind, str(len(v)), _share(sum(v) / len(v)), _share(max(v)), ""] for kind, v in ours.items()]
-    for row in rows:
+    for number, row in enumerate(rows):
         theirs = [abs(value) for value in other.errors(row[0])]
-        row += [_share(sum(theirs) / len(theirs)), _share(max(theirs))] if theirs else ["", ""]
+        rows[number] = [*row, *([_share(sum(theirs) / len(theirs)), _share(max(theirs))] if theirs else ["", ""])]
     columns = ["", "points", "mean", "worst", "fitted", "Calculon mean", "worst"]
     out.print(table("Megatron of 2022 (arXiv 2205.05198), beside Calculon", columns, rows))
 

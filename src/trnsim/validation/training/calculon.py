@@ -32,7 +32,7 @@ class Calculon:
         return [told / held - 1 for (of, _, _), (held, told) in self.values.items() if of == kind]
 
 
-def run(root: str | None = None) -> Calculon:
+def run_calculon(root: str | None = None) -> Calculon:
     """Run its validation.
 
     Args:
@@ -45,7 +45,7 @@ def run(root: str | None = None) -> Calculon:
     if not program.exists():
         return Calculon(why=f"{root} has no bin/calculon")
     environment = {**os.environ, "PYTHONPATH": root, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603  (a program that the user names)
         [sys.executable, str(program), "llm-validation", "-b", root],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip

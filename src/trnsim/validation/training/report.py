@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from trnsim.errors import TrnsimError
 from trnsim.planner.stack import architecture, strain
 from trnsim.planner.training import TrainingPlan, model_flops, pieces_of, prices_of
-from trnsim.validation.training.calculon import Calculon, run
+from trnsim.validation.training.calculon import Calculon, run_calculon
 from trnsim.validation.training.fit import NOISE, Factors, Member, Point, Predicted, base_name, folds
 from trnsim.validation.training.paper import memory
 from trnsim.validation.training.rows import FRAMEWORKS, Row, excluded, fits, framework, product, step_seconds, try_plan
@@ -35,7 +35,10 @@ SETS = {
 
 @dataclass(frozen=True)
 class Validation:
-    """Cases, rows left out by rule, rows that could not be predicted, and the wall time."""
+    """Cases, rows left out by rule, rows that could not be predicted, and the wall time.
+
+    ``unfit``: rows that are judged not to fit; ``fitted_on``: rows and models that a stack's fit saw.
+    """
 
     cases: tuple[Predicted, ...]
     fits: dict[str, Factors]
@@ -44,6 +47,7 @@ class Validation:
     rows: int
     seconds: float
     unfit: tuple[str, ...] = ()
+    fitted_on: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     calculon: Calculon = field(default_factory=Calculon)
 
     @property
@@ -98,12 +102,18 @@ def validate(rows: Sequence[Row]) -> Validation:
         rows=len(rows),
         seconds=time.perf_counter() - begin,
         unfit=tuple(unfit),
-        calculon=run() if paper else Calculon(why="none of its points is among the rows"),
+        fitted_on={name: _counted([s for s in samples if s.framework == name]) for name in fitted},
+        calculon=run_calculon() if paper else Calculon(why="none of its points is among the rows"),
     )
 
 
+def _counted(samples: Sequence[Point]) -> tuple[int, int]:
+    """(rows, models)."""
+    return sum(len(s.ids) for s in samples), len({base_name(s.model) for s in samples})
+
+
 def _cases(members: list[Run]) -> list[list[Run]]:
-    """Runs of one layout that differ in data parallelism or release only: as many micro-batches, or as large batches."""
+    """Runs of a layout that differ in data parallelism or release only: as many micro-batches, or as large batches."""
     found: list[list[Run]] = []
     for run in members:
         layout = run[1].layout

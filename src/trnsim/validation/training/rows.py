@@ -17,15 +17,15 @@ from trnsim.errors import InputError, InternalError, TrnsimError
 from trnsim.hardware import load_system
 from trnsim.planner.stack import load_training_stack
 from trnsim.planner.training import TrainingPlan, default_stack, ranks_per_chip, with_layout
-from trnsim.validation.training.paper import PAPER, steps
 from trnsim.validation.subset import first, holds, subset
+from trnsim.validation.training.paper import PAPER, steps
 from trnsim.workloads import Layout, load_model, training_memory
 
 FILE = "training.csv"
 COLUMNS = (
-    "id", "model", "layers", "hidden", "moe", "seq_len", "chip", "n_chips", "tp", "pp", "vp", "cp", "ep", "dp", "zero_fsdp",
-    "act_recompute", "micro_batch", "global_batch", "dtype", "software", "metric", "value", "step_time_s", "quality",
-    "source", "date", "notes",
+    "id", "model", "layers", "hidden", "moe", "seq_len", "chip", "n_chips", "tp", "pp", "vp", "cp", "ep", "dp",
+    "zero_fsdp", "act_recompute", "micro_batch", "global_batch", "dtype", "software", "metric", "value", "step_time_s",
+    "quality", "source", "date", "notes",
 )  # fmt: skip
 # What a measurement is told by.
 _MEASURED = ("model", "chip", "n_chips", "software", "metric", "value")
@@ -162,7 +162,9 @@ def plan_of(row: Row) -> TrainingPlan:
     """
     layers, hidden = row.number("layers"), row.number("hidden")
     model = load_model(row["model"], layers=int(layers) if layers else None, hidden=int(hidden) if hidden else None)
-    form = next((held for held in RULES["formats"] if re.search(held["matches"], row["dtype"].upper())), {})
+    form: Mapping[str, str] = next(
+        (held for held in RULES["formats"] if re.search(held["matches"], row["dtype"].upper())), {}
+    )
     dtype, narrow = form.get("dtype", "bfloat16"), form.get("products", "")
     whole = holds(RULES["fill"]["weights_shared"], row, RULES, _no_test)
     pp, share = row.count("pp"), _share(row)
@@ -187,9 +189,7 @@ def plan_of(row: Row) -> TrainingPlan:
         gradient_dtype=FRAMEWORKS[framework(row)].get("gradient_dtype", "float32"),
     )
     sequence = row.count("seq_len")
-    return _recomputed(
-        row, TrainingPlan(model=model, system=SYSTEMS[row["chip"]], layout=layout, sequence=sequence)
-    )
+    return _recomputed(row, TrainingPlan(model=model, system=SYSTEMS[row["chip"]], layout=layout, sequence=sequence))
 
 
 def _recomputed(row: Row, plan: TrainingPlan) -> TrainingPlan:
@@ -211,7 +211,8 @@ def room(plan: TrainingPlan, chip: str) -> float:
 def fits(plan: TrainingPlan, chip: str) -> bool:
     """Whether a run is judged to fit, with what the runtime takes."""
     reserve = load_training_stack(default_stack(plan.on)).reserve_bytes
-    return max(m.total for m in training_memory(plan.model, plan.layout, plan.sequence, reserve)) <= room(plan, chip)
+    stages = training_memory(plan.model, plan.layout, plan.sequence, reserve)
+    return bool(max(float(m.total) for m in stages) <= room(plan, chip))
 
 
 def step_seconds(row: Row, plan: TrainingPlan) -> float | None:

@@ -65,7 +65,9 @@ def targets(sets: Mapping[str, Sequence[Predicted]], predicted_share: float) -> 
 
 def memory_targets(points: Sequence[MemoryPoint], unfit: Sequence[str], rows: int) -> tuple[Target, ...]:
     """What predictions of memory have to reach."""
-    found = [Target("memory: published runs that are judged to fit", 1 - len(unfit) / max(rows, 1), 1.0, rows, least=True)]
+    found = [
+        Target("memory: published runs that are judged to fit", 1 - len(unfit) / max(rows, 1), 1.0, rows, least=True)
+    ]
     for kind, name in (("states", "parameters and optimiser"), ("activations", "activations")):
         errors = [abs(p.error) for p in points if p.kind == kind]
         found.append(Target(f"memory of Megatron of 2022: {name}, worst", max(errors), 0.05, len(errors)))
@@ -120,7 +122,7 @@ def _both(case: Predicted, member: Member) -> tuple[float, float]:
 
 
 def narrow(cases: Sequence[Predicted]) -> list[float]:
-    """Relative errors of how much longer a step in bfloat16 takes than one of the same model, chip and release in 8 bits."""
+    """Relative errors of how much longer a step in bfloat16 takes than in 8 bits, on the same chip and release."""
     found = []
     for one, other in combinations(cases, 2):
         formats = {_format(one.point), _format(other.point)}
