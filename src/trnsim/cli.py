@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trnsim.commands import (
+    chakra,
     collective,
     common,
     compare,
@@ -165,6 +166,7 @@ fabric.register(app)
 collective.register(app)
 compare.register(app)
 migrate.register(app)
+chakra.register(app)
 validate.register(validate_app)
 validate_instructions.register(validate_app)
 validate_collectives.register(validate_app)
