@@ -107,6 +107,9 @@ class ExchangeCosts:
         key = (ranks, stride, used)
         found = self._groups.get(key)
         if found is None:
+            # NCCL is modelled with as many ranks of a group on each system: where the last has fewer, as if it had all.
+            each = max(used // stride, 1)
+            ranks = ranks if ranks <= each else -(-ranks // each) * each
             places = stride * np.arange(ranks)
             if used != self._held:
                 places = places // used * self._held + places % used

@@ -36,13 +36,15 @@ if TYPE_CHECKING:
     from trnsim.workloads.operators import Step
 
 # Kinds of work. Apart are the loss, which frameworks compute in several passes over logits; products in 8 bits and less
-# (``narrow``); those of experts. ``routing`` brings tokens into their order; ``gather`` brings the weights that ranks
-# share (ZeRO 3).
+# (``narrow``); those of experts, and as ``groups`` how many such products of one expert there are, each of which is
+# started and cast by itself; scans of states. ``routing`` brings tokens into their order; ``gather`` brings the weights
+# that ranks share (ZeRO 3); ``ep_far`` is between systems. ``late`` is what no computation hides, whatever it is of;
+# ``host`` what one does once a step.
 KINDS = (
-    "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "routing", "tp", "cp",
-    "ep", "gather", "pp", "dp", "optimizer",
+    "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "groups", "routing",
+    "scans", "tp", "cp", "ep", "ep_far", "gather", "pp", "dp", "optimizer", "late", "host",
 )  # fmt: skip
-COMPUTE = slice(0, 9)
+COMPUTE = slice(0, 11)
 KIND = {name: number for number, name in enumerate(KINDS)}
 _GROUPS = {"expert_tp": "ep", "expert_dp": "dp", "embedding": "dp"}
 # Bytes that cross HBM for each score of attention in 16 bits where no kernel is fused. Forward: written by the product;
@@ -274,6 +276,8 @@ class Prices:
                 times[row, kind] += time
                 supports.add(support)
                 reasons[reason] = None
+                if isinstance(item, Use) and item.operator == "grouped_matmul":
+                    times[row, KIND["groups"]] += float(item.sizes["experts"]) * float(item.count)
                 if isinstance(item, Use) and item.operator in PRODUCTS:
                     flops += float(item.flops)
         reasons.pop("", None)
@@ -287,7 +291,9 @@ class Prices:
             if item.operation == "all_to_all":
                 nbytes *= self._once(-(-int(item.ranks) * apart // used))
             told = self.exchanges.cost(item.operation, int(item.ranks), apart, nbytes, used)
-            kind = KIND["gather"] if item.phase != OPTIMIZER and item.group in ("dp", "expert_dp") else None
+            far = item.group == "ep" and int(item.ranks) * apart > used
+            kind = KIND["ep_far"] if far else None
+            kind = KIND["gather"] if item.phase != OPTIMIZER and item.group in ("dp", "expert_dp") else kind
             kind = KIND[_GROUPS.get(item.group, item.group)] if kind is None else kind
             support, reason, time = told.support, told.reason, told.microseconds * float(item.count)
         else:
@@ -333,6 +339,8 @@ def _kind(use: Use) -> int:
         return KIND["loss"]
     if use.operator == "grouped_matmul":
         return KIND["experts_narrow" if format_bytes(use.dtype) < 2 else "experts"]
+    if use.operator.startswith(("conv", "linear_attention")):
+        return KIND["scans"]
     if use.operator in ("router", "permute", "combine"):
         return KIND["routing"]
     if use.operator in PRODUCTS:

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_TP, _CP, _EP, _GATHER, _DP = (KIND[name] for name in ("tp", "cp", "ep", "gather", "dp"))
+_TP, _CP, _EP, _FAR, _GATHER, _DP = (KIND[name] for name in ("tp", "cp", "ep", "ep_far", "gather", "dp"))
 _ATTENTION = KIND["attention"]
+# A host does something once a step; its factor counts in these.
+HOST_US = 1000.0
 # A line has the kinds, and microseconds that no factor of a stack changes.
 WIDTH = len(KINDS) + 1
 
@@ -124,6 +126,7 @@ def lines(pieces: Pieces, weights: Floats) -> Floats:
             (_TP, slice(0, 2), products),
             (_CP, slice(_ATTENTION, _ATTENTION + 1), attention),
             (_EP, COMPUTE, total[:, COMPUTE]),
+            (_FAR, COMPUTE, total[:, COMPUTE]),
             (_GATHER, COMPUTE, total[:, COMPUTE]),
         ):
             whole = total[:, kind]
@@ -137,18 +140,34 @@ def lines(pieces: Pieces, weights: Floats) -> Floats:
 
 
 def end_line(pieces: Pieces, passes: Floats, weights: Floats, layout: Layout) -> Floats:
-    """[kinds + 1] of what a step waits for at its end, on the stage that waits longest."""
+    """[kinds + 1] of what a step waits for at its end, on the stage that waits longest.
+
+    Gradients of a chunk of layers are summed while its last micro-batch goes back, and then while a group of
+    micro-batches goes back through each chunk below; weights are gathered so as the next step begins. The stages
+    behind the first end earlier and begin later, by as many passes.
+    """
     full = np.append(weights, 1.0)
     found = np.zeros((layout.pp, WIDTH))
-    stages = passes.reshape(layout.vpp, layout.pp, 3, WIDTH).sum(axis=0)
+    chunks = passes.reshape(layout.vpp, layout.pp, 3, WIDTH)
     found[:, : len(KINDS)] += pieces.ends[:, 2]
+    found[:, KIND["host"]] += HOST_US
     often = layout.micro_batches if layout.zero >= 2 else 1
-    for row, beside in ((0, stages[:, 1] + stages[:, 2]), (1, stages[:, 0])):
+    groups = (layout.vpp - 1) * min(layout.pp, layout.micro_batches)
+    for row, times in ((0, chunks[:, :, 1:].sum(axis=2)), (1, chunks[:, :, 0])):
         whole = pieces.ends[:, row, _DP]
-        late = whole - often * (beside @ full) > weights[_DP] * whole
-        found[:, _DP] += np.where(late, 0.0, whole)
-        found[:, -1] += np.where(late, whole, 0.0)
-        found -= np.where(late[:, None], often * beside, 0.0)
+        if not whole.any():
+            continue
+        own, mean = times[0], times.mean(axis=0)
+        slack = np.concatenate([np.zeros((1, WIDTH)), np.cumsum(own, axis=0)[:-1]])
+        # Waited for is the longest of: the share that nothing hides; what all chunks exchange; what the last (or first)
+        # one does.
+        options = np.zeros((3, layout.pp, WIDTH))
+        options[0, :, _DP] = whole
+        options[1:, :, KIND["late"]] = whole, whole / layout.vpp
+        options[1] -= often * own + groups * mean + slack
+        options[2] -= often * own + slack
+        chosen = np.argmax(options @ full, axis=0)
+        found += options[chosen, np.arange(layout.pp)]
     worst_: Floats = found[int(np.argmax(found @ full))]
     return worst_
 
