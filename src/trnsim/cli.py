@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trnsim.commands import (
+    calibrate,
     collective,
     common,
-    calibrate,
     compare,
     diff,
     explain,

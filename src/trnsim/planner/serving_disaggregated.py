@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class PooledEstimate:
     """A pair of plans under a closed loop of equal requests.
 
-    ``transfer``: of a prompt's cache, ``transfer_bytes`` of all of it; ``prefill_memory``, ``decode_memory``: of a rank.
+    ``transfer``: of a prompt's cache, ``transfer_bytes`` of it all; ``prefill_memory``, ``decode_memory``: of a rank.
     """
 
     prefill: ServingPlan
