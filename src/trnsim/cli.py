@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trnsim.commands import (
+    calibrate,
     chakra,
     collective,
     common,
@@ -164,6 +165,7 @@ models.register(app)
 plan.register(app)
 fabric.register(app)
 collective.register(app)
+calibrate.register(app)
 compare.register(app)
 migrate.register(app)
 chakra.register(app)
