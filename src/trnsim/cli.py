@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trnsim.commands import (
+    calibrate,
+    chakra,
     collective,
     common,
-    calibrate,
     compare,
     diff,
     explain,
@@ -167,6 +168,7 @@ collective.register(app)
 calibrate.register(app)
 compare.register(app)
 migrate.register(app)
+chakra.register(app)
 validate.register(validate_app)
 validate_instructions.register(validate_app)
 validate_collectives.register(validate_app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -67,6 +68,9 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="What if: PATH=VALUE of the chip, as for trnsim op. Repeat.")
     ] = None,
+    chakra: Annotated[
+        Path | None, typer.Option("--chakra", help="Write the best plan's step into this folder, a trace a stage.")
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", help="Processes that search.", min=1)] = 1,
     ray: Annotated[
         str | None, typer.Option("--ray", help="Search over the machines of a Ray cluster: its address, or local.")
@@ -93,6 +97,12 @@ def train(
         price=price, price_date=price_date, against=against, explain=explain,
     )  # fmt: skip
     report(found, asked, json)
+    if chakra is not None:
+        from trnsim.commands.chakra import write_steps
+        from trnsim.commands.output import said
+
+        for path in write_steps(found.best[0].plan, chakra):
+            said(f"wrote {path}")
 
 
 def _spread(workers: int, ray: str | None) -> Spread | None:

@@ -112,9 +112,9 @@ class Stack:
 
     ``memory_utilization``: share of memory that the stack uses; ``cache_share``: bound on the KV cache as a share of
     that, and ``free_share`` as a share of what is left; ``reserve_bytes`` are kept beside it, ``core_bytes`` for each
-    physical core, and ``graph_bytes`` for each compiled graph. ``best_operators``: of each operator, the implementation that takes least; ``back_to_back``:
-    what an operator takes however small it is (its first loads and last stores) is hidden behind its neighbours;
-    ``pads_heads``: attention heads are padded to what the ranks divide.
+    physical core, and ``graph_bytes`` for each compiled graph. ``best_operators``: of each operator, the implementation
+    that takes least; ``back_to_back``: what an operator takes however small it is (its first loads and last stores) is
+    hidden behind its neighbours; ``pads_heads``: attention heads are padded to what the ranks divide.
     """
 
     name: str

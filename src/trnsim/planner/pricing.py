@@ -173,7 +173,7 @@ class Prices:
                 row = 2
                 if isinstance(item, Exchange) and item.group != "embedding":
                     row = 1 if item.operation == "all_gather" else 0
-                time, support, reason, kind = self._item(item, layout)
+                time, support, reason, kind = self.priced(item, layout)
                 times[row, kind] += time
                 supports.add(support)
                 reasons[reason] = None
@@ -272,7 +272,7 @@ class Prices:
         for forward, step in ((True, ahead), (False, after)):
             for item in step:
                 row = FORWARD if forward else WEIGHT if item.where.endswith(".weight") else BACKWARD
-                time, support, reason, kind = self._item(item, layout)
+                time, support, reason, kind = self.priced(item, layout)
                 times[row, kind] += time
                 supports.add(support)
                 reasons[reason] = None
@@ -283,7 +283,8 @@ class Prices:
         reasons.pop("", None)
         return Cost(times, flops, frozenset(supports), tuple(reasons))
 
-    def _item(self, item: Use | Exchange, layout: Layout) -> tuple[float, str, str, int]:
+    def priced(self, item: Use | Exchange, layout: Layout) -> tuple[float, str, str, int]:
+        """Microseconds of an operator or exchange, all its repetitions; how that is known, why; its kind."""
         if isinstance(item, Exchange):
             apart, used = stride(layout, item.group), self._used(layout)
             nbytes = _sent(item, layout)

@@ -16,11 +16,11 @@ from trnsim.hardware import load_system
 from trnsim.hardware.stack import load_stack
 from trnsim.planner.economics import price_of
 from trnsim.planner.pricing import logical_cores
-from trnsim.planner.serving_costs import Parts, StepCosts
+from trnsim.planner.serving_costs import Parts, StepCosts, computed
 from trnsim.planner.serving_padding import padded
 from trnsim.planner.serving_pipeline import DraftedCosts, PipelineCosts
 from trnsim.planner.serving_stack import stack_fit
-from trnsim.planner.training import ranks_per_chip
+from trnsim.planner.training import peak_flops, ranks_per_chip
 from trnsim.planner.uses import worst
 from trnsim.serving.closed_form import SteadyState, steady_state
 from trnsim.serving.profile import replica_settings, static_shapes
@@ -99,6 +99,7 @@ class ServingEstimate:
         state: of one replica.
         memory: of a rank, its cache as large as it can be; ``capacity_bytes`` of a rank's memory.
         cache_tokens: that a replica's cache holds.
+        cached_tokens: of each prompt, reused; ``peak_flops``: of a chip, dense, of the format of most products.
         chips: that all replicas fill.
         error_percent: of TPOT: of the stack's fit on runs that were left out; None: there is no fit.
         price: of the system or chip, None where there is none; ``usd_per_hour`` of these chips, a share of the system.
@@ -109,6 +110,8 @@ class ServingEstimate:
     users: int
     input_tokens: int
     output_tokens: int
+    cached_tokens: int
+    peak_flops: float
     memory: Memory
     capacity_bytes: int
     cache_tokens: int
@@ -127,6 +130,16 @@ class ServingEstimate:
     @property
     def output_tokens_per_second_per_chip(self) -> float:
         return self.output_tokens_per_second / self.chips
+
+    @property
+    def mfu(self) -> float:
+        """FLOPs of the model for the tokens that are computed, over the peak of the chips in the products' format."""
+        model, tokens = self.plan.model, self.input_tokens + self.output_tokens - 1
+        flops = float(model.forward_flops(tokens))
+        if self.cached_tokens:
+            flops -= float(model.forward_flops(self.cached_tokens))
+        requests = self.output_tokens_per_second / self.output_tokens
+        return flops * requests / (self.chips * self.peak_flops)
 
     @property
     def usd_per_million_output_tokens(self) -> float | None:
@@ -163,6 +176,7 @@ class ServingCase:
         # As it runs: heads padded where the stack pads them.
         self.run = replace(plan, model=padded(plan.model, plan.layout.tp)) if self.stack.pads_heads else plan
         self._given = () if factors is None else (factors,)
+        self.factors = factors or Parts(1.0, 1.0, 1.0)
         self.costs = self._costs()
 
     def _costs(self) -> StepCosts | PipelineCosts | DraftedCosts:
@@ -290,15 +304,26 @@ class ServingCase:
             chips=self.chips / self.plan.layout.dp,
         )
 
-    def estimate(self, users: int, input_tokens: int, output_tokens: int, price_type: str = "") -> ServingEstimate:
+    def estimate(
+        self, users: int, input_tokens: int, output_tokens: int, price_type: str = "", cached_tokens: int = 0
+    ) -> ServingEstimate:
         """Steady state of ``users`` over all replicas, prompts and outputs of one length.
+
+        ``cached_tokens`` of each prompt are the same for all, and reused.
 
         Raises:
             InputError: requests that the cache or ``max_model_len`` cannot hold.
         """
         plan, settings = self.plan, self.settings
         each = -(-users // plan.layout.dp)
-        state = steady_state(self.costs, settings, users=each, input_tokens=input_tokens, output_tokens=output_tokens)
+        state = steady_state(
+            self.costs,
+            settings,
+            users=each,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cached_tokens=cached_tokens,
+        )
         price = chip_price(self.system, price_type)
         power = self.system.chip.power
         assumed, fit = self.stack.assumed, self.fit
@@ -317,6 +342,8 @@ class ServingCase:
             users=users,
             input_tokens=input_tokens,
             output_tokens=output_tokens,
+            cached_tokens=cached_tokens,
+            peak_flops=product_peak(plan, self.system),
             memory=replace(self.memory, cache=self.cache_bytes, reserve=reserve),
             capacity_bytes=self.rank_bytes,
             cache_tokens=int(settings.cache.capacity_bytes / settings.cache.bytes_per_token),
@@ -328,6 +355,16 @@ class ServingCase:
             support="interpolated" if fit is not None else worst({*self.costs.supports, "assumed"}),
             reasons=(*why, *self.costs.reasons) if fit is not None else (*self.costs.reasons, *why),
         )
+
+
+def product_peak(plan: ServingPlan, system: System) -> float:
+    """FLOPs a second of a chip, dense, in the format that most products are computed in."""
+    stored = plan.formats.get("experts" if plan.model.mixture else "mlp", plan.formats.get("default", "bfloat16"))
+    dtype, _ = computed(system.chip, stored)
+    try:
+        return peak_flops(system, Layout(product_dtype={"fp8": "float8_e4m3"}.get(dtype, dtype)))
+    except KeyError:
+        return peak_flops(system, Layout())
 
 
 def default_serving_stack(system: System) -> str:

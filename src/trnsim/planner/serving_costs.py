@@ -82,6 +82,8 @@ def computed(chip: Chip, stored: str) -> tuple[str, bool]:
 
     if stored in ("bfloat16", "float16", "float32"):
         return stored, False
+    if stored.startswith("float8_e4m3"):
+        stored = "fp8"
     if chip.core is None:
         names = {"fp8": "float8", "nvfp4": "float4"}
         has = names.get(stored) in chip.flops or (stored in ("mxfp8", "mxfp4") and gpu_format(stored) in chip.flops)

@@ -146,7 +146,9 @@ def _batch(settings: ReplicaSettings, users: int, prompt: int, output: int, cach
     limits = {"users": users, "max_num_seqs": scheduler.max_num_seqs, "cache": fits}
     if scheduler.policy == "mixed" and not scheduler.chunks:
         # A whole prompt goes beside so many that decode.
-        limits["max_num_batched_tokens"] = (scheduler.max_num_batched_tokens - prompt + cached) // settings.decode_tokens + 1
+        limits["max_num_batched_tokens"] = (
+            scheduler.max_num_batched_tokens - prompt + cached
+        ) // settings.decode_tokens + 1
         if limits["max_num_batched_tokens"] < 1:
             raise InputError(
                 "tokens of a prompt that is not cut in chunks are more than max_num_batched_tokens",

@@ -55,8 +55,9 @@ def pooled_state(
     largest = running(decode.settings, users, input_tokens, output_tokens)
 
     def residence(batch: float) -> float:
-        low = max(int(batch), 1)
-        times = [decode_seconds(decode.cost, decode.settings, n, input_tokens, output_tokens) for n in (low, low + 1)]
+        low = min(max(int(batch), 1), max(largest - 1, 1))
+        ends = (low, min(low + 1, largest))
+        times = [decode_seconds(decode.cost, decode.settings, n, input_tokens, output_tokens) for n in ends]
         return times[0] + (times[1] - times[0]) * max(batch - low, 0.0)
 
     def rate(batch: float) -> float:
@@ -66,7 +67,7 @@ def pooled_state(
         """Users that a rate needs in the system."""
         return rate(batch) * (alone + move) + decode.replicas * batch
 
-    full = rate(largest) if largest > 1 else decode.replicas * largest / residence(largest)
+    full = rate(largest)
     high = float(largest)
     if held(high) <= users and full <= most:
         bound, batch, requests = "decode", high, full

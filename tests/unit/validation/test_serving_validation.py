@@ -9,8 +9,8 @@ import pytest
 
 from trnsim.errors import InputError
 from trnsim.validation.serving.fit import Point, folds, solve
-from trnsim.validation.serving.report import errors, sets, to_json, validate
 from trnsim.validation.serving.neuron import NeuronCase, neuron_cases
+from trnsim.validation.serving.report import errors, sets, to_json, validate
 from trnsim.validation.serving.rows import COLUMNS, Row, plan_of, read_rows
 from trnsim.validation.serving.rules import Rules, stack_of
 
@@ -24,7 +24,8 @@ BASE = {
 NEURON = {
     "id": "n", "model": "Qwen3-8B", "chip": "Trainium1", "n_chips": "1", "tp": "2", "mode": "", "notes": "",
     "framework": "Transformers NeuronX Neuron 2.18.0", "ttft_ms": "", "tpot_ms": "33", "max_seq_len": "512",
-    "quality": "vendor table", "input_len": "128", "output_len": "128", "batch_or_concurrency": "1", "weight_dtype": "bf16",
+    "quality": "vendor table", "input_len": "128", "output_len": "128", "batch_or_concurrency": "1",
+    "weight_dtype": "bf16",
 }  # fmt: skip
 COUNTERS = "MFU (%): CTE 0.16 / TKG 0.00; MBU (%): CTE 0.54 / TKG 0.59; HBM Read: CTE 7.72 GB / TKG 7.58 GB"
 
