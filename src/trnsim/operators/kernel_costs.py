@@ -94,7 +94,7 @@ class KernelCosts:
             values, how = self.sample(contract, problem).tolist(), "simulated"
         if len(self._known) >= _KNOWN:
             self._known.clear()
-        self._known[use] = _cost(contract, problem, values, found, how, error)
+        self._known[use] = self._cost(contract, problem, values, found, how, error)
         return self._known[use]
 
     def once(self, operator: str, dtype: str, **given: Any) -> OperatorCost:
@@ -108,7 +108,7 @@ class KernelCosts:
         problem = contract.problem(dtype, self.cores, given, self.generation)
         key = self.key(contract, problem)
         large = contract.flops(problem) > _AT_ONCE or contract.bytes(problem) > _AT_ONCE_BYTES
-        if large or key in self._surfaces or self.source.known(contract, repr(key)) is not None:
+        if large or key in self._surfaces or self.source.within_reach(contract, repr(key)):
             return self.cost(operator, dtype, **given)
         return self.simulated(operator, dtype, **given)
 
@@ -127,7 +127,7 @@ class KernelCosts:
         problem = contract.problem(dtype, self.cores, given, self.generation)
         surface.refuse_if_large(contract, problem)
         quantities, support, reason = self.source.sampler(contract, problem)
-        return _cost(
+        return self._cost(
             contract, problem, quantities.tolist(), surface.Surface((), {}, (), support, reason), "simulated", 0.0
         )
 
@@ -209,6 +209,24 @@ class KernelCosts:
         coordinates = contract.coordinates(problem)
         return found, tuple([coordinates[knots.axis.name] for knots in found.knots])
 
+    def _cost(
+        self, contract: Contract, problem: Problem, values: list[float], found: Surface, how: str, error: float
+    ) -> OperatorCost:
+        support, reason = self.source.labelled(found.support, found.reason)
+        return OperatorCost(
+            operator=contract.name,
+            implementation="kernel",
+            time_ps=values[0],
+            hbm_bytes=round(values[1]),
+            flops=contract.flops(problem),
+            sbuf_bytes=round(values[-1]),
+            support=support,
+            reason=reason,
+            how=how,
+            error_percent=100 * error if how == "surface" and found.checks else None,
+            busy_ps=dict(zip(ENGINES, values[_BUSY : _BUSY + len(ENGINES)], strict=True)),
+        )
+
     def _many(self, contract: Contract, one: Problem, some: Problem, count: int) -> NDArray[np.float64]:
         found, _ = self.surface(contract, one)
         coordinates = contract.coordinates(some)
@@ -250,24 +268,6 @@ class KernelCosts:
         for point in points:
             surface.fill(found, contract, problem, found.missing(point), sample)
         self.source.keep(contract, problem, repr(self.key(contract, problem)), found)
-
-
-def _cost(
-    contract: Contract, problem: Problem, values: list[float], found: Surface, how: str, error: float
-) -> OperatorCost:
-    return OperatorCost(
-        operator=contract.name,
-        implementation="kernel",
-        time_ps=values[0],
-        hbm_bytes=round(values[1]),
-        flops=contract.flops(problem),
-        sbuf_bytes=round(values[-1]),
-        support=found.support,
-        reason=found.reason,
-        how=how,
-        error_percent=100 * error if how == "surface" and found.checks else None,
-        busy_ps=dict(zip(ENGINES, values[_BUSY : _BUSY + len(ENGINES)], strict=True)),
-    )
 
 
 def _groups(contract: Contract, problem: Problem, count: int) -> list[NDArray[np.int64]]:

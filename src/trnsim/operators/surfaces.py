@@ -1,6 +1,7 @@
 """Where surfaces come from: those that are shipped, those in a store, else samples that are simulated now.
 
-The surfaces of a chip that a user changed are made like any others; most of their traces are in the store already.
+The surfaces of a chip that a user changed have the knots of those of the chip as it is, whose loops begin and end at
+the same places, and its error; their samples are times of their own, of traces that are in the store already.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Surfaces:
         self.name, self.chip, self.cores, self.store = chip, load_chip(chip), cores, store
         self.sampler = Sampler(chip, store)
         self.made = 0
+        plain = chip.partition("[")[0]
+        self._plain = Surfaces(plain, cores, store, use_shipped=use_shipped) if self.chip.changes else None
         self._use_shipped = use_shipped
         self._shipped: dict[str, list[Entry]] = {}
 
@@ -48,9 +51,25 @@ class Surfaces:
         found = self.known(contract, key)
         if found is None:
             self.made += 1
-            found = surface.build(contract, problem, lambda use: self.sampler(contract, use))
+            if self._plain is not None:
+                like = self._plain.of(contract, problem, key)
+                found = surface.Surface(like.knots, {}, like.checks, like.support, like.reason)
+            else:
+                found = surface.build(contract, problem, lambda use: self.sampler(contract, use))
             self.keep(contract, problem, key, found)
         return found
+
+    def within_reach(self, contract: Contract, key: str) -> bool:
+        """Whether there is a surface, or of the chip as it is, so that only samples are missing."""
+        if self._plain is not None and self._plain.within_reach(contract, key):
+            return True
+        return self.known(contract, key) is not None
+
+    def labelled(self, support: str, reason: str) -> tuple[str, str]:
+        """Support and reason of a time on this chip, from those without what a user set."""
+        if not self.chip.changes:
+            return support, reason
+        return "what-if", f"set by the user: {self.chip.changed}; otherwise {support}: {reason}"
 
     def known(self, contract: Contract, key: str) -> surface.Surface | None:
         """The surface that is shipped or in the store."""
@@ -74,7 +93,8 @@ class Surfaces:
             self.store.add_surface(self._where(contract, key), "", data)
 
     def _where(self, contract: Contract, key: str) -> str:
-        return f"{surface_key(contract, self.chip)} {self.cores} {key}"
+        plain = self.chip if self._plain is None else self._plain.chip
+        return f"{surface_key(contract, self.chip, plain)} {self.cores} {key}"
 
     def _entries(self, contract: Contract) -> list[Entry]:
         """The shipped entries of an operator."""
