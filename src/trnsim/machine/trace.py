@@ -441,9 +441,8 @@ def _load_class(saved: SavedClass, number: int, forms: Sequence[Form]) -> Instru
     if definition is None:
         raise InputError(f"a saved trace has an instruction that this version does not have: {saved.name}")
     # Traces of one kernel have classes in common; with a class is kept what it was found to cost.
-    used = [f for _, _, f in saved.operands] + [
-        f for kind, value in saved.seen.values() for f in _forms_in(kind, value)
-    ]
+    used = [f for _, _, f in saved.operands]
+    used += [f for kind, value in saved.seen.values() for f in _forms_in(kind, value)]
     key = (number, msgspec.msgpack.encode(saved), *(forms[f].id for f in used))
     found = _loaded.get(key)
     if found is None:
