@@ -33,6 +33,9 @@ _KNOWN = 100_000
 _INSTRUCTIONS = QUANTITIES.index("instructions")
 # Operations and bytes of a use that takes a second or so to simulate: 32,000 products, 16,000 tiles of 128 x 2,048.
 _AT_ONCE, _AT_ONCE_BYTES = 32_000 * 2 * 128 * 128 * 512, 16_000 * 2 * 128 * 2048
+# Uses of fewer instructions are simulated in about as long as a sample takes: a surface must be this good to stand in.
+# What happens once is much of their time, and is not a polynomial of sizes.
+_SMALL, _SMALL_ERROR = 2000, 0.01
 _BUSY = QUANTITIES.index(f"busy {ENGINES[0]}")
 
 
@@ -82,11 +85,13 @@ class KernelCosts:
         values, error = None, 0.0
         if found.knots and found.covers(point):
             values = found.evaluate(point).tolist()
-            if values[0] != values[0]:  # not a number: samples are missing
+            if values[0] != values[0] and _may_stand(
+                found, _at_most(found, point)
+            ):  # not a number: samples are missing
                 self._fill(found, contract, problem, [point])
                 values = found.evaluate(point).tolist()
             error = found.error(values[_INSTRUCTIONS])
-            if error > surface.LARGEST_ERROR:
+            if not _may_stand(found, values[_INSTRUCTIONS]):
                 values = None
         how = "surface"
         if values is None:
@@ -220,10 +225,11 @@ class KernelCosts:
             quantities[inside] = found.evaluate_many(points[inside])
             missing = inside & np.isnan(quantities[:, 0])
             if missing.any():
-                self._fill(found, contract, one, [tuple(p) for p in np.unique(points[missing], axis=0).tolist()])
+                lacking = [tuple(p) for p in np.unique(points[missing], axis=0).tolist()]
+                self._fill(found, contract, one, [p for p in lacking if _may_stand(found, _at_most(found, p))])
                 quantities[missing] = found.evaluate_many(points[missing])
         counts, places = np.unique(np.where(inside, quantities[:, _INSTRUCTIONS], 0), return_inverse=True)
-        wrong = np.array([found.error(number) > surface.LARGEST_ERROR for number in counts.tolist()])
+        wrong = np.array([not _may_stand(found, number) for number in counts.tolist()])
         whole = ~inside | wrong[places]
         if whole.any():
             uses = some.resized({name: np.broadcast_to(size, (count,))[whole] for name, size in some.sizes.items()})
@@ -250,6 +256,23 @@ class KernelCosts:
         for point in points:
             surface.fill(found, contract, problem, found.missing(point), sample)
         self.source.keep(contract, problem, repr(self.key(contract, problem)), found)
+
+
+def _may_stand(found: Surface, instructions: float) -> bool:
+    """Whether a surface tells the time of a use of so many instructions well enough; not where that is unknown."""
+    if not instructions >= 0:
+        return False
+    return found.error(instructions) <= (_SMALL_ERROR if instructions < _SMALL else surface.LARGEST_ERROR)
+
+
+def _at_most(found: Surface, point: Sequence[int]) -> float:
+    """Instructions of the smallest sample that is as large along every axis, which no use at ``point`` has more of."""
+    larger = (
+        values[_INSTRUCTIONS]
+        for other, values in found.samples.items()
+        if all(a >= b for a, b in zip(other, point, strict=True))
+    )
+    return float(min(larger, default=float("inf")))
 
 
 def _cost(
