@@ -2,8 +2,8 @@
 
 A block is loaded 512 columns at a time, each in a tile of its own: products begin with the first of them, and its place
 is free as soon as it is used. What has the contraction in its rows in HBM is loaded as it lies; what has it in its
-columns is transposed on the way, by the DMA engines where they can (two bytes, NeuronCore-v3 on, sixteen rows), else by
-TensorE.
+columns is transposed on the way, by the DMA engines where they can (two bytes, NeuronCore-v3 on), else by TensorE. They
+take sixteen rows at a time: where there are others, the last sixteen are transposed besides, some of them again.
 
 Operands of double rows (8-bit floats) have two elements of the contraction in a partition, neighbours in HBM. As pairs
 they lie [contraction / 2, 2, columns] there, or, transposed, as integers of 16 bits, which DMA engines transpose.
@@ -64,8 +64,10 @@ def load_block(
             sixteens = size // 16 * 16 if by_dma else 0
             for part, rows in pieces(0, sixteens, TILE_M):
                 _transpose_by_dma(tile[:, :, part : part + rows], source, at + part, k_first, k_length)
-            if sixteens < size:
-                _transpose_by_tensor(tile[:, :, sixteens:size], source, at + sixteens, k_first, k_length)
+            if 0 < sixteens < size:  # the last sixteen, some of them again
+                _transpose_by_dma(tile[:, :, size - 16 : size], source, at + size - 16, k_first, k_length)
+            elif sixteens < size:
+                _transpose_by_tensor(tile, source, at, k_first, k_length)
             if pairs is not None:
                 tile = tile.view(pairs).reshape((TILE_K, len(depths), size, 2)).permute((0, 1, 3, 2))
         if pairs is None:
