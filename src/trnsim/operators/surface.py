@@ -355,7 +355,12 @@ class _Builder:
         few = FEW * float(self.at(self.middle)[_INSTRUCTIONS])
         for number in range(MOST_CHECKS):
             surface = Surface(tuple(self.knots), self.taken, (), *self.support)
-            point = tuple(_drawn(draw, knots, large=number % 2 == 0) for knots in self.knots)
+            # A part of a tile along one axis: what parts lack adds up over axes, and needs many samples.
+            parted = number // 2 % max(1, len(self.knots))
+            point = tuple(
+                _drawn(draw, knots, large=number % 2 == 0, parted=axis == parted)
+                for axis, knots in enumerate(self.knots)
+            )
             check = self.check(surface, point)
             found[check.instructions < few].append(check)
             if all(_enough(checks) for checks in found):
@@ -389,12 +394,15 @@ def _end_of_first_block(knots: Knots) -> int:
     return end if axis.high is None or end <= axis.high else knots.coordinate(knots.whole[-1])
 
 
-def _drawn(draw: Any, knots: Knots, *, large: bool) -> int:
-    """A coordinate between the lowest, or a block, and a little beyond the last knot."""
+def _drawn(draw: Any, knots: Knots, *, large: bool, parted: bool) -> int:
+    """A coordinate between the lowest, or a block, and a little beyond the last knot; of whole tiles or not."""
     axis = knots.axis
     low = max(axis.low, axis.tile)
     reach = axis.first * axis.block + low + (1 + axis.far) * axis.block
     high = max(low, min(axis.high or reach, reach))
     low = max(low, min(axis.block, high)) if large else low
     size = round(float(np.exp(draw.uniform(np.log(low), np.log(high)))))
-    return min(max(axis.low, size // axis.grain * axis.grain), high)
+    size = min(max(axis.low, size // axis.grain * axis.grain), high)
+    if not parted:
+        size = min(-(-size // axis.tile), high // axis.tile or 1) * axis.tile
+    return max(axis.low, min(size, axis.high or size))

@@ -18,6 +18,11 @@ from trnsim.operators.samples import Sampler
 from trnsim.operators.shipped import Entry, shipped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from trnsim.kernels.contract import Contract, Problem
     from trnsim.operators.store import Store
 
@@ -55,7 +60,7 @@ class Surfaces:
                 like = self._plain.of(contract, problem, key)
                 found = surface.Surface(like.knots, {}, like.checks, like.support, like.reason)
             else:
-                found = surface.build(contract, problem, lambda use: self.sampler(contract, use))
+                found = surface.build(contract, problem, self.sampler_of(contract))
             self.keep(contract, problem, key, found)
         return found
 
@@ -64,6 +69,14 @@ class Surfaces:
         if self._plain is not None and self._plain.within_reach(contract, key):
             return True
         return self.known(contract, key) is not None
+
+    def unchanged(self, contract: Contract, problem: Problem, key: str) -> surface.Surface | None:
+        """The surface of the chip as it is; None: this is it."""
+        return None if self._plain is None else self._plain.of(contract, problem, key)
+
+    def sampler_of(self, contract: Contract) -> Callable[[Problem], tuple[NDArray[np.float64], str, str]]:
+        """What takes samples of a kernel."""
+        return lambda use: self.sampler(contract, use)
 
     def labelled(self, support: str, reason: str) -> tuple[str, str]:
         """Support and reason of a time on this chip, from those without what a user set."""

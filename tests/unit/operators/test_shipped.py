@@ -131,9 +131,8 @@ def test_a_changed_chip_has_times_of_its_own_at_the_knots_there_were(made, tmp_p
         assert costs[0].time_ps == pytest.approx(whole.time_ps, rel=0.02)
         assert costs[0].time_ps != costs[1].time_ps
         assert (costs[0].support, costs[1].support != "what-if") == ("what-if", True)
-        assert costs[0].reason == f"set by the user: {load_chip(CHANGED).changed}; otherwise " + (
-            f"{costs[1].support}: {costs[1].reason}"
-        )
+        otherwise = f"otherwise {costs[1].support}: {costs[1].reason}"
+        assert costs[0].reason == f"set by the user: {load_chip(CHANGED).changed}; {otherwise}"
 
 
 def test_samples_of_a_changed_chip_are_those_of_a_fresh_one(made, tmp_path):
