@@ -39,6 +39,8 @@ MOST_KNOTS = 16
 # Samples that only check: the last so many tell the error, after at most so many of which some led to more knots.
 CHECKS, MOST_CHECKS = 3, 9
 GOOD = 0.02
+# Products of the largest check, and how often one is drawn until it is not larger.
+LARGEST_CHECK, MOST_DRAWS = 8000, 8
 # A use of fewer instructions than this many times those of one block of every loop is a small one: as many of them are
 # checked as of others.
 FEW = 4
@@ -49,6 +51,8 @@ LARGEST_ERROR = 0.04
 # Instructions of the largest sample that is simulated, and of a use that is not extrapolated.
 LARGEST_SAMPLE = 2_000_000
 _INSTRUCTIONS = QUANTITIES.index("instructions")
+# Operations of TensorE's largest product, 128 x 128 x 512: the measure of how many instructions a use takes.
+_PRODUCT = 2 * 128 * 128 * 512
 # Uses that are evaluated together.
 _TOGETHER = 8192
 # Coordinates whose weights are remembered.
@@ -294,8 +298,7 @@ def refuse_if_large(contract: Contract, problem: Problem) -> None:
     Raises:
         UnsupportedError: it is.
     """
-    # TensorE's largest product, 128 x 128 x 512, is the measure of how many instructions a use takes.
-    instructions = contract.flops(problem) / (2 * 128 * 128 * 512)
+    instructions = contract.flops(problem) / _PRODUCT
     if instructions > LARGEST_SAMPLE:
         raise UnsupportedError(
             f"{contract.name} with {dict(problem.sizes)} is in no regime that is extrapolated, and is too large to be "
@@ -355,12 +358,7 @@ class _Builder:
         few = FEW * float(self.at(self.middle)[_INSTRUCTIONS])
         for number in range(MOST_CHECKS):
             surface = Surface(tuple(self.knots), self.taken, (), *self.support)
-            # A part of a tile along one axis: what parts lack adds up over axes, and needs many samples.
-            parted = number // 2 % max(1, len(self.knots))
-            point = tuple(
-                _drawn(draw, knots, large=number % 2 == 0, parted=axis == parted)
-                for axis, knots in enumerate(self.knots)
-            )
+            point = self.drawn(draw, number)
             check = self.check(surface, point)
             found[check.instructions < few].append(check)
             if all(_enough(checks) for checks in found):
@@ -369,6 +367,25 @@ class _Builder:
                 self.repair(point)
         last = tuple(check for checks in found for check in checks[-CHECKS:])
         return Surface(tuple(self.knots), self.taken, last, *self.support)
+
+    def drawn(self, draw: Any, number: int) -> Point:
+        """A point to check: not too large, with a part of a tile along one axis.
+
+        What parts lack adds up over axes, and needs many samples.
+        """
+        parted = number // 2 % max(1, len(self.knots))
+        points = []
+        for _ in range(MOST_DRAWS):
+            point = tuple(
+                _drawn(draw, knots, large=number % 2 == 0, parted=axis == parted)
+                for axis, knots in enumerate(self.knots)
+            )
+            named = {axis.name: at for axis, at in zip(self.axes, point, strict=True)}
+            use = self.problem.resized(self.contract.placed(self.problem, named))
+            points.append((float(self.contract.flops(use)) / _PRODUCT, point))
+            if points[-1][0] <= LARGEST_CHECK:
+                return point
+        return min(points)[1]
 
     def check(self, surface: Surface, point: Point) -> Check:
         for other in surface.missing(point):
