@@ -123,9 +123,10 @@ class Surface:
     def needed(self, point: Sequence[int]) -> list[Point]:
         """The samples that ``evaluate`` needs."""
         found: dict[Point, None] = {}
-        for along in self._terms(point):
-            for chosen in product(*(places for places, _, _ in along)):
-                found[chosen] = None
+        for _, at in self._carried(point):
+            for along in self._terms(at):
+                for chosen in product(*(places for places, _, _ in along)):
+                    found[chosen] = None
         return list(found)
 
     def missing(self, point: Sequence[int]) -> list[Point]:
@@ -134,6 +135,14 @@ class Surface:
 
     def evaluate(self, point: Sequence[int]) -> NDArray[np.float64]:
         """The quantities at some coordinates; not a number where samples are missing."""
+        if not self._carrying:
+            return self._plain(point)
+        result = np.zeros(len(QUANTITIES))
+        for weight, at in self._carried(point):
+            result += weight * self._plain(at)
+        return result
+
+    def _plain(self, point: Sequence[int]) -> NDArray[np.float64]:
         first = self._along(0, point[0])
         rest = self._rest(tuple(point[1:]))
         found: Any = self._sum(first[0], rest[0])
@@ -167,6 +176,16 @@ class Surface:
 
     def evaluate_many(self, points: NDArray[np.int64]) -> NDArray[np.float64]:
         """The quantities at many coordinates, [uses, axes] to [uses, quantities]."""
+        if not self._carrying:
+            return self._plain_many(points)
+        parts = [[(number, *part) for part in self._carried(at)] for number, at in enumerate(points.tolist())]
+        uses, weights, places = zip(*(part for some in parts for part in some), strict=True)
+        values = self._plain_many(np.array(places, np.int64)) * np.array(weights)[:, None]
+        result = np.zeros((len(points), len(QUANTITIES)))
+        np.add.at(result, np.array(uses), values)
+        return result
+
+    def _plain_many(self, points: NDArray[np.int64]) -> NDArray[np.float64]:
         found = np.empty((len(points), len(QUANTITIES)))
         sizes = [np.unique(points[:, number], return_inverse=True) for number in range(len(self.knots))]
         tables = [self._dense(number, unique) for number, (unique, _) in enumerate(sizes)]
@@ -226,6 +245,25 @@ class Surface:
             if len(self._held) >= _HELD:
                 self._held.clear()
             self._held[number, size] = found
+        return found
+
+    @cached_property
+    def _carrying(self) -> list[tuple[int, int]]:
+        """Axes whose blocks move another one on, and which."""
+        names = [axis.name for axis in self.axes]
+        return [(number, names.index(axis.carries)) for number, axis in enumerate(self.axes) if axis.carries]
+
+    def _carried(self, point: Sequence[int]) -> list[tuple[float, Point]]:
+        """What a use is a sum of, none of them beyond the second block of an axis that moves another one on."""
+        found: list[tuple[float, Point]] = [(1.0, tuple(point))]
+        for number, other in self._carrying:
+            parts = []
+            for weight, at in found:
+                for share, place, further in self.knots[number].carried(at[number]):
+                    moved = list(at)
+                    moved[number], moved[other] = place, at[other] + further
+                    parts.append((weight * share, tuple(moved)))
+            found = parts
         return found
 
     @cached_property
@@ -345,6 +383,7 @@ class _Builder:
     def wrong_along(self, number: int, point: Point, at: int) -> float:
         """By how much the time at a coordinate is not what the knots of that axis alone say, in proportion."""
         expected = 0.0
+        at = self.knots[number].carried(at)[0][1]
         for weights in self.knots[number].weights(at):
             for place, weight in weights.items():
                 expected += self.at((*point[:number], place, *point[number + 1 :]))[0] * weight
