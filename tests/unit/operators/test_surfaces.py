@@ -242,7 +242,7 @@ def test_what_a_contract_or_a_generation_lacks(chip, operator, dtype, sizes, tex
 
 def test_one_use_is_simulated_where_there_is_no_surface():
     costs = KernelCosts("trn2", use_shipped=False)
-    sizes = {"rows": 300, "width": 1024}
+    sizes = {"rows": 300_000, "width": 1024}
     first = costs.once("softmax", "bfloat16", **sizes)
     assert first == costs.simulated("softmax", "bfloat16", **sizes)
     assert first.how == "simulated"
