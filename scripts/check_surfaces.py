@@ -12,6 +12,7 @@ operator with the worst uses, and exit status 1 where the median is above 1 % or
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import time
@@ -58,6 +59,7 @@ def _run(options: argparse.Namespace, rows: list[checks.Row]) -> None:
     done = {row["number"] for row in rows}
     draws = Draws(options.seed, options.least, options.most)
     begin = time.monotonic()
+    gc.set_threshold(100_000, 50, 100)  # traces are many objects that live together
     for number in range(part - 1, options.count, parts):
         chip, cores, operator, *_ = draws.use(number)
         wanted = all(
