@@ -211,6 +211,16 @@ def test_against_whole_simulations(use):
     assert (found.bound, found.support) == (whole.bound, whole.support)
 
 
+def test_uses_of_a_regime_without_axes_are_simulated():
+    costs = KernelCosts("trn2", use_shipped=False)
+    sizes = {"heads": 1, "kv_heads": 1, "depth": 64, "causal": 1}
+    for queries, keys in ((128, 256), (256, 384)):
+        found = costs.cost("attention_backward", "bfloat16", queries=queries, keys=keys, **sizes)
+        assert found == costs.simulated("attention_backward", "bfloat16", queries=queries, keys=keys, **sizes)
+        assert found.how == "simulated"
+        assert found.support
+
+
 def test_arrays_are_what_each_is():
     costs = KernelCosts("trn2", use_shipped=False)
     rows, widths = np.array([100, 128, 5000, 70_001, 100, 9]), np.array([512, 512, 512, 768, 512, 768])
