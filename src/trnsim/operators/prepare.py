@@ -137,7 +137,7 @@ def allowed(costs: KernelCosts, contract: Contract) -> Iterator[tuple[Problem, d
 
 def uses(operator: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Number format and sizes with options of each use of ``operator`` in ``uses.toml``."""
-    for group in _uses().get(operator, ()):
+    for group in read_uses().get(operator, ()):
         columns = {**group.get("sizes", {}), **group.get("options", {})}
         shapes = group.get("shapes", {})
         names = shapes.get("names", ())
@@ -146,7 +146,8 @@ def uses(operator: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 @cache
-def _uses() -> Mapping[str, list[dict[str, Any]]]:
+def read_uses() -> Mapping[str, list[dict[str, Any]]]:
+    """``uses.toml``: groups by operator."""
     with USES.open("rb") as file:
         found: dict[str, list[dict[str, Any]]] = tomllib.load(file)
     return found

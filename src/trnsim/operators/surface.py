@@ -37,10 +37,10 @@ TOLERANCE = 0.005
 # Knots that an axis gets in this way, at most.
 MOST_KNOTS = 16
 # Samples that only check: the last so many tell the error, after at most so many of which some led to more knots.
-CHECKS, MOST_CHECKS = 3, 9
+CHECKS, MOST_CHECKS = 2, 8
 GOOD = 0.02
 # Products of the largest check, and how often one is drawn until it is not larger.
-LARGEST_CHECK, MOST_DRAWS = 8000, 8
+LARGEST_CHECK, MOST_DRAWS = 4000, 8
 # A use of fewer instructions than this many times those of one block of every loop is a small one: as many of them are
 # checked as of others.
 FEW = 4

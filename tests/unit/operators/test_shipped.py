@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from trnsim.cli import app
 from trnsim.hardware import load_chip
 from trnsim.operators import decides, shipped, surface
+from trnsim.operators import prepare as prepared
 from trnsim.operators.kernel_costs import KernelCosts, contracts
 from trnsim.operators.packing import pack, unpack
 from trnsim.operators.prepare import prepare, uses
@@ -102,6 +103,23 @@ def test_every_group_of_uses_has_one_that_is_allowed():
         unknown = {dtype for dtype, _ in found} - {d for dtypes in contract.dtypes.values() for d in dtypes}
         assert not unknown, name
         assert all(set(contract.sizes) | set(contract.options) >= set(given) for _, given in found), name
+
+
+def test_shapes_go_together_and_with_each_value_of_others(tmp_path, monkeypatch):
+    file = tmp_path / "uses.toml"
+    file.write_text(
+        '[[matmul]]\ndtypes = ["bfloat16", "float32"]\nsizes = { m = [1, 2] }\noptions = { contract_lhs = [1] }\n'
+        '[matmul.shapes]\nnames = ["k", "n"]\nvalues = [[3, 4], [5, 6]]\n[[matmul]]\ndtypes = []\n'
+    )
+    monkeypatch.setattr(prepared, "USES", file)
+    prepared.read_uses.cache_clear()
+    try:
+        found = {(dtype, *given.values()): tuple(given) for dtype, given in uses("matmul")}
+    finally:
+        prepared.read_uses.cache_clear()
+    assert set(found.values()) == {("k", "n", "m", "contract_lhs")}
+    expected = {(d, *kn, m, 1) for d in ("bfloat16", "float32") for kn in ((3, 4), (5, 6)) for m in (1, 2)}
+    assert set(found) == expected
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from trnsim.errors import InputError
+from trnsim.hardware import load_chip
 from trnsim.operators import decides, samples
 from trnsim.operators import store as stores
 from trnsim.operators.kernel_costs import contracts
@@ -135,8 +136,6 @@ def test_a_file_that_is_too_large_loses_the_traces_used_longest_ago(store):
 
 
 def key(problem):
-    from trnsim.hardware import load_chip
-
     return decides.trace_key(MATMUL, problem, load_chip("trn2"))
 
 
@@ -276,3 +275,29 @@ def test_traces_are_compressed(store):
     found, release = store.trace(key(use(m=2048, n=2048)))
     plain = msgspec.msgpack.encode(stores.SavedSample(release, [t.packed() for t in found]))
     assert len(data) < len(plain) / 3
+
+
+@pytest.mark.parametrize(
+    ("operator", "sizes"),
+    [
+        ("rmsnorm", {"rows": 700, "width": 1000}),
+        ("attention", {"heads": 4, "kv_heads": 2, "queries": 300, "keys": 300, "depth": 64}),
+        ("embedding", {"tokens": 300, "width": 512, "rows": 1000}),
+        ("gated_mlp", {"tokens": 200, "width": 512, "hidden": 384, "outputs": 512}),
+        ("softmax", {"rows": 5, "width": 300}),
+    ],
+)
+@pytest.mark.parametrize(("chip", "cores"), [("trn1", 1), ("trn2", 2), ("trn3", 1)])
+def test_a_measure_is_what_the_timeline_sums_up_to(store, operator, sizes, chip, cores):
+    contract, options = contracts()[operator], SimulationOptions(chip=chip, numeric=False)
+    problem = contract.problem("bfloat16", cores, sizes, load_chip(chip).core.version)
+    session = Session(options)
+    with session.active():
+        contract.kernel[cores].launch(contract.arguments(problem), {}, options)
+    call = session.calls[-1]
+    store.add_trace(decides.trace_key(contract, problem, load_chip(chip)), call.traces, call.nki_version)
+    sampler = Sampler(chip, store)
+    values, support, reason = sampler(contract, problem)
+    assert (sampler.traced, sampler.timed) == (0, 1)
+    assert values.tolist() == samples.measure(call.timeline).tolist()
+    assert (support, reason) == (call.support, call.support_reason)
