@@ -101,8 +101,8 @@ class KernelCosts:
         how = "surface"
         if values is None:
             surface.refuse_if_large(contract, problem)
-            quantities, *support = self.source.sampler(contract, problem)
-            values, how, found = quantities.tolist(), "simulated", surface.Surface((), {}, (), *support)
+            quantities, support, reason = self.source.sampler(contract, problem)
+            values, how, found = quantities.tolist(), "simulated", surface.Surface((), {}, (), support, reason)
         if len(self._known) >= _KNOWN:
             self._known.clear()
         self._known[use] = self._cost(contract, problem, values, found, how, error)
@@ -140,15 +140,16 @@ class KernelCosts:
                 return None
             self._surfaces[key] = found
         held, point = self.surface(contract, problem)
+        exact = held.samples.get(point)
+        if exact is not None:
+            return self._cost(contract, problem, exact.tolist(), held, "surface", 0.0)
         if not held.knots or not held.covers(point):
             return None
         values = held.evaluate(point).tolist()
-        if values[0] != values[0]:  # not a number: samples are missing
+        # Not a number: samples are missing.
+        if values[0] != values[0] or not _may_stand(held, values[_INSTRUCTIONS]):
             return None
-        error = held.error(values[_INSTRUCTIONS])
-        if error > surface.LARGEST_ERROR:
-            return None
-        return _cost(contract, problem, values, held, "surface", error)
+        return self._cost(contract, problem, values, held, "surface", held.error(values[_INSTRUCTIONS]))
 
     def neighbours(self, contract: Contract, problem: Problem) -> Neighbours | None:
         """The simulated sizes of an operator in a format, by which others may be told; None: there are none."""
