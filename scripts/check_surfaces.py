@@ -12,6 +12,7 @@ operator with the worst uses, and exit status 1 where the median is above 1 % or
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import time
@@ -29,6 +30,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", default="1/1", help="I/N: the uses of one of N runs")
     parser.add_argument("--within", type=float, default=None, help="start no use after so many seconds")
+    parser.add_argument("--smallest-first", action="store_true", help="uses of few instructions before others")
     parser.add_argument("--results", type=Path, default=Path("surfaces-check.jsonl"))
     parser.add_argument("--store", type=Path, default=None, help="keeps surfaces and samples between runs")
     parser.add_argument("--chip", action="append", help="only this one; may be repeated")
@@ -58,7 +60,11 @@ def _run(options: argparse.Namespace, rows: list[checks.Row]) -> None:
     done = {row["number"] for row in rows}
     draws = Draws(options.seed, options.least, options.most)
     begin = time.monotonic()
-    for number in range(part - 1, options.count, parts):
+    gc.set_threshold(100_000, 50, 100)  # traces are many objects that live together
+    numbers = list(range(part - 1, options.count, parts))
+    if options.smallest_first:
+        numbers.sort(key=draws.size)
+    for number in numbers:
         chip, cores, operator, *_ = draws.use(number)
         wanted = all(
             not only or one in only

@@ -45,7 +45,7 @@ class Knots:
             top = max(low, (axis.high or 0) // axis.tile)
             begins = [block * period + 1 for block in range(low // period, top // period + 1)]
             whole = {low, top, *_doublings(low, top), *begins, *(at - 1 for at in begins)}
-            parts = {low, *begins, top}
+            parts = {low, 2 * low, *begins, top}
         whole = {at for at in whole | set(more) if low <= at <= top}
         parts = {at for at in (parts | set(more_parts)) & whole if (at - 1) * axis.tile + axis.grain >= axis.low}
         return cls(axis, tuple(sorted(whole)), tuple(sorted(parts)) if axis.tile > axis.grain else ())

@@ -71,6 +71,8 @@ def _sized(costs: KernelCosts, contract: Contract, problem: Problem, least: int,
             break
         costs.prepare(contract, [problem])
         instructions = float(found.evaluate(point)[_INSTRUCTIONS])
+        if np.isnan(instructions):  # the surface is not good there: the use is simulated
+            instructions = float(costs.sample(contract, problem)[_INSTRUCTIONS])
         if least <= instructions <= most:
             break
         axis = max(free, key=lambda one: one.degree)

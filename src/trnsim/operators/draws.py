@@ -54,6 +54,12 @@ class Draws:
             if self.least <= estimated(contract, problem) <= self.most:
                 return chip, cores, operator, dtype, given
 
+    def size(self, number: int) -> float:
+        """About how many instructions a use takes."""
+        chip, cores, operator, dtype, given = self.use(number)
+        contract = contracts()[operator]
+        return estimated(contract, contract.problem(dtype, cores, given, _version(chip)))
+
 
 def _version(chip: str) -> str:
     core = load_chip(chip).core

@@ -98,7 +98,8 @@ class KernelCosts:
         how = "surface"
         if values is None:
             surface.refuse_if_large(contract, problem)
-            values, how = self.sample(contract, problem).tolist(), "simulated"
+            quantities, *support = self.source.sampler(contract, problem)
+            values, how, found = quantities.tolist(), "simulated", surface.Surface((), {}, (), *support)
         if len(self._known) >= _KNOWN:
             self._known.clear()
         self._known[use] = self._cost(contract, problem, values, found, how, error)

@@ -75,7 +75,7 @@ class Check:
 
 @dataclass
 class Surface:
-    """Knots of each axis, and the samples at them that were taken. Without an axis it is one use, simulated.
+    """Knots of each axis, and the samples at them that were taken. Without an axis there are none: uses are simulated.
 
     Attributes:
         knots: of the axes, in order.
@@ -364,6 +364,8 @@ class _Builder:
         return self.taken[point]
 
     def build(self) -> Surface:
+        if not self.axes:  # each use of this regime is one of its own
+            return Surface((), {})
         for number in range(len(self.axes)):
             self.refine(number)
         return self.checked()
