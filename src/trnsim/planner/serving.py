@@ -32,8 +32,8 @@ from trnsim.workloads.memory import Memory, serving_cache, serving_memory, servi
 
 if TYPE_CHECKING:
     from trnsim.hardware.model import Price, System
-    from trnsim.planner.exchange import ServingLayout
     from trnsim.hardware.stack import Stack
+    from trnsim.planner.exchange import ServingLayout
     from trnsim.serving.settings import ReplicaSettings, Speculation
     from trnsim.workloads import Model
 
