@@ -128,16 +128,15 @@ def compare(
     basis = basis_of(loaded, kind, date)
     rows = []
     for system in loaded:
+        shipped = None
         for variant in variants:
             implementation, stack = VARIANTS[variant]
-            mine = replace(
-                plan,
-                system=system.name,
-                implementation=implementation or plan.implementation,
-                stack=stack or plan.stack,
-            )
-            row = _served(mine, system, load, chips, basis)
-            rows.append(replace(row, variant=variant, curve=_curve(mine, load, chips, curve)))
+            mine = replace(plan, system=system.name, stack=stack or plan.stack)
+            mine = replace(mine, implementation=implementation or plan.implementation)
+            row = replace(_served(mine, system, load, chips, basis), variant=variant)
+            row = _no_slower(replace(row, curve=_curve(mine, load, chips, curve)), shipped)
+            shipped = row if variant == "as-shipped" else shipped
+            rows.append(row)
     return _even(rows), basis
 
 
@@ -151,12 +150,24 @@ def compare_training(
     """
     loaded = _loaded(systems)
     basis = basis_of(loaded, kind, date)
-    rows = [
-        replace(_trained(wanted, system, VARIANTS[variant], basis), variant=variant)
-        for system in loaded
-        for variant in variants
-    ]
+    rows = []
+    for system in loaded:
+        shipped = None
+        for variant in variants:
+            row = _no_slower(replace(_trained(wanted, system, VARIANTS[variant], basis), variant=variant), shipped)
+            shipped = row if variant == "as-shipped" else shipped
+            rows.append(row)
     return _even(rows), basis
+
+
+def _no_slower(row: Compared, shipped: Compared | None) -> Compared:
+    """What is shipped is possible: where operators were fitted faster than their kernels alone, it is the best too."""
+    if shipped is None:
+        return row
+    curve = _frontier([*row.curve, *shipped.curve])
+    if shipped.tokens_per_second_per_chip <= row.tokens_per_second_per_chip:
+        return replace(row, curve=curve)
+    return replace(shipped, variant=row.variant, curve=curve)
 
 
 def _loaded(systems: Sequence[str]) -> list[System]:
@@ -181,9 +192,14 @@ def _curve(mine: ServingPlan, load: Load, chips: float | None, users: Sequence[i
             found += search(mine, replace(load, users=count, ttft=None, tpot=None), chips).best
         except TrnsimError:
             continue
-    found.sort(key=lambda e: (e.state.tpot, -e.output_tokens_per_second_per_chip))
+    return _frontier(found)
+
+
+def _frontier(found: list[ServingEstimate]) -> tuple[ServingEstimate, ...]:
+    """Those that no other one beats in both TPOT and throughput, the shortest TPOT first."""
+    ordered = sorted(found, key=lambda e: (e.state.tpot, -e.output_tokens_per_second_per_chip))
     best: list[ServingEstimate] = []
-    for one in found:
+    for one in ordered:
         if not best or one.output_tokens_per_second_per_chip > best[-1].output_tokens_per_second_per_chip:
             best.append(one)
     return tuple(best)
