@@ -82,7 +82,7 @@ class Capture:
         self._kinds: list[Any] = []
         self.number = 0
         self.last = -1
-        self.canonical: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor
+        self.canonical: Callable[[torch.Tensor], torch.Tensor] | None = None
         """The tensor that stands for one: without data, the fake of a real one."""
         self.live_bytes = 0
         self.peak_bytes = 0
@@ -111,32 +111,36 @@ class Capture:
     ) -> int:
         """Record what has run; the index of the call, or of the one that made what a view shows (-1: none)."""
         inputs: list[Value] = []
-        index = len(self.calls)
+        index, name = len(self.calls), schema.name
         before = tuple([self._recorded(a, inputs) for a in args])
-        named = {name: self._recorded(a, inputs) for name, a in kwargs.items()} if kwargs else {}
-        changed: list[torch.Tensor] = []
-        for place, name in schema.changes:
-            changed += _tensors(args[place] if place < len(args) else kwargs.get(name))
+        named = {key: self._recorded(a, inputs) for key, a in kwargs.items()} if kwargs else {}
+        results = [result] if isinstance(result, torch.Tensor) else _tensors(result)
+        there = {value.storage.id for value in inputs}
         outputs: list[Value] = []
-        if changed:
-            outputs += [self._written(tensor, index, module, schema.name) for tensor in changed]
-            known = {value.storage.id for value in outputs}
-            new = [t for t in _tensors(result) if self._new(t, known, module, schema.name)]
-            outputs += [self._written(tensor, index, module, schema.name) for tensor in new]
+        if schema.changes:
+            changed: list[torch.Tensor] = []
+            for place, key in schema.changes:
+                changed += _tensors(args[place] if place < len(args) else kwargs.get(key))
+            held = [(tensor, self._hold(tensor, "activation", module, name)) for tensor in changed]
+            there = {one.storage.id for _, one in held}
         else:
-            there = {value.storage.id for value in inputs}
-            made = [t for t in _tensors(result) if self._new(t, there, module, schema.name)]
-            if not made and (not inputs or _tensors(result)):
-                self.last = inputs[0].producer if inputs else -1
-                return self.last
-            outputs = [self._written(t, index, module, schema.name) for t in made]
+            held = []
+        for tensor in results:
+            one = self._hold(tensor, "activation", module, name)
+            if one.storage.id not in there:
+                held.append((tensor, one))
+        if not held and (not inputs or results):
+            self.last = inputs[0].producer if inputs else -1
+            return self.last
+        for tensor, one in held:
+            one.root, one.producer, one.graph = -1, index, self.number
+            outputs.append(self._value(tensor, one))
         for value in inputs:
-            if value.storage.kind == "weight" and not value.storage.module:
-                value.storage.module = module
+            storage = value.storage
+            if storage.kind == "weight" and not storage.module:
+                storage.module = module
         values = tuple(inputs), tuple(outputs)
-        self.calls.append(
-            Call(index, schema.name, before, named, *values, module, phase, _user_line(), format, origin, cost)
-        )
+        self.calls.append(Call(index, name, before, named, *values, module, phase, _user_line(), format, origin, cost))
         self.stream.clock += 1
         self.last = index
         return index
@@ -205,10 +209,12 @@ class Capture:
         return hash(tuple(shape)), shape
 
     def _hold(self, tensor: torch.Tensor, kind: str, module: str, operator: str, name: str = "") -> _Held:
-        memory = self.canonical(tensor).untyped_storage()
+        memory = (tensor if self.canonical is None else self.canonical(tensor)).untyped_storage()
         key = memory._cdata
         held = self._held.get(key)
         if held is None:
+            if kind == "input" and isinstance(tensor, torch.nn.Parameter):
+                kind = "weight"
             storage = Storage(self._storages, memory.nbytes(), kind, self.stream.clock, None, module, operator, name)
             self._storages += 1
             self._fresh.append(storage)
@@ -223,13 +229,9 @@ class Capture:
             held = self._held[key] = _Held(storage, weakref.ref(memory, gone))
         return held
 
-    def _new(self, tensor: torch.Tensor, there: set[int], module: str, operator: str) -> bool:
-        """Whether a result has a storage that no argument has."""
-        return self._hold(tensor, "activation", module, operator).storage.id not in there
-
     def _value(self, tensor: torch.Tensor, held: _Held) -> Value:
-        shape = tuple(tensor.shape)
-        key = (held.storage.id, held.root, shape, tensor.storage_offset(), tensor.stride(), tensor.dtype)
+        dtype = tensor.dtype
+        key = (held.storage.id, held.root, tensor.shape, tensor.storage_offset(), tensor.stride(), dtype)
         value = self._values.get(key)
         if value is None:
             number = self._count
@@ -237,28 +239,15 @@ class Capture:
             if held.root < 0:
                 held.root = number
                 key = (held.storage.id, number, *key[2:])
-            here = held.graph == self.number
-            value = Value(
-                number,
-                held.storage,
-                shape,
-                dtype_name(tensor.dtype),
-                tensor.dtype.itemsize,
-                held.root,
-                held.producer if here else -1,
-            )
+            producer = held.producer if held.graph == self.number else -1
+            shape = tuple(tensor.shape)
+            value = Value(number, held.storage, shape, dtype_name(dtype), dtype.itemsize, held.root, producer)
             self._values[key] = value
         return value
 
-    def _written(self, tensor: torch.Tensor, producer: int, module: str, operator: str) -> Value:
-        held = self._hold(tensor, "activation", module, operator)
-        held.root, held.producer, held.graph = -1, producer, self.number
-        return self._value(tensor, held)
-
     def _recorded(self, item: Any, inputs: list[Value]) -> Any:
         if isinstance(item, torch.Tensor):
-            kind = "weight" if isinstance(item, torch.nn.Parameter) else "input"
-            value = self._value(item, self._hold(item, kind, "", ""))
+            value = self._value(item, self._hold(item, "input", "", ""))
             inputs.append(value)
             return value
         if isinstance(item, list | tuple):
@@ -277,19 +266,19 @@ def _tensors(result: Any) -> list[torch.Tensor]:
 _FLOATS = frozenset(("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"))
 # What puts something into a cache, or makes a longer one.
 _GROWS = frozenset(("cat", "copy_", "index_copy", "index_copy_", "slice_scatter", "index_put_"))
-_inside: dict[Any, bool] = {}
+_inside: dict[str, bool] = {}  # by file
 
 
 def _user_line() -> str:
     """Where the call comes from: the innermost frame that is neither torch's nor ours."""
     frame: Any = sys._getframe(2)
     while frame is not None:
-        code = frame.f_code
-        inside = _inside.get(code)
+        file = frame.f_code.co_filename
+        inside = _inside.get(file)
         if inside is None:
-            inside = _inside[code] = code.co_filename.startswith((_OURS, _TORCH, "<"))
+            inside = _inside[file] = file.startswith((_OURS, _TORCH, "<"))
         if not inside:
-            return f"{code.co_filename}:{frame.f_lineno}"
+            return f"{file}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
 

@@ -19,11 +19,11 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trnsim.errors import InputError, TrnsimError, UnsupportedError
+from trnsim.errors import InputError, TrnsimError
 from trnsim.frameworks.torch import formats
 from trnsim.frameworks.torch.accounts import SETUP, Accounts
 from trnsim.frameworks.torch.capacity import OVER, step_fits, weights_fit
-from trnsim.frameworks.torch.capture import Capture, Schema, _tensors, dtype_name, kinds
+from trnsim.frameworks.torch.capture import Capture, Schema, kinds
 from trnsim.frameworks.torch.executor import Executor, make_executor
 from trnsim.frameworks.torch.formats import Policy
 from trnsim.frameworks.torch.generate import AROUND, OTHER, Caches, cache_of, tensors_of
@@ -35,8 +35,7 @@ from trnsim.hardware import load_chip
 from trnsim.operators.cost import OperatorCost
 
 FORMATS = tuple(formats.POLICIES)
-# What no engine computes with: NKI has none of these.
-_MISSING = {torch.float64, torch.complex64, torch.complex128, torch.complex32}
+OUTSIDE = "outside of modules"
 _active: list[Chip] = []
 
 
@@ -159,10 +158,11 @@ class Chip(TorchDispatchMode):
         if schema.name.startswith(("profiler.", "prim.")):
             return func(*args, **kwargs)
         module, phase, origin = self.places.here()
-        self._check(schema, args, kwargs, module)
         try:
             result = self.executor.run(func, args, kwargs)
-        except TrnsimError:
+        except TrnsimError as error:
+            error.message = f"{module or OUTSIDE}: {error.message}"
+            error.args = (error.message,)
             raise
         except Exception as error:
             raise _failed(error, schema.name, module) from error
@@ -286,19 +286,9 @@ class Chip(TorchDispatchMode):
             self._mark()
             self._pending = False
 
-    def _check(self, schema: Schema, args: Any, kwargs: Any, module: str) -> None:
-        for tensor in _tensors(args):
-            if tensor.dtype in _MISSING and tensor.dim():
-                raise UnsupportedError(
-                    f"{module or 'outside of modules'}: {schema.name} on {dtype_name(tensor.dtype)}, "
-                    "which no engine has; use float32 or less",
-                    operand="dtype",
-                    value=dtype_name(tensor.dtype),
-                )
-
 
 def _failed(error: Exception, operator: str, module: str) -> OperatorError:
-    where = module or "outside of modules"
+    where = module or OUTSIDE
     if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
         return OperatorError(f"{where}: {operator} depends on data, which depth 'shape' has none of; use 'fast'")
     return OperatorError(f"{where}: {operator} failed: {error}")

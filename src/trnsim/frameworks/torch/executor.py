@@ -8,8 +8,9 @@ import torch
 
 from trnsim.errors import InputError
 from trnsim.frameworks.torch.exact import ExactExecutor
-from trnsim.frameworks.torch.fast import FastExecutor
+from trnsim.frameworks.torch.fast import FastExecutor, refused
 from trnsim.frameworks.torch.formats import Policy
+from trnsim.frameworks.torch.plans import COMPUTE, PRODUCT, Plan, plan_of
 from trnsim.hardware import load_chip
 
 DEPTHS = ("exact", "fast", "shape")
@@ -31,9 +32,17 @@ class Executor(Protocol):
 class ShapeExecutor:
     """Shapes only: FakeTensorMode, and what it does not know of tensors on a CPU."""
 
+    def __init__(self) -> None:
+        self._plans: dict[Any, Plan] = {}
+
     def run(self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is torch.ops.aten._grouped_mm.default:
             return _grouped(*args, **kwargs)
+        plan = self._plans.get(func)
+        if plan is None:
+            plan = self._plans[func] = plan_of(func)
+        if plan.kind in {COMPUTE, PRODUCT}:
+            refused(plan, args, kwargs)
         return func(*args, **kwargs)
 
     def forget(self, tensors: list[Any] | None = None) -> None:

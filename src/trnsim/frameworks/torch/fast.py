@@ -97,8 +97,7 @@ class FastExecutor:
         self, plan: Plan, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], prepared: Any = None
     ) -> Any:
         """Any operator, in float32. ``prepared`` are the arguments to compute with where they are not just upcast."""
-        kind = _narrowest(args, kwargs.values() if kwargs else ())
-        _check(plan, kind)
+        kind = refused(plan, args, kwargs)
         if plan.writes:
             written = [t for w in plan.writes for t in _tensors(_argument(args, kwargs, w))]
             self.cache.written(written)
@@ -185,7 +184,7 @@ class FastExecutor:
     def _narrow_product(self, policy: Policy, plan: Plan, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """A product with weights in 8 bits: their scales multiply the float32 sums, then what is added is added."""
         left, right = (args[p] for p in plan.operands)
-        _check(plan, _narrowest(args, ()))
+        refused(plan, args, kwargs)
         values: list[Tensor] = []
         scales: list[Tensor] = []
         for place, tensor in enumerate((left, right)):
@@ -454,15 +453,21 @@ def _given(args: Any, kwargs: Any, where: tuple[int, str]) -> bool:
     return bool(_argument(args, kwargs, where))
 
 
-def _check(plan: Plan, kind: Any) -> None:
-    """Refuse a format that no engine has."""
+def refused(plan: Plan, args: Any, kwargs: Any) -> Any:
+    """The format among a call's arguments that is narrower than float32, or None.
+
+    Raises:
+        UnsupportedError: one is of a format that no engine has.
+    """
+    kind = _narrowest(args, kwargs.values() if kwargs else ())
     if kind is not None and kind in _MISSING:
         raise UnsupportedError(
-            f"{plan.overload} on {_name(kind)}, which no engine computes with; use float32 or less",
+            f"{plan.overload} on {_name(kind)}, which no engine has; use float32 or less",
             instruction=plan.overload,
             operand="dtype",
             value=_name(kind),
         )
+    return kind
 
 
 def _scale(result: Tensor, scales: list[Tensor]) -> Tensor:

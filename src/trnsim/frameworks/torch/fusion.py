@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from trnsim.errors import UnsupportedError
-from trnsim.frameworks.torch.operators import plain
+from trnsim.frameworks.torch.operators import kind, plain
 from trnsim.frameworks.torch.patterns import Piece, Pieces, outside
 from trnsim.frameworks.torch.pricing import Price, Pricer, combined, together
 from trnsim.frameworks.torch.stream import Call, Graph, Value
@@ -266,22 +266,31 @@ def _bytes(value: Value) -> int:
 
 def unfused(calls: list[Call], pricer: Pricer) -> float:
     """Picoseconds of calls one by one, results through HBM."""
-    from trnsim.frameworks.torch.operators import kind
-
     total = 0.0
     for call in calls:
-        name = kind(call.operator)
-        if name == "made":
+        if call.cost is not None:
+            total += call.cost.time_ps
             continue
+        shapes = tuple([(v.shape, v.itemsize, v.kind == "weight") for v in (*call.inputs, *call.outputs)])
+        key = (call.operator, call.format, call.phase, shapes)
+        found = pricer.alone.get(key)
+        if found is None:
+            found = pricer.alone[key] = _alone(call, pricer)
+        total += found
+    return total
+
+
+def _alone(call: Call, pricer: Pricer) -> float:
+    name = kind(call.operator)
+    if name == "made":
+        return 0.0
+    if name == "product":
         try:
-            if name == "product":
-                total += sum(pricer.use(u).time_ps for u in product(call, call.format))
-                continue
+            return sum(pricer.use(used).time_ps for used in product(call, call.format))
         except UnsupportedError:
             pass
-        reads, writes = outside([call])
-        total += pricer.moving(float(sum(_bytes(v) for v in (*reads, *writes)))).time_ps
-    return total
+    reads, writes = outside([call])
+    return pricer.moving(float(sum(_bytes(v) for v in (*reads, *writes)))).time_ps
 
 
 def common(modules: list[str]) -> str:

@@ -88,7 +88,7 @@ class Plan:
         writes: (place, name) of arguments that are changed.
         operands: places of what a product multiplies.
         unless: (place, name) of the argument that makes a move add.
-        overload: full name, for messages.
+        overload: full name, ``aten.mm.default``.
     """
 
     kind: str
@@ -112,7 +112,7 @@ def plan_of(func: Any) -> Plan:
     writes = tuple(changed)
     shares = any(r.alias_info is not None for r in schema.returns)
     view = not writes and (shares or name in ("_reshape_alias", "_unsafe_view"))
-    overload = f"{schema.name}.{schema.overload_name}" if schema.overload_name else schema.name
+    overload = str(func)
     if namespace in _WITHOUT_NUMBERS:
         return Plan(MOVE, name, False, writes, overload=overload)
     if namespace not in ("aten", "prims"):

@@ -58,9 +58,7 @@ class Attention(nn.Module):
     def forward(self, x):
         batch, tokens, _ = x.shape
         angles = torch.arange(tokens)[:, None] * torch.rand(self.depth)
-        q, k, v = (
-            p(x).view(batch, tokens, -1, self.depth).transpose(1, 2) for p in (self.q, self.k, self.v)
-        )
+        q, k, v = (p(x).view(batch, tokens, -1, self.depth).transpose(1, 2) for p in (self.q, self.k, self.v))
         q, k = rotated(q, angles.cos(), angles.sin()), rotated(k, angles.cos(), angles.sin())
         if self.explicit:
             times = HEADS // self.kv_heads
@@ -144,7 +142,9 @@ def test_attention_is_one_region_in_both_forms(explicit, kv_heads, causal):
     assert kinds.count("attention") == kinds.count("attention_backward") == 1
     assert kinds.count("rope") == 2
     text = next(r for r in found if r.kind == "attention").operators[0]
-    sizes = f"heads {2 * HEADS}, kv_heads {2 * kv_heads}, queries {TOKENS // 2}, keys {TOKENS // 2}, causal {int(causal)}"
+    sizes = (
+        f"heads {2 * HEADS}, kv_heads {2 * kv_heads}, queries {TOKENS // 2}, keys {TOKENS // 2}, causal {int(causal)}"
+    )
     assert sizes in text
     assert not [r for r in found if r.kind == "fallback"]
 
@@ -169,7 +169,9 @@ def test_cross_entropy_and_embedding_have_kernels():
             return functional.cross_entropy(self.table(numbers) @ self.table.weight.T, numbers)
 
     found = regions(Head(), train=True)
-    assert {"embedding", "embedding_backward", "cross_entropy", "cross_entropy_backward"} <= {o for r in found for o in used(r)}
+    assert {"embedding", "embedding_backward", "cross_entropy", "cross_entropy_backward"} <= {
+        o for r in found for o in used(r)
+    }
     assert f"cross_entropy (rows {TOKENS}, vocabulary 500) float32" in [o for r in found for o in r.operators]
 
 
