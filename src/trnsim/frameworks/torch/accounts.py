@@ -38,6 +38,7 @@ class Accounts:
         """That of a graph."""
         while len(self._known) <= number:
             self._known.append(account(self.stream.graphs[len(self._known)], self.pricer))
+            self.pricer.save()
         return self._known[number]
 
     def step_ps(self, step: int) -> float:

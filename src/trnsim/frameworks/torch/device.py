@@ -28,6 +28,7 @@ from trnsim.frameworks.torch.executor import Executor, make_executor
 from trnsim.frameworks.torch.formats import Policy
 from trnsim.frameworks.torch.generate import AROUND, OTHER, Caches, cache_of, tensors_of
 from trnsim.frameworks.torch.modules import Places
+from trnsim.frameworks.torch.patterns import AHEAD
 from trnsim.frameworks.torch.pricing import Pricer
 from trnsim.frameworks.torch.report import Report
 from trnsim.frameworks.torch.reporting.progress import StepProgress
@@ -94,6 +95,7 @@ class Chip(TorchDispatchMode):
         self._fitted = 0
         self._graphs_ran: tuple[set[int], str] = (set(), "")
         self._caches, self._name, self._ran = Caches(), OTHER, False
+        self._fake: Any = None
         self._entered = ExitStack()
         self._progress, self._shown = progress, 0
         self._bar: StepProgress | None = None
@@ -104,7 +106,9 @@ class Chip(TorchDispatchMode):
 
     def __enter__(self) -> Chip:  # noqa: PYI034
         if self.depth == "shape":
-            fake = self._entered.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            if self._fake is None:
+                self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+            fake = self._entered.enter_context(self._fake)
 
             def canonical(tensor: torch.Tensor) -> torch.Tensor:
                 return tensor if isinstance(tensor, FakeTensor) else fake.from_tensor(tensor)
@@ -164,7 +168,7 @@ class Chip(TorchDispatchMode):
         except Exception as error:
             raise _failed(error, schema.name, module) from error
         index = self.capture.call(schema, args, kwargs, result, module, phase, self.format, origin)
-        if phase == "forward" and self.places.override is None:
+        if phase in AHEAD and self.places.override is None:
             self.places.ran(module, index)
         return result
 
@@ -183,7 +187,7 @@ class Chip(TorchDispatchMode):
         module, phase, origin = self.places.here()
         schema = Schema(f"nki.{name}", ())
         index = self.capture.call(schema, tuple(inputs), {}, outputs, module, phase, self.format, origin, cost)
-        if phase == "forward":
+        if phase in AHEAD:
             self.places.ran(module, index)
 
     @contextmanager

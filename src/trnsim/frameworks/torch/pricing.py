@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trnsim.errors import InputError, UnsupportedError
+from trnsim.frameworks.torch.kept_prices import KeptPrices
 from trnsim.frameworks.torch.uses import Used
 from trnsim.operators.cost import OperatorCost
 from trnsim.operators.store import cache_folder
@@ -86,7 +87,12 @@ class Pricer:
         self.chip, self.lnc, self.implementation = chip, lnc, implementation
         # What is known of a chip is known to all that run on it.
         self._known, self._held = _known(chip, lnc, implementation, str(cache_folder()))
+        # A chip of the user's own file may change under its name.
+        plain = implementation == "kernel" and not Path(chip).exists()
+        self._kept = KeptPrices(cache_folder(), f"{chip} {lnc}", Price) if plain else None
         self.simulated = 0
+        self.alone: dict[Any, float] = {}
+        """Picoseconds of single calls, by operator, format and shapes."""
 
     def use(self, used: Used) -> Price:
         """What a use takes.
@@ -159,6 +165,10 @@ class Pricer:
     def _asked(self, operator: str, dtype: str, sizes: dict[str, Any]) -> Price:
         key = (operator, dtype, tuple(sizes.items()))
         found = self._known.get(key)
+        if found is None and self._kept is not None:
+            found = self._kept.get(repr(key))
+            if found is not None:
+                self._known[key] = found
         if found is None:
             costs = self.costs()
             try:
@@ -171,7 +181,14 @@ class Pricer:
                 cost.time_ps, cost.hbm_bytes, cost.flops, dict(cost.busy_ps), cost.support, cost.reason,
                 operator in _PRODUCTS,
             )  # fmt: skip
+            if self._kept is not None:
+                self._kept.put(repr(key), found)
         return found
+
+    def save(self) -> None:
+        """Keep what was found for other runs."""
+        if self._kept is not None:
+            self._kept.save()
 
     def _given(self, operator: str, sizes: dict[str, Any]) -> dict[str, Any]:
         """Sizes as the implementation takes them: the compiler's operators know no ``width`` of their own depth."""
@@ -181,6 +198,13 @@ class Pricer:
 
     def _chain(self, dtype: str, moved: float, work: float) -> Price:
         """Element-wise work: as long as its bytes take, or its operations on VectorE and ScalarE together."""
+        key = ("chain", dtype, moved, work)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._moved(dtype, moved, work)
+        return found
+
+    def _moved(self, dtype: str, moved: float, work: float) -> Price:
         itemsize = 4 if dtype == "float32" else 2
         elements = max(moved / (3 * itemsize), 1.0)  # the kernel reads two tensors and writes one
         width = _WIDTH if elements >= _WIDTH else max(round(elements), 1)

@@ -3,7 +3,7 @@
 The scheduler is that of ``trnsim.serving``. What it decides is computed: a prompt at a time, and a decode step of all
 slots together, with the shapes that graphs are compiled for on the device: prompts padded to a bucket, a fixed number
 of slots of the KV cache, which a decode step reads up to a bucket of context. A step takes what the chip predicts.
-Tokens are the likeliest ones; they are those of ``model.generate`` where both compute in the same formats.
+Tokens are the likeliest ones, those of ``model.generate`` in the same formats, or drawn from the softmax.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class Served:
         """Seconds per token after the first, by request; NaN for answers of one token."""
         after = (self.result.finish_ps - self.result.first_token_ps) * 1e-12
         count = self.result.output_tokens - 1
-        return np.where(count > 0, after / np.maximum(count, 1), np.nan)
+        found: npt.NDArray[np.float64] = np.full(len(count), np.nan)
+        found[count > 0] = after[count > 0] / count[count > 0]
+        return found
 
 
 def serve(
@@ -72,6 +74,8 @@ def serve(
     max_model_len: int | None = None,
     arrival_seconds: Sequence[float] | None = None,
     eos_token_id: int | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
     host: HostSettings | None = None,
     **options: Any,
 ) -> Served:
@@ -85,6 +89,7 @@ def serve(
         max_model_len: tokens of prompt and answer that a slot holds; None: as many as the longest request needs.
         arrival_seconds: when requests arrive, ascending; None: all at once.
         eos_token_id: an answer ends with this token; None: each is as long as was asked for.
+        temperature: tokens are drawn from the softmax of the logits over it, with ``seed``; 0: the likeliest ones.
         host: what a step takes beside the chip's time; None: nothing.
         options: of ``trnsim.torch.device``.
 
@@ -133,7 +138,7 @@ def serve(
     model.eval()
     try:
         with device(chip, format=format, **options) as entered, torch.no_grad():
-            runner = Runner(model, entered, prompts, wanted, slots, longest, eos_token_id)
+            runner = Runner(model, entered, prompts, wanted, slots, longest, eos_token_id, temperature, seed)
             result = simulate(work, Pool(cost=runner, settings=settings))
     finally:
         model.train(was_training)
@@ -214,6 +219,8 @@ class Runner:
     slots: int
     longest: int
     eos: int | None = None
+    temperature: float = 0.0
+    seed: int = 0
     tokens: list[list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -249,7 +256,7 @@ class Runner:
         with self.chip.step(PREFILL):
             last = len(prompt) - 1
             inputs = torch.tensor([prompt + [0] * (padded - len(prompt))])
-            token = self._next(inputs, torch.arange(padded)[None], None, torch.tensor([last]))
+            token = self._next(inputs, torch.arange(padded)[None], None, torch.tensor([last]), [request])
         self.tokens[request].append(_read(token)[0])
         self._mark_cache()
         return self.chip.accounts.step_ps(len(self.chip.capture.stream.steps) - 1)
@@ -264,14 +271,18 @@ class Runner:
         with self.chip.step(DECODE):
             place.positions = torch.tensor(positions)
             mask = torch.arange(context)[None] <= place.positions[:, None]
-            token = self._next(torch.tensor(inputs)[:, None], place.positions[:, None], mask[:, None, None], 1)
+            held = {slot: request for request, slot in self._slot.items()}
+            rows = [held.get(slot, -1) for slot in range(self.slots)]
+            token = self._next(torch.tensor(inputs)[:, None], place.positions[:, None], mask[:, None, None], 1, rows)
         read = _read(token)
         for request in requests:
             self.tokens[request].append(read[self._slot[request]])
         return self.chip.accounts.step_ps(len(self.chip.capture.stream.steps) - 1)
 
-    def _next(self, inputs: torch.Tensor, positions: torch.Tensor, mask: Any, keep: Any) -> torch.Tensor:
-        """The likeliest next tokens [sequences]."""
+    def _next(
+        self, inputs: torch.Tensor, positions: torch.Tensor, mask: Any, keep: Any, requests: Sequence[int]
+    ) -> torch.Tensor:
+        """The next tokens [sequences] of ``requests`` (-1: of a slot that is free)."""
         given = {} if mask is None else {"attention_mask": mask}
         result = self.model(
             input_ids=inputs,
@@ -281,7 +292,23 @@ class Runner:
             logits_to_keep=keep,
             **given,
         )
-        return result.logits[:, -1].argmax(-1)
+        logits = result.logits[:, -1]
+        if self.temperature > 0:
+            logits = logits.float() / self.temperature + self._noise(requests, logits.shape[-1])
+        return logits.argmax(-1)
+
+    def _noise(self, requests: Sequence[int], vocabulary: int) -> torch.Tensor:
+        """Gumbel noise [requests, vocabulary]: the largest sum with it is a draw from the softmax.
+
+        It depends on the request and its token alone, so that a draw is the same however requests are batched.
+        """
+        rows = [
+            np.random.default_rng((self.seed, r, len(self.tokens[r]))).gumbel(size=vocabulary)
+            if r >= 0
+            else np.zeros(vocabulary)
+            for r in requests
+        ]
+        return torch.from_numpy(np.stack(rows).astype(np.float32))
 
     def _mark_cache(self) -> None:
         kinds([t for layer in self._layers for t in (layer.keys, layer.values)], self.chip.capture, "cache")

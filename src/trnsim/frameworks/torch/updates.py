@@ -1,4 +1,4 @@
-"""Updates of an optimiser by layer, however it calls: weight by weight, in lists (``foreach``), or all at once (``fused``)."""
+"""Updates of an optimiser by layer, whether it calls weight by weight, in lists (``foreach``) or all at once."""
 
 from __future__ import annotations
 

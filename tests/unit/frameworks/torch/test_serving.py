@@ -74,6 +74,27 @@ def test_an_answer_ends_with_the_token_that_ends_a_text():
     assert served.result.output_tokens.tolist() == [len(t) for t in expected]
 
 
+def test_draws_do_not_depend_on_who_is_served_beside():
+    model = make("llama")
+    drawn = [trnsim.torch.serve(model, prompts(), WANTED, slots=n, temperature=1.0, seed=3).tokens for n in (1, 3)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != trnsim.torch.serve(model, prompts(), WANTED, slots=3).tokens
+    assert drawn[0] != trnsim.torch.serve(model, prompts(), WANTED, slots=3, temperature=1.0, seed=4).tokens
+
+
+def test_draws_follow_the_softmax():
+    """First tokens of many requests of one prompt: how often each is drawn, beside its probability."""
+    model, count = make("gpt2"), 400
+    served = trnsim.torch.serve(model, [[5, 7, 9]] * count, 1, format="float32", slots=1, temperature=0.5)
+    with torch.no_grad():
+        expected = (model(torch.tensor([[5, 7, 9]])).logits[0, -1].double() / 0.5).softmax(0)
+    found = torch.bincount(torch.tensor([t[0] for t in served.tokens]), minlength=VOCABULARY) / count
+    spread = (expected * (1 - expected) / count).sqrt()
+    likely = expected > 0.02
+    assert likely.sum() >= 3
+    assert ((found - expected).abs() <= 4 * spread)[likely].all()
+
+
 def test_time_of_the_host_is_added_to_steps():
     chip_only, both = (
         trnsim.torch.serve(make("gpt2"), prompts(), 4, host=HostSettings(step_ps=ps)) for ps in (0, 10**9)

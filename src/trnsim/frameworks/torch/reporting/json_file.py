@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trnsim.frameworks.torch.generate import generations
 from trnsim.frameworks.torch.reporting.tables import module_tree, operators, rows, steps_by_name, supports
 from trnsim.report.files import write_text_atomic
 from trnsim.report.json_report import versions
@@ -39,6 +40,9 @@ def report_json(report: Report) -> dict[str, Any]:
         "engines_ps": report.times("engine"),
         "steps": [asdict(step) for step in report.steps],
         "steps_by_name": [asdict(one) | {"mean_ps": one.mean_ps} for one in steps_by_name(report)],
+        "answers": [
+            {"ttft_ps": one.ttft_ps, "tpot_ps": one.tpot_ps, "tokens": one.tokens} for one in generations(report)
+        ],
         "operators": [
             {
                 "operator": one.name,

@@ -12,7 +12,7 @@ from trnsim.frameworks.torch.reporting.tables import (
     ENGINE_NAMES,
     KIND_ORDER,
     Node,
-    longest_graphs,
+    graphs_to_draw,
     module_tree,
     operators,
     percent,
@@ -166,7 +166,7 @@ def _timelines(report: Report) -> list[str]:
             f"A step: {name} ({runs:,} like this, {short_time(time)} each)" if runs > 1 else f"A step: {name}",
             step_chart(report.regions[graph], time),
         )
-        for graph, name, time, runs in longest_graphs(report, GRAPHS_DRAWN)
+        for graph, name, time, runs in graphs_to_draw(report)[:GRAPHS_DRAWN]
         if report.regions[graph]
     ]
 

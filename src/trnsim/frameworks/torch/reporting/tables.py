@@ -286,11 +286,14 @@ def busy_bins(regions: Sequence[RegionCost], total_ps: float, count: int) -> dic
     return found
 
 
-def longest_graphs(report: Report, count: int) -> list[tuple[int, str, float, int]]:
-    """The graphs that take most of the run: number, name of their steps, time of one step, how often they ran."""
+def graphs_to_draw(report: Report) -> list[tuple[int, str, float, int]]:
+    """For each name of steps the graph that takes most of the run: its number, name, time of a step, and runs."""
     found: dict[int, tuple[str, float, int]] = {}
     for step in report.steps:
         _, _, times = found.get(step.graph, ("", 0.0, 0))
         found[step.graph] = (step.name, step.time_ps, times + 1)
-    listed = [(graph, name, time, runs) for graph, (name, time, runs) in found.items()]
-    return sorted(listed, key=lambda one: -one[2] * one[3])[:count]
+    longest: dict[str, tuple[int, str, float, int]] = {}
+    for graph, (name, time, runs) in found.items():
+        if name not in longest or time * runs > longest[name][2] * longest[name][3]:
+            longest[name] = (graph, name, time, runs)
+    return sorted(longest.values(), key=lambda one: -one[2] * one[3])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from trnsim.frameworks.torch.generate import generations
 from trnsim.frameworks.torch.reporting.tables import (
     ENGINE_NAMES,
     ENGINES,
@@ -98,6 +99,13 @@ class _Page:
             )  # fmt: skip
             runs = f"{step.count:,} x " if step.count > 1 else ""
             self._fact(step.name, f"{runs}{short_time(step.mean_ps)}{spread}")
+        answers = generations(report)
+        if answers:
+            first = sum(a.ttft_ps for a in answers) / len(answers)
+            further = [a.tpot_ps for a in answers if a.tpot_ps is not None]
+            rest = f", TPOT {short_time(sum(further) / len(further))}" if further else ""
+            many = f" (means of {len(answers):,} answers)" if len(answers) > 1 else ""
+            self._fact("answers", f"TTFT {short_time(first)}{rest}{many}")
         fused = 1 - report.total_ps / report.unfused_ps if report.unfused_ps else 0.0
         what = f"fusion saves {100 * fused:.0f} %"
         self._fact("unfused", f"{short_time(report.unfused_ps)} with every operator on its own; {what}")
