@@ -29,7 +29,8 @@ class Coverage:
     fallbacks: Counter = field(default_factory=Counter)
     reasons: dict = field(default_factory=dict)
     kernel_ps: float = 0.0
-    fallback_ps: float = 0.0
+    fallback_ps: dict = field(default_factory=lambda: {"device": 0.0, "host": 0.0})
+    fallback_calls: dict = field(default_factory=lambda: {"device": 0, "host": 0})
     operators: set = field(default_factory=set)
 
     def add(self, report):
@@ -37,13 +38,14 @@ class Coverage:
         for region, runs in report.every_region():
             if region.kind == "fallback":
                 self.fallbacks.update(dict.fromkeys(region.aten, runs))
-                self.fallback_ps += region.time_ps * runs
             else:
                 self.kernels += len(region.aten) * runs
                 self.kernel_ps += region.time_ps * runs
                 self.operators.update(region.aten)
         for one in report.fallbacks:
             self.reasons[one.operator] = (one.place, one.reason)
+            self.fallback_ps[one.place] += one.time_ps
+            self.fallback_calls[one.place] += one.count
 
 
 def models():
@@ -100,16 +102,19 @@ def page(found):
         "A call that fell back is priced as its bytes over HBM (device) or a round trip to the host, and stands in",
         "every report by name. Views cost nothing and are not counted.",
         "",
-        "| model | calls in kernels | operators in kernels | calls that fell back | of the time |",
-        "| --- | --- | --- | --- | --- |",
+        "| model | calls in kernels | operators in kernels | fell back on the device | of the time | host stops | of it |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in found:
-        share = one.fallback_ps / (one.fallback_ps + one.kernel_ps)
-        calls = f"{sum(one.fallbacks.values()):,}"
-        lines.append(f"| {one.model} | {one.kernels:,} | {len(one.operators)} | {calls} | {100 * share:.1f} % |")
+        total = one.kernel_ps + sum(one.fallback_ps.values())
+        places = " | ".join(
+            f"{one.fallback_calls[place]} | {100 * one.fallback_ps[place] / total:.1f} %"
+            for place in ("device", "host")
+        )
+        lines.append(f"| {one.model} | {one.kernels:,} | {len(one.operators)} | {places} |")
     lines += ["", "## What falls back", "", "| operator | on | why | calls, by model |", "| --- | --- | --- | --- |"]
     for name in sorted({n for one in found for n in one.fallbacks}):
-        where = ", ".join(f"{one.model} {one.fallbacks[name]}" for one in found if one.fallbacks[name])
+        where = "; ".join(f"{one.model} {one.fallbacks[name]}" for one in found if one.fallbacks[name])
         place, reason = next(one.reasons[name] for one in found if name in one.reasons)
         lines.append(f"| `{name}` | {place} | {reason} | {where} |")
     lines += ["", "## What runs in kernels", ""]

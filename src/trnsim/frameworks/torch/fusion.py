@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from trnsim.errors import UnsupportedError
-from trnsim.frameworks.torch.operators import plain
-from trnsim.frameworks.torch.patterns import Piece, Pieces, outside
+from trnsim.frameworks.torch.operators import kind, plain
+from trnsim.frameworks.torch.patterns import AHEAD, Piece, Pieces, outside
 from trnsim.frameworks.torch.pricing import Price, Pricer, combined, together
 from trnsim.frameworks.torch.stream import Call, Graph, Value
 from trnsim.frameworks.torch.uses import Used, gate, product, uses
@@ -74,7 +74,7 @@ class _Joining:
         for region in found:
             self._of[id(region.pieces[0])] = region
         for piece in self._pieces.all:
-            if piece.kind == "elementwise" and piece.first.phase == "forward":
+            if piece.kind == "elementwise" and piece.first.phase in AHEAD:
                 self._mlp(piece)
         for piece in self._pieces.all:
             if piece.kind in ("rmsnorm", "layernorm"):
@@ -195,7 +195,8 @@ def _joined(region: Region, pieces: Pieces) -> list[Used]:
     shared: dict[tuple[object, ...], int] = {}
     for piece in region.pieces:
         some = _uses(piece, pieces)
-        if piece.kind == "product" and len(some) == 1 and some[0].operator == "matmul" and len(region.pieces) > 1:
+        plainly = piece.kind == "product" and plain(piece.first.operator) in ("mm", "addmm", "matmul", "linear")
+        if plainly and len(some) == 1 and some[0].operator == "matmul" and len(region.pieces) > 1:
             left = [v for v in piece.first.inputs if v.shape][-2]
             sizes = some[0].sizes
             key = (left.root, some[0].dtype, sizes["m"], sizes["k"], some[0].times)
@@ -266,22 +267,31 @@ def _bytes(value: Value) -> int:
 
 def unfused(calls: list[Call], pricer: Pricer) -> float:
     """Picoseconds of calls one by one, results through HBM."""
-    from trnsim.frameworks.torch.operators import kind
-
     total = 0.0
     for call in calls:
-        name = kind(call.operator)
-        if name == "made":
+        if call.cost is not None:
+            total += call.cost.time_ps
             continue
+        shapes = tuple([(v.shape, v.itemsize, v.kind == "weight") for v in (*call.inputs, *call.outputs)])
+        key = (call.operator, call.format, call.phase, shapes)
+        found = pricer.alone.get(key)
+        if found is None:
+            found = pricer.alone[key] = _alone(call, pricer)
+        total += found
+    return total
+
+
+def _alone(call: Call, pricer: Pricer) -> float:
+    name = kind(call.operator)
+    if name == "made":
+        return 0.0
+    if name == "product":
         try:
-            if name == "product":
-                total += sum(pricer.use(u).time_ps for u in product(call, call.format))
-                continue
+            return sum(pricer.use(used).time_ps for used in product(call, call.format))
         except UnsupportedError:
             pass
-        reads, writes = outside([call])
-        total += pricer.moving(float(sum(_bytes(v) for v in (*reads, *writes)))).time_ps
-    return total
+    reads, writes = outside([call])
+    return pricer.moving(float(sum(_bytes(v) for v in (*reads, *writes)))).time_ps
 
 
 def common(modules: list[str]) -> str:

@@ -91,6 +91,8 @@ class Pricer:
         plain = implementation == "kernel" and not Path(chip).exists()
         self._kept = KeptPrices(cache_folder(), f"{chip} {lnc}", Price) if plain else None
         self.simulated = 0
+        self.alone: dict[Any, float] = {}
+        """Picoseconds of single calls, by operator, format and shapes."""
 
     def use(self, used: Used) -> Price:
         """What a use takes.
@@ -196,6 +198,13 @@ class Pricer:
 
     def _chain(self, dtype: str, moved: float, work: float) -> Price:
         """Element-wise work: as long as its bytes take, or its operations on VectorE and ScalarE together."""
+        key = ("chain", dtype, moved, work)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._moved(dtype, moved, work)
+        return found
+
+    def _moved(self, dtype: str, moved: float, work: float) -> Price:
         itemsize = 4 if dtype == "float32" else 2
         elements = max(moved / (3 * itemsize), 1.0)  # the kernel reads two tensors and writes one
         width = _WIDTH if elements >= _WIDTH else max(round(elements), 1)

@@ -51,7 +51,7 @@ class Served:
     @property
     def ttft(self) -> npt.NDArray[np.float64]:
         """Seconds from the arrival of each request to its first token."""
-        return (self.result.first_token_ps - self.result.arrival_ps) * 1e-12
+        return np.asarray((self.result.first_token_ps - self.result.arrival_ps) * 1e-12, np.float64)
 
     @property
     def tpot(self) -> npt.NDArray[np.float64]:

@@ -58,9 +58,7 @@ class Attention(nn.Module):
     def forward(self, x):
         batch, tokens, _ = x.shape
         angles = torch.arange(tokens)[:, None] * torch.rand(self.depth)
-        q, k, v = (
-            p(x).view(batch, tokens, -1, self.depth).transpose(1, 2) for p in (self.q, self.k, self.v)
-        )
+        q, k, v = (p(x).view(batch, tokens, -1, self.depth).transpose(1, 2) for p in (self.q, self.k, self.v))
         q, k = rotated(q, angles.cos(), angles.sin()), rotated(k, angles.cos(), angles.sin())
         if self.explicit:
             times = HEADS // self.kv_heads
@@ -144,7 +142,9 @@ def test_attention_is_one_region_in_both_forms(explicit, kv_heads, causal):
     assert kinds.count("attention") == kinds.count("attention_backward") == 1
     assert kinds.count("rope") == 2
     text = next(r for r in found if r.kind == "attention").operators[0]
-    sizes = f"heads {2 * HEADS}, kv_heads {2 * kv_heads}, queries {TOKENS // 2}, keys {TOKENS // 2}, causal {int(causal)}"
+    sizes = (
+        f"heads {2 * HEADS}, kv_heads {2 * kv_heads}, queries {TOKENS // 2}, keys {TOKENS // 2}, causal {int(causal)}"
+    )
     assert sizes in text
     assert not [r for r in found if r.kind == "fallback"]
 
@@ -169,7 +169,9 @@ def test_cross_entropy_and_embedding_have_kernels():
             return functional.cross_entropy(self.table(numbers) @ self.table.weight.T, numbers)
 
     found = regions(Head(), train=True)
-    assert {"embedding", "embedding_backward", "cross_entropy", "cross_entropy_backward"} <= {o for r in found for o in used(r)}
+    assert {"embedding", "embedding_backward", "cross_entropy", "cross_entropy_backward"} <= {
+        o for r in found for o in used(r)
+    }
     assert f"cross_entropy (rows {TOKENS}, vocabulary 500) float32" in [o for r in found for o in r.operators]
 
 
@@ -247,3 +249,33 @@ def test_products_are_priced_in_the_format_of_the_policy(chip, format, operator)
             nn.Linear(256, 256, bias=False)(torch.rand(64, 256))
     products = [o for region in device.report().regions for r in region for o in r.operators if o.startswith("matmul")]
     assert [text.rpartition(" ")[2] for text in products] == [operator, "bfloat16"]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_what_is_computed_again_is_a_phase_of_its_own(reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    class Again(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([Block(Attention()), Block(Mlp())])
+
+        def forward(self, x):
+            x = x.requires_grad_()
+            for layer in self.layers:
+                x = checkpoint(layer, x, use_reentrant=reentrant)
+            return x
+
+    found = regions(Again(), train=True)
+    ahead, again = ([r.kind for r in found if r.phase == phase] for phase in ("forward", "recompute"))
+    assert "attention" in again
+    assert set(again) <= set(ahead)
+    assert not [r for r in found if r.kind == "fallback"]
+    assert {r.module.split(".")[1] for r in found if r.phase == "recompute"} == {"0", "1"}
+
+
+def test_a_convolution_is_the_product_of_its_patches():
+    found = regions(nn.Conv2d(3, 16, 4, 4), train=True, shape=(2, 3, 32, 32))
+    products = [o for r in found for o in r.operators if o.startswith("matmul")]
+    assert products[0] == "matmul (m 128, k 48, n 16, contract_lhs 1) bfloat16"
+    assert products[1] == "matmul (m 48, k 128, n 16, contract_lhs 0) bfloat16"

@@ -57,7 +57,12 @@ def test_errors_name_module_and_operator(function, depth, message):
 def test_a_step_for_the_host_is_counted_and_priced():
     report = run(lambda x: x[x > 0].sum())
     (fallback,) = report.fallbacks
-    assert (fallback.operator, fallback.place, fallback.count, fallback.module) == ("aten.index.Tensor", "host", 1, "part")
+    assert (fallback.operator, fallback.place, fallback.count, fallback.module) == (
+        "aten.index.Tensor",
+        "host",
+        1,
+        "part",
+    )
     assert fallback.time_ps > 100e6
     assert report.times("operator")["fallback aten.index.Tensor"] == fallback.time_ps
     assert "assumed" in report.times("support")

@@ -76,7 +76,9 @@ def test_in_place_changes_are_new_values_of_one_storage():
         z = y + x
     doubled, added, scaled, total = [c for c in chip.capture.stream.graphs[0].calls if c.name != "rand"]
     assert z.shape == (4, 4)
-    assert {v.storage.id for v in (*doubled.outputs, *added.outputs, *scaled.outputs)} == {doubled.outputs[0].storage.id}
+    assert {v.storage.id for v in (*doubled.outputs, *added.outputs, *scaled.outputs)} == {
+        doubled.outputs[0].storage.id
+    }
     assert [v.producer for v in total.inputs] == [scaled.index, 0]
     assert doubled.outputs[0].root != added.outputs[0].root
 
