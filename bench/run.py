@@ -1,8 +1,8 @@
 """Speed and memory, each against a peer or a limit measured in the same run.
 
 ``python bench/run.py [NAME ...]``; NAME is one of matmul, pallas, time_only, timing, start, instructions, serving,
-fabric, torch. The SDK's kernels come from a local checkout named by ``TRNSIM_SDK``; parts that need it are skipped, visibly,
-without it.
+fabric, torch. The SDK's kernels come from a local checkout named by ``TRNSIM_SDK``; parts that need it are skipped,
+visibly, without it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """PyTorch models on a simulated chip against PyTorch's own float32 on this CPU, and the share of timing.
 
-``python bench/run.py torch``. Both run the same steps of the same model, in turn, and the fastest of several counts.
-"Computing" is the depth ``fast`` without a chip around it; "timing" is what recording, fusing and pricing add to that,
-in a run whose costs are known from one before.
+``python bench/run.py torch``. Both run the same steps of the same model, in turn, on one thread, and the fewest seconds
+of that thread count (``time.process_time``: what else the machine does is not in them). "Computing" is the depth
+``fast`` without a chip around it; timing is what recording, fusing, pricing and the report add to that, in a run whose
+costs are known from one before.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import time
 
 
 def best(functions, repeats):
-    """Shortest seconds of each function, run in turn, after one call of each that does not count."""
+    """Fewest seconds of each function, run in turn, after one call of each that does not count."""
     times = [[] for _ in functions]
     for repeat in range(repeats + 1):
         for function, taken in zip(functions, times, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             function()
             if repeat:
-                taken.append(time.perf_counter() - start)
+                taken.append(time.process_time() - start)
     return [min(taken) for taken in times]
 
 
@@ -75,8 +76,10 @@ def bench_torch(row):
         if importlib.util.find_spec(package) is None:
             print(f"torch: skipped, {package} is not installed")
             return
+    import torch
     import transformers
 
+    torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     for name, make, tokens in models():
         for trains in (False, True):
@@ -117,8 +120,7 @@ def bench_fast(row, name, make, tokens, trains):
         "bf16 tensors, stochastic": {"dtype": torch.bfloat16, "stochastic_rounding": True},
     }
     for case, options in cases.items():
-        dtype = options.pop("dtype", None)
-        step = step_of(make, tokens, trains=trains, dtype=dtype)
+        step = step_of(make, tokens, trains=trains, dtype=options.pop("dtype", None))
         chip = trnsim.torch.device("trn2", **options)
         base, fast = best([eager, within(chip, step)], 3)
         row(f"{name}, fast {case}", fast * 1e3, "ms", base * 1e3, fast / base, 3.0)

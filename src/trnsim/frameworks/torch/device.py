@@ -28,6 +28,7 @@ from trnsim.frameworks.torch.executor import Executor, make_executor
 from trnsim.frameworks.torch.formats import Policy
 from trnsim.frameworks.torch.generate import AROUND, OTHER, Caches, cache_of, tensors_of
 from trnsim.frameworks.torch.modules import Places
+from trnsim.frameworks.torch.patterns import AHEAD
 from trnsim.frameworks.torch.pricing import Pricer
 from trnsim.frameworks.torch.report import Report
 from trnsim.frameworks.torch.reporting.progress import StepProgress
@@ -167,7 +168,7 @@ class Chip(TorchDispatchMode):
         except Exception as error:
             raise _failed(error, schema.name, module) from error
         index = self.capture.call(schema, args, kwargs, result, module, phase, self.format, origin)
-        if phase == "forward" and self.places.override is None:
+        if phase in AHEAD and self.places.override is None:
             self.places.ran(module, index)
         return result
 
@@ -186,7 +187,7 @@ class Chip(TorchDispatchMode):
         module, phase, origin = self.places.here()
         schema = Schema(f"nki.{name}", ())
         index = self.capture.call(schema, tuple(inputs), {}, outputs, module, phase, self.format, origin, cost)
-        if phase == "forward":
+        if phase in AHEAD:
             self.places.ran(module, index)
 
     @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from trnsim.errors import UnsupportedError
 from trnsim.frameworks.torch.operators import kind, plain
-from trnsim.frameworks.torch.patterns import Piece, Pieces, outside
+from trnsim.frameworks.torch.patterns import AHEAD, Piece, Pieces, outside
 from trnsim.frameworks.torch.pricing import Price, Pricer, combined, together
 from trnsim.frameworks.torch.stream import Call, Graph, Value
 from trnsim.frameworks.torch.uses import Used, gate, product, uses
@@ -74,7 +74,7 @@ class _Joining:
         for region in found:
             self._of[id(region.pieces[0])] = region
         for piece in self._pieces.all:
-            if piece.kind == "elementwise" and piece.first.phase == "forward":
+            if piece.kind == "elementwise" and piece.first.phase in AHEAD:
                 self._mlp(piece)
         for piece in self._pieces.all:
             if piece.kind in ("rmsnorm", "layernorm"):
@@ -195,7 +195,8 @@ def _joined(region: Region, pieces: Pieces) -> list[Used]:
     shared: dict[tuple[object, ...], int] = {}
     for piece in region.pieces:
         some = _uses(piece, pieces)
-        if piece.kind == "product" and len(some) == 1 and some[0].operator == "matmul" and len(region.pieces) > 1:
+        plainly = piece.kind == "product" and plain(piece.first.operator) in ("mm", "addmm", "matmul", "linear")
+        if plainly and len(some) == 1 and some[0].operator == "matmul" and len(region.pieces) > 1:
             left = [v for v in piece.first.inputs if v.shape][-2]
             sizes = some[0].sizes
             key = (left.root, some[0].dtype, sizes["m"], sizes["k"], some[0].times)

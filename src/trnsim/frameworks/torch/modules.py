@@ -25,8 +25,7 @@ class Places:
     def __init__(self, capture: Capture, at_root: Any, after_root: Any, after_update: Any) -> None:
         self._capture, self._at_root, self._after_root, self._after_update = capture, at_root, after_root, after_update
         self._stack: list[str] = []
-        self._names: dict[int, str] = {}
-        self._roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+        self._names: weakref.WeakKeyDictionary[torch.nn.Module, str] = weakref.WeakKeyDictionary()
         self._nodes: dict[int, tuple[int, int, str]] = {}
         self._parameters: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
         self._updating = 0
@@ -54,7 +53,7 @@ class Places:
         node = torch._C._current_autograd_node()
         if node is not None:
             if self._stack:  # a checkpointed module runs again
-                return self._stack[-1], "backward", -1
+                return self._stack[-1], "recompute", -1
             graph, origin, path = self._nodes.get(node._sequence_nr(), (-1, -1, ""))
             return path, "backward", origin if graph == self._capture.number else -1
         if self._updating:
@@ -81,12 +80,13 @@ class Places:
     def _before(self, module: torch.nn.Module, _: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        if not self._stack:
-            new = module not in self._roots
+        name = self._names.get(module)
+        if not self._stack and torch._C._current_autograd_node() is None:  # else a part of a model runs again
+            new = name is None
             if new:
                 self._know(module)
+                name = self._names[module]
             self._at_root(new)
-        name = self._names.get(id(module))
         self._stack.append(name if name is not None else (self._stack[-1] if self._stack else type(module).__name__))
 
     def _after(self, module: torch.nn.Module, args: Any, result: Any) -> None:
@@ -98,9 +98,8 @@ class Places:
                 self._after_root(result)
 
     def _know(self, root: torch.nn.Module) -> None:
-        self._roots.add(root)
         for name, module in root.named_modules():
-            self._names[id(module)] = name.replace("_orig_mod.", "").replace("_orig_mod", "") or type(root).__name__
+            self._names[module] = name.replace("_orig_mod.", "").replace("_orig_mod", "") or type(root).__name__
         for path, tensor in [*root.named_parameters(), *root.named_buffers()]:
             name = path.replace("_orig_mod.", "")
             module, _, _ = name.rpartition(".")

@@ -17,6 +17,8 @@ from trnsim.frameworks.torch.updates import by_layer
 
 # Kinds of calls that stay in SBUF with what they follow.
 LIGHT = frozenset(("elementwise", "move", "reduction"))
+# Phases that compute results, not gradients.
+AHEAD = frozenset(("forward", "recompute"))
 _WINDOW = 128  # calls between two of a chain, at most
 _NEAR = 16  # calls between an anchor and what it belongs to, at most
 
@@ -51,7 +53,7 @@ class Pieces:
         self._updates: list[Piece] = []
         self._kinds = [kind(c.operator) for c in self.calls]
         self._constants()
-        forward = [c for c in self.calls if c.phase == "forward"]
+        forward = [c for c in self.calls if c.phase in AHEAD]
         for call in forward:
             self._anchored(call)
         for call in forward:
@@ -235,7 +237,7 @@ class Pieces:
         while todo:
             after = self.calls[todo.pop()]
             name = plain(after.operator)
-            if after.phase != "forward" or self.of[after.index] is not None or after in calls:
+            if after.phase != call.phase or self.of[after.index] is not None or after in calls:
                 continue
             wide = [v for v in after.inputs if v.kind != "weight" and v.elements == source.elements]
             scaling = all(v.kind == "weight" or v.elements <= source.elements for v in after.inputs) and len(wide) == 1
@@ -246,7 +248,7 @@ class Pieces:
                     todo += self.users[after.index]
         cast = self._producer(source)
         if cast is not None and plain(cast.operator) == "_to_copy" and self.of[cast.index] is None:
-            users = {self.calls[u] for u in self.users[cast.index] if self.calls[u].phase == "forward"}
+            users = {self.calls[u] for u in self.users[cast.index] if self.calls[u].phase == call.phase}
             if users <= set(calls):
                 calls.append(cast)
         width = source.shape[-1]
@@ -259,12 +261,12 @@ class Pieces:
         calls, total = [turned, call], None
         for user in self.users[call.index]:
             sine = self.calls[user]
-            if plain(sine.operator) != "mul" or sine.phase != "forward":
+            if plain(sine.operator) != "mul" or sine.phase != call.phase:
                 continue
             calls.append(sine)
             for index in self.users[user]:
                 after = self.calls[index]
-                if plain(after.operator) == "add" and after.phase == "forward":
+                if plain(after.operator) == "add" and after.phase == call.phase:
                     total = after
         if total is None:
             return
@@ -283,11 +285,11 @@ class Pieces:
         calls = [call]
         for user in self.users[call.index]:
             after = self.calls[user]
-            if plain(after.operator).startswith("nll_loss") and after.phase == "forward":
+            if plain(after.operator).startswith("nll_loss") and after.phase == call.phase:
                 calls.append(after)
         cast = self._producer(call.inputs[0])
         if cast is not None and plain(cast.operator) in ("_to_copy", "clone") and self.of[cast.index] is None:
-            forward = [u for u in self.users[cast.index] if self.calls[u].phase == "forward"]
+            forward = [u for u in self.users[cast.index] if self.calls[u].phase == call.phase]
             if len(forward) == 1:
                 calls.insert(0, cast)
         shape = call.outputs[0].shape
@@ -337,7 +339,7 @@ class Pieces:
         while todo and len(seen) < _NEAR:
             index = todo.pop(0)
             after = self.calls[index]
-            if index in seen or after.phase != "forward" or self.of[index] is not None:
+            if index in seen or after.phase != call.phase or self.of[index] is not None:
                 continue
             seen.add(index)
             if self._kinds[index] == wanted:
@@ -367,7 +369,7 @@ class Pieces:
             self._add(found, call)
             for value in call.inputs:
                 piece = self.of[value.producer] if value.producer >= 0 else None
-                if piece is None or piece is found or id(piece) not in open_:
+                if piece is None or piece is found or id(piece) not in open_ or piece.first.phase != call.phase:
                     continue
                 if call.index - piece.calls[-1].index > _WINDOW or self._between(piece, found):
                     continue

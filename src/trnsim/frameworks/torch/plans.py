@@ -41,9 +41,7 @@ _MOVES_UNLESS = {
     "_unsafe_index_put": (3, "accumulate"),
 }
 _WITHOUT_NUMBERS = ("profiler", "prim", "c10d", "_c10d_functional")
-_MOVING_OVERLOADS = frozenset(
-    {"aten::scatter.src", "aten::scatter.value", "aten::scatter_.src", "aten::scatter_.value"}
-)
+_MOVING_OVERLOADS = frozenset({"aten.scatter.src", "aten.scatter.value", "aten.scatter_.src", "aten.scatter_.value"})
 
 # Products with weights, which 8-bit policies are for: the places of their two operands.
 LAYERS = {"mm": (0, 1), "addmm": (1, 2), "linear": (0, 1), "_grouped_mm": (0, 1), "_addmm_activation": (1, 2)}

@@ -14,7 +14,7 @@ from typing import Any
 from trnsim.operators.cost import OperatorCost
 
 KINDS = ("weight", "gradient", "optimizer", "activation", "cache", "input")
-PHASES = ("forward", "backward", "optimizer")
+PHASES = ("forward", "recompute", "backward", "optimizer")
 
 
 @dataclass(slots=True, eq=False)

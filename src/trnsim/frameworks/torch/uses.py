@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trnsim.errors import UnsupportedError
 from trnsim.frameworks.torch.operators import ACTIVATIONS, kind, plain
 from trnsim.frameworks.torch.patterns import Piece, outside
 from trnsim.frameworks.torch.stream import Call, Value
@@ -79,6 +80,8 @@ def chain(calls: list[Call]) -> Used:
 def product(call: Call, format: str) -> list[Used]:
     """A product of matrices with what brings its operands to 8 bits, if need be."""
     name = plain(call.operator)
+    if name.startswith("convolution"):
+        return _convolution(call, format)
     if name == "_grouped_mm":
         return [_grouped(call, format)]
     left, right = _operands(call)
@@ -101,6 +104,25 @@ def product(call: Call, format: str) -> list[Used]:
         found.append(Used("matmul", dtype, {"m": m, "k": k, "n": n}, batch))
         return found
     return [Used("matmul", dtype, {"m": m, "k": k, "n": n, "contract_lhs": int(weighted)}, batch)]
+
+
+def _convolution(call: Call, format: str) -> list[Used]:
+    """A convolution as the product of its patches with its weights; of its gradient one for each of the two."""
+    back = plain(call.operator) == "convolution_backward"
+    inputs, weights = call.inputs[1:3] if back else call.inputs[:2]
+    result = call.inputs[0] if back else call.outputs[0]
+    groups = next((a for a in reversed(call.arguments) if isinstance(a, int) and not isinstance(a, bool)), 1)
+    channels = weights.shape[0] // groups
+    patches = max(result.elements // weights.shape[0], 1)
+    depth = max(weights.elements // weights.shape[0], 1)
+    dtype = attention_dtype(format)
+    if not back:
+        return [Used("matmul", dtype, {"m": patches, "k": depth, "n": channels, "contract_lhs": 1}, groups)]
+    return [
+        Used("matmul", dtype, {"m": depth, "k": patches, "n": channels, "contract_lhs": 0}, groups),
+        *([Used("matmul", dtype, {"m": patches, "k": channels, "n": depth, "contract_lhs": 1}, groups)]
+          if inputs.kind != "input" else []),
+    ]  # fmt: skip
 
 
 def _operands(call: Call) -> tuple[Value, Value]:
@@ -140,6 +162,8 @@ def _light(calls: list[Call]) -> list[Call]:
 
 def _attention(piece: Piece, trains: bool) -> list[Used]:
     facts, dtype = piece.facts, attention_dtype(piece.first.format)
+    if "queries" not in facts:
+        raise UnsupportedError(f"no kernel for {piece.first.operator} as it was called")
     shapes = {"depth": facts["depth"], "width": facts["width"]}
     if facts["queries"] == 1:
         sequences = facts["sequences"]

@@ -249,3 +249,33 @@ def test_products_are_priced_in_the_format_of_the_policy(chip, format, operator)
             nn.Linear(256, 256, bias=False)(torch.rand(64, 256))
     products = [o for region in device.report().regions for r in region for o in r.operators if o.startswith("matmul")]
     assert [text.rpartition(" ")[2] for text in products] == [operator, "bfloat16"]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_what_is_computed_again_is_a_phase_of_its_own(reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    class Again(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([Block(Attention()), Block(Mlp())])
+
+        def forward(self, x):
+            x = x.requires_grad_()
+            for layer in self.layers:
+                x = checkpoint(layer, x, use_reentrant=reentrant)
+            return x
+
+    found = regions(Again(), train=True)
+    ahead, again = ([r.kind for r in found if r.phase == phase] for phase in ("forward", "recompute"))
+    assert "attention" in again
+    assert set(again) <= set(ahead)
+    assert not [r for r in found if r.kind == "fallback"]
+    assert {r.module.split(".")[1] for r in found if r.phase == "recompute"} == {"0", "1"}
+
+
+def test_a_convolution_is_the_product_of_its_patches():
+    found = regions(nn.Conv2d(3, 16, 4, 4), train=True, shape=(2, 3, 32, 32))
+    products = [o for r in found for o in r.operators if o.startswith("matmul")]
+    assert products[0] == "matmul (m 128, k 48, n 16, contract_lhs 1) bfloat16"
+    assert products[1] == "matmul (m 48, k 128, n 16, contract_lhs 0) bfloat16"
