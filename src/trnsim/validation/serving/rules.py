@@ -25,7 +25,7 @@ def stack_of(row: Row) -> tuple[str, str]:
     return ("", "") if found is None else (found["name"], found.get("like", found["name"]))
 
 
-def _no_test(name: str, limit: float) -> bool:
+def _no_test(name: str, _limit: float) -> bool:
     raise InternalError(f"a rule for stacks asks for the test {name!r}")
 
 
