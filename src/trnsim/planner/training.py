@@ -107,19 +107,8 @@ def pieces_of(prices: Prices, layout: Layout) -> Pieces:
     if layout.pp > 1:
         send, support, reason = prices.send(layout)
         supports, reasons = supports | {support}, (*reasons, *([reason] if support != "calibrated" else []))
-    ends = np.zeros((layout.pp, 3, len(KINDS)))
-    told = first = prices.update(layout, 0)
-    last = prices.update(layout, layout.pp - 1)
-    sizes = chunks.reshape(layout.vpp, layout.pp, -1).sum(axis=0)
-    for stage in range(layout.pp):
-        # Stages between the ends with the same layers wait for the same.
-        same = stage > 1 and bool((sizes[stage] == sizes[stage - 1]).all()) and stage < layout.pp - 1
-        told = (
-            last if stage == layout.pp - 1 else first if stage == 0 else told if same else prices.update(layout, stage)
-        )
-        ends[stage] = told[0]
-        if not same:
-            supports, reasons = supports | told[1], tuple(dict.fromkeys((*reasons, *told[2])))
+    ends, more, why = prices.step_ends(layout)
+    supports, reasons = supports | more, tuple(dict.fromkeys((*reasons, *why)))
     return Pieces(times, ends, send, flops / layout.pp, supports, tuple(r for r in reasons if r))
 
 

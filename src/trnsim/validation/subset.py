@@ -17,7 +17,8 @@ else:
     import tomli as tomllib
 
 FILE = Path(__file__).with_name("subset.toml")
-_KEYS = {"reason", "where", "any_of", "matches", "empty", "below", "unknown", "test", "limit", "exact"}
+_KEYS = {"reason", "where", "any_of", "matches", "empty", "below", "at_least", "unknown", "test", "limit", "exact"}
+_OTHER = {"name", "title", "family", "gradient_dtype", "after", "release_of", "release_spread", "like"}
 
 
 class Columns(Protocol):
@@ -43,11 +44,7 @@ def holds(rule: Mapping[str, Any], row: Columns, tables: Mapping[str, Any], test
         tables: of the same kind of rows, that ``unknown`` names.
         test: whether a named test, with its limit, holds of the row.
     """
-    if (
-        unknown := set(rule)
-        - _KEYS
-        - {"name", "title", "family", "gradient_dtype", "after", "release_of", "release_spread"}
-    ):
+    if unknown := set(rule) - _KEYS - _OTHER:
         raise InternalError(f"{FILE.name}: a rule has no {', '.join(sorted(unknown))}")
     flags = 0 if rule.get("exact") else re.IGNORECASE
     said = [bool(re.search(text, row[column], flags)) for column, text in rule.get("where", {}).items()]
@@ -56,6 +53,7 @@ def holds(rule: Mapping[str, Any], row: Columns, tables: Mapping[str, Any], test
     if "empty" in rule:
         said.append(row.number(rule["empty"]) is None)
     said += [(row.number(column) or 0.0) < limit for column, limit in rule.get("below", {}).items()]
+    said += [(row.number(column) or 0.0) >= limit for column, limit in rule.get("at_least", {}).items()]
     said += [row[column] not in tables[table] for column, table in rule.get("unknown", {}).items()]
     if "test" in rule:
         said.append(test(rule["test"], float(rule.get("limit", 0.0))))

@@ -15,6 +15,7 @@ from trnsim.planner.search import Wanted, describe, layouts, search
 from trnsim.planner.stack import architecture, load_training_stack, strain, training_stack_names
 from trnsim.planner.training import Pieces, TrainingPlan, end_line, estimate, prices_of, step_line
 from trnsim.workloads import Layout, load_model, training_memory
+from trnsim.workloads.layout import RECOMPUTATION
 
 MODEL = load_model("llama-3.1-8b")
 
@@ -145,8 +146,8 @@ def test_search_is_exhaustive_and_agrees_with_single_plans():
     room = load_system("dgx-h100").chip.hbm.capacity_bytes
     reserve = load_training_stack("megatron-core").reserve_bytes
     times = []
-    for layout, order in layouts(wanted, pruned):
-        for how in order:
+    for layout in layouts(wanted, pruned):
+        for how in RECOMPUTATION:
             one = replace(layout, recompute=how)
             if max(m.total for m in training_memory(MODEL, one, 4096, reserve)) <= room:
                 times.append(estimate(wanted.plan(one)).step_us)
