@@ -36,15 +36,15 @@ if TYPE_CHECKING:
     from trnsim.workloads.operators import Step
 
 # Kinds of work. Apart are the loss, which frameworks compute in several passes over logits; products in 8 bits and less
-# (``narrow``); those of experts, and as ``groups`` how many such products of one expert there are, each of which is
-# started and cast by itself; scans of states. ``routing`` brings tokens into their order; ``gather`` brings the weights
-# that ranks share (ZeRO 3); ``ep_far`` is between systems. ``late`` is what no computation hides, whatever it is of;
-# ``host`` what one does once a step.
+# (``narrow``); those of experts, what stands ``between`` them, and as ``groups`` how many such products of one expert
+# there are, each of which is started and cast by itself; scans of states. ``routing`` brings tokens into their order;
+# ``gather`` brings the weights that ranks share (ZeRO 3); ``ep_far`` is between systems. ``late``: what no computation
+# hides of gradients and weights; ``host``: what one does once a step.
 KINDS = (
-    "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "groups", "routing",
-    "scans", "tp", "cp", "ep", "ep_far", "gather", "pp", "dp", "optimizer", "late", "host",
+    "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "between", "groups",
+    "routing", "scans", "tp", "cp", "ep", "ep_far", "gather", "pp", "dp", "optimizer", "late", "host",
 )  # fmt: skip
-COMPUTE = slice(0, 11)
+COMPUTE = slice(0, 12)
 KIND = {name: number for number, name in enumerate(KINDS)}
 _GROUPS = {"expert_tp": "ep", "expert_dp": "dp", "embedding": "dp"}
 # Bytes that cross HBM for each score of attention in 16 bits where no kernel is fused. Forward: written by the product;
@@ -345,7 +345,7 @@ def _kind(use: Use) -> int:
         return KIND["routing"]
     if use.operator in PRODUCTS:
         return KIND["narrow" if format_bytes(use.dtype) < 2 else "products"]
-    return KIND["moves"]
+    return KIND["between" if use.where.startswith("experts.") else "moves"]
 
 
 def together(costs: Iterable[Cost]) -> tuple[frozenset[str], tuple[str, ...]]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _TP, _CP, _EP, _FAR, _GATHER, _DP = (KIND[name] for name in ("tp", "cp", "ep", "ep_far", "gather", "dp"))
+_LATE = KIND["late"]
 _ATTENTION = KIND["attention"]
 # A host does something once a step; its factor counts in these.
 HOST_US = 1000.0
@@ -147,29 +148,42 @@ def end_line(pieces: Pieces, passes: Floats, weights: Floats, layout: Layout) ->
     behind the first end earlier and begin later, by as many passes.
     """
     full = np.append(weights, 1.0)
-    found = np.zeros((layout.pp, WIDTH))
     chunks = passes.reshape(layout.vpp, layout.pp, 3, WIDTH)
-    found[:, : len(KINDS)] += pieces.ends[:, 2]
-    found[:, KIND["host"]] += HOST_US
     often = layout.micro_batches if layout.zero >= 2 else 1
     groups = (layout.vpp - 1) * min(layout.pp, layout.micro_batches)
+    waited = pieces.ends[:, 2] @ weights
+    chosen = []
     for row, times in ((0, chunks[:, :, 1:].sum(axis=2)), (1, chunks[:, :, 0])):
         whole = pieces.ends[:, row, _DP]
-        if not whole.any():
-            continue
-        own, mean = times[0], times.mean(axis=0)
-        slack = np.concatenate([np.zeros((1, WIDTH)), np.cumsum(own, axis=0)[:-1]])
+        own, mean = times[0], times.sum(axis=0) / layout.vpp
+        lasts, each = own @ full, mean @ full
+        before = np.cumsum(lasts) - lasts
         # Waited for is the longest of: the share that nothing hides; what all chunks exchange; what the last (or first)
         # one does.
-        options = np.zeros((3, layout.pp, WIDTH))
-        options[0, :, _DP] = whole
-        options[1:, :, KIND["late"]] = whole, whole / layout.vpp
-        options[1] -= often * own + groups * mean + slack
-        options[2] -= often * own + slack
-        chosen = np.argmax(options @ full, axis=0)
-        found += options[chosen, np.arange(layout.pp)]
-    worst_: Floats = found[int(np.argmax(found @ full))]
-    return worst_
+        options = np.stack(
+            [
+                weights[_DP] * whole,
+                weights[_LATE] * whole - often * lasts - groups * each - before,
+                weights[_LATE] * whole / layout.vpp - often * lasts - before,
+            ]
+        )
+        best = np.argmax(options, axis=0)
+        waited = waited + options[best, np.arange(layout.pp)]
+        chosen.append((whole, own, mean, best))
+    stage = int(np.argmax(waited))
+    found = np.zeros(WIDTH)
+    found[: len(KINDS)] = pieces.ends[stage, 2]
+    found[KIND["host"]] += HOST_US
+    for whole, own, mean, best in chosen:
+        if best[stage] == 0:
+            found[_DP] += whole[stage]
+            continue
+        all_chunks = best[stage] == 1
+        found[_LATE] += whole[stage] / (1 if all_chunks else layout.vpp)
+        found -= often * own[stage] + own[:stage].sum(axis=0)
+        if all_chunks:
+            found -= groups * mean[stage]
+    return found
 
 
 def step_line(pieces: Pieces, layout: Layout, weights: Floats, schedule: str = "1f1b") -> tuple[Floats, Counts]:

@@ -17,7 +17,7 @@ else:
     import tomli as tomllib
 
 FILE = Path(__file__).with_name("subset.toml")
-_KEYS = {"reason", "where", "any_of", "matches", "empty", "below", "at_least", "unknown", "test", "exact"}
+_KEYS = {"reason", "where", "any_of", "matches", "empty", "below", "at_least", "unknown", "test", "limit", "exact"}
 _OTHER = {"name", "title", "family", "gradient_dtype", "after", "release_of", "release_spread", "like", "graphs"}
 
 
@@ -37,11 +37,12 @@ def subset(name: str) -> Mapping[str, Any]:
     return found
 
 
-def holds(rule: Mapping[str, Any], row: Columns, tables: Mapping[str, Any], test: Callable[[str], bool]) -> bool:
+def holds(rule: Mapping[str, Any], row: Columns, tables: Mapping[str, Any], test: Callable[[str, float], bool]) -> bool:
     """Whether all that a rule says is so of a row.
 
     Args:
-        tables: of the same kind of rows, that ``unknown`` names; ``test``: whether a named test holds of the row.
+        tables: of the same kind of rows, that ``unknown`` names.
+        test: whether a named test, with its limit, holds of the row.
     """
     if unknown := set(rule) - _KEYS - _OTHER:
         raise InternalError(f"{FILE.name}: a rule has no {', '.join(sorted(unknown))}")
@@ -55,12 +56,12 @@ def holds(rule: Mapping[str, Any], row: Columns, tables: Mapping[str, Any], test
     said += [(row.number(column) or 0.0) >= limit for column, limit in rule.get("at_least", {}).items()]
     said += [row[column] not in tables[table] for column, table in rule.get("unknown", {}).items()]
     if "test" in rule:
-        said.append(test(rule["test"]))
+        said.append(test(rule["test"], float(rule.get("limit", 0.0))))
     return all(said)
 
 
 def first(
-    rules: list[Mapping[str, Any]], row: Columns, tables: Mapping[str, Any], test: Callable[[str], bool]
+    rules: list[Mapping[str, Any]], row: Columns, tables: Mapping[str, Any], test: Callable[[str, float], bool]
 ) -> Mapping[str, Any] | None:
     """The first rule that holds; None: none does."""
     return next((rule for rule in rules if holds(rule, row, tables, test)), None)

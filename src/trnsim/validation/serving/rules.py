@@ -28,7 +28,7 @@ def stack_of(row: Row) -> tuple[str, str]:
 GRAPHS: frozenset[str] = frozenset(rule["name"] for rule in subset("serving")["stacks"] if rule.get("graphs"))
 
 
-def _no_test(name: str) -> bool:
+def _no_test(name: str, _limit: float) -> bool:
     raise InternalError(f"a rule for stacks asks for the test {name!r}")
 
 
@@ -41,7 +41,7 @@ class Rules:
     def excluded(self, row: Row) -> str | None:
         """The reason why a row is left out, or None."""
         rules = subset("serving")
-        found = first(rules["exclude"], row, rules, lambda name: self._test(name)(row))
+        found = first(rules["exclude"], row, rules, lambda name, _limit: self._test(name)(row))
         return None if found is None else str(found["reason"])
 
     def _test(self, name: str) -> Callable[[Row], bool]:

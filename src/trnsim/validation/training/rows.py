@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,6 @@ COLUMNS = (
 )  # fmt: skip
 # What a measurement is told by.
 _MEASURED = ("model", "chip", "n_chips", "software", "metric", "value")
-# Of a step, that chunks which nobody names may decide.
-CHUNKS_DECIDE = 0.25
 RULES = subset("training")
 SYSTEMS: Mapping[str, str] = RULES["systems"]
 FRAMEWORKS: Mapping[str, Mapping[str, Any]] = {held["name"]: held for held in RULES["frameworks"]}
@@ -58,12 +56,12 @@ class Row:
 
 def excluded(row: Row) -> str | None:
     """The reason why a row is left out, or None."""
-    tests = {
-        "no share": lambda: _share(row) is None,
-        "corrected": lambda: bool(row["corrected"]),
-        "chunks": lambda: not row["vp"] and _waits(row) > CHUNKS_DECIDE,
+    tests: Mapping[str, Callable[[float], bool]] = {
+        "no share": lambda _: _share(row) is None,
+        "corrected": lambda _: bool(row["corrected"]),
+        "chunks": lambda limit: not row["vp"] and _waits(row) > limit,
     }
-    found = first(RULES["exclude"], row, RULES, lambda name: tests[name]())
+    found = first(RULES["exclude"], row, RULES, lambda name, limit: tests[name](limit))
     return None if found is None else str(found["reason"])
 
 
@@ -137,8 +135,8 @@ def product(name: str) -> str:
     return str(FRAMEWORKS[name].get("release_of", name))
 
 
-def _no_test(name: str) -> bool:
-    raise InternalError(f"no test {name!r} of a framework")
+def _no_test(name: str, limit: float) -> bool:
+    raise InternalError(f"no test {name!r} of a framework, with limit {limit}")
 
 
 def _share(row: Row) -> int | None:
