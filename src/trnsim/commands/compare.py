@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Users of the curve of throughput against latency.
-_USERS = tuple(2**n for n in range(11))
+_USERS = tuple(4**n for n in range(6))
 
 
 def compare(
