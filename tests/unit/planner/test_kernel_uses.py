@@ -60,6 +60,13 @@ def test_what_no_kernel_stands_for_is_compiled_and_named(uses):
     assert "attention_backward: no kernel" in found.reason
 
 
+@pytest.mark.parametrize("dtype", ["mxfp4", "mxfp8", "float8"])
+def test_narrow_formats_are_compiled_as_they_are(dtype):
+    sizes = {"tokens": 4096, "k": 2880, "n": 720, "experts": 32}
+    compiled = CompilerCosts("trn3", 2).cost("grouped_matmul", dtype, **sizes)
+    assert KernelUses("trn3", 2, best=True).cost("grouped_matmul", dtype, **sizes).time_ps <= compiled.time_ps
+
+
 def test_nothing_knows_it(uses):
     with pytest.raises(InputError):
         uses.cost("matmul", "bfloat16", m=0, k=1, n=1)
