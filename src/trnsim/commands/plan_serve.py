@@ -11,6 +11,7 @@ from trnsim.commands.plan_train import IMPLEMENTATION
 from trnsim.errors import InputError
 
 if TYPE_CHECKING:
+    from trnsim.planner.exchange import ServingLayout
     from trnsim.planner.serving import ServingPlan
 
 
@@ -22,6 +23,10 @@ def serve(
     osl: Annotated[int, typer.Option("--osl", help="Tokens of an output.", min=1)] = 1024,
     tp: Annotated[
         int | None, typer.Option("--tp", help="Ranks of a replica: logical cores on Trainium; default: search.", min=1)
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option("--from", help="Another tool's: neuron_config.json of NxDI, or 'vllm serve ...' arguments."),
     ] = None,
     pp: Annotated[
         int | None, typer.Option("--pp", help="Stages of a replica; default: 1 where the model fits.", min=1)
@@ -99,6 +104,7 @@ def serve(
     """
     from trnsim.commands.plan_serve_report import Asked, More, report
     from trnsim.hardware.whatif import systems_with
+    from trnsim.planner.serving import CACHE_FORMATS
     from trnsim.planner.serving_search import Load, search
 
     if trace is not None and rate is not None:
@@ -107,9 +113,19 @@ def serve(
         raise InputError("--tp, --replicas and --chips: two of them say the third")
     if not disaggregated and (prefill_tp is not None or prefill_replicas is not None):
         raise InputError("--prefill-tp and --prefill-replicas are for --disaggregated")
+    theirs = None
+    if like is not None:
+        theirs = _described(like)
+        if tp is None and pp is None and ep is None and replicas is None:
+            tp, pp, ep, replicas = theirs.tensor, theirs.pipeline, theirs.expert, replicas or theirs.data
+        lnc, max_num_seqs = lnc or theirs.lnc, max_num_seqs or theirs.max_num_seqs
+        max_model_len = max_model_len or theirs.max_model_len
+        draft_tokens = draft_tokens or theirs.speculation_length or None
     longest = max_model_len or isl + osl
     (system,) = systems_with([system], set_)
     wanted = make_plan(model, system, dtype, kv_dtype, longest, stack, implementation, lnc, max_num_seqs)
+    if theirs is not None:
+        wanted = _as_described(wanted, theirs)
     wanted = _speculating(wanted, draft_tokens, acceptance, draft_model, seed)
     load = Load(
         users=concurrency,
@@ -120,6 +136,7 @@ def serve(
         price_type=price,
         cached_tokens=prefix_tokens,
     )
+    kv_dtype = next((name for name, form in CACHE_FORMATS.items() if form == wanted.cache_dtype), wanted.cache_dtype)
     asked = Asked(against=against, top=top, dtype=dtype, kv_dtype=kv_dtype)
     come = None
     if trace is not None or rate is not None:
@@ -161,6 +178,34 @@ def serve(
 
         more.frontier = serving_search.frontier(wanted, load, chips, fixed)
     report(found, load, asked, more, json, plot)
+
+
+def _described(text: str) -> ServingLayout:
+    """Another tool's configuration, from its file or its command line.
+
+    Raises:
+        InputError: neither.
+    """
+    from trnsim.commands.output import said
+    from trnsim.planner.exchange import read_nxdi, read_vllm_arguments
+
+    found = read_nxdi(text) if text.endswith(".json") else read_vllm_arguments(text)
+    if found.unread:
+        said(f"{found.source}: not read: {', '.join(found.unread)}")
+    if found.context > 1:
+        raise InputError("serving over context parallelism is not supported", operand="--from", value=found.context)
+    return found
+
+
+def _as_described(plan: ServingPlan, theirs: ServingLayout) -> ServingPlan:
+    from dataclasses import replace
+
+    return replace(
+        plan,
+        described=theirs,
+        cache_dtype=theirs.cache_dtype or plan.cache_dtype,
+        max_num_batched_tokens=theirs.max_num_batched_tokens,
+    )
 
 
 def _given(**options: int | None) -> dict[str, int]:

@@ -130,6 +130,13 @@ def _show_neuron(out: Any, found: Validation) -> None:
         "assumed: fewer than three configurations.",
         highlight=False,
     )
+    parts = [
+        [f"{c.point.key}: {name}", f"{measured:,.2f}", f"{told:,.2f}", percent(told / measured - 1)]
+        for c in found.neuron
+        for name, measured, told in c.breakdown
+    ]
+    if parts:
+        out.print(table("Parts of steps, unfitted", ["", "measured ms", "predicted ms", "error"], parts))
     worst = sorted(found.neuron, key=lambda c: -abs(c.error))[:_WORST]
     out.print(table("Worst", ["", "measured ms", "ideal ms", "predicted ms", "error"], [
         [

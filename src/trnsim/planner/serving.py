@@ -16,6 +16,7 @@ from trnsim.hardware import load_system
 from trnsim.hardware.stack import load_stack
 from trnsim.planner.economics import price_of
 from trnsim.planner.pricing import logical_cores
+from trnsim.planner.replica import settings_of
 from trnsim.planner.serving_costs import Parts, StepCosts, computed
 from trnsim.planner.serving_padding import padded
 from trnsim.planner.serving_pipeline import DraftedCosts, PipelineCosts
@@ -24,6 +25,7 @@ from trnsim.planner.training import peak_flops, ranks_per_chip
 from trnsim.planner.uses import worst
 from trnsim.serving.closed_form import SteadyState, steady_state
 from trnsim.serving.profile import replica_settings, static_shapes
+from trnsim.serving.settings import StaticShapes
 from trnsim.serving.system import Pool
 from trnsim.workloads import Layout
 from trnsim.workloads.memory import Memory, serving_cache, serving_memory, serving_weights
@@ -31,6 +33,7 @@ from trnsim.workloads.memory import Memory, serving_cache, serving_memory, servi
 if TYPE_CHECKING:
     from trnsim.hardware.model import Price, System
     from trnsim.hardware.stack import Stack
+    from trnsim.planner.exchange import ServingLayout
     from trnsim.serving.settings import ReplicaSettings, Speculation
     from trnsim.workloads import Model
 
@@ -70,6 +73,7 @@ class ServingPlan:
             stack's.
         speculation: drafts and their acceptance; ``draft``: the model that makes them, in 16 bits on the same ranks;
             None: they cost nothing (a lookup in the prompt).
+        described: another tool's configuration, which goes before the stack where it says something.
     """
 
     model: Model
@@ -85,6 +89,7 @@ class ServingPlan:
     max_num_batched_tokens: int | None = None
     speculation: Speculation | None = None
     draft: Model | None = None
+    described: ServingLayout | None = None
 
     @property
     def replica_ranks(self) -> int:
@@ -244,6 +249,11 @@ class ServingCase:
         plan, stack = self.plan, self.stack
         seqs = plan.max_num_seqs or stack.max_num_seqs
         batched = plan.max_num_batched_tokens or stack.max_num_batched_tokens or plan.max_model_len
+        theirs = plan.described
+        if theirs is not None and theirs.decode_batch_buckets:
+            return StaticShapes(
+                theirs.prefill_buckets, theirs.decode_batch_buckets, theirs.decode_context_buckets
+            ).graphs
         return static_shapes(stack, plan.max_model_len, seqs, batched).graphs
 
     @cached_property
@@ -279,16 +289,29 @@ class ServingCase:
         """
         plan, tp = self.run, self.plan.layout.tp
         elements = float(plan.model.cache_elements(plan.max_model_len, tp)) / plan.max_model_len
-        found = replica_settings(
-            self.stack,
-            max_model_len=plan.max_model_len,
-            capacity_bytes=self.cache_bytes * tp * plan.layout.pp,
-            elements_per_token=elements * tp,
-            dtype=plan.cache_dtype,
-            max_num_seqs=plan.max_num_seqs,
-            max_num_batched_tokens=plan.max_num_batched_tokens,
-            speculation=plan.speculation,
-        )
+        capacity = self.cache_bytes * tp * plan.layout.pp
+        if plan.described is not None:
+            given = replace(
+                plan.described,
+                cache_dtype=plan.cache_dtype,
+                max_model_len=plan.max_model_len,
+                max_num_seqs=plan.max_num_seqs,
+                max_num_batched_tokens=plan.max_num_batched_tokens,
+                speculation_length=0,
+            )
+            found = settings_of(given, self.stack, capacity_bytes=capacity, elements_per_token=elements * tp)
+            found = replace(found, speculation=plan.speculation)
+        else:
+            found = replica_settings(
+                self.stack,
+                max_model_len=plan.max_model_len,
+                capacity_bytes=capacity,
+                elements_per_token=elements * tp,
+                dtype=plan.cache_dtype,
+                max_num_seqs=plan.max_num_seqs,
+                max_num_batched_tokens=plan.max_num_batched_tokens,
+                speculation=plan.speculation,
+            )
         if self.fit is None or self.fit.host_ms is None:
             return found
         # Fitted beside the device's time, whatever of it overlaps.

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 from trnsim.errors import InputError, TrnsimError, UnsupportedError
 from trnsim.hardware import load_system, system_names
-from trnsim.planner.serving import ServingCase, ServingEstimate, ServingPlan
+from trnsim.hardware.stack import load_stack
+from trnsim.planner.serving import ServingCase, ServingEstimate, ServingPlan, default_serving_stack
 from trnsim.planner.training import ranks_per_chip
 from trnsim.workloads import Layout
 
@@ -73,11 +74,11 @@ def undominated(plans: Iterable[ServingEstimate]) -> tuple[ServingEstimate, ...]
 
 def fitted_batch(plan: ServingPlan, users: int) -> ServingPlan:
     """The plan with the batch that the load needs where graphs are compiled for one batch, which a user chooses."""
-    case = ServingCase(plan)
-    if plan.max_num_seqs is not None or case.stack.decode_batch.rule != "largest":
+    stack = load_stack(plan.stack or default_serving_stack(load_system(plan.system)))
+    if plan.max_num_seqs is not None or stack.decode_batch.rule != "largest":
         return plan
     each = -(-users // plan.layout.dp)
-    return replace(plan, max_num_seqs=max(1, min(each, case.slots(plan.max_model_len))))
+    return replace(plan, max_num_seqs=max(1, min(each, ServingCase(plan).slots(plan.max_model_len))))
 
 
 def evaluate(plan: ServingPlan, load: Load) -> ServingEstimate:

@@ -200,9 +200,35 @@ def test_command_for_pools(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert {"layout", "ttft_ms", "tpot_ms", "tokens_per_s", "memory", "cost", "support"} <= set(found["plans"][0])
 
 
+NXDI = {"tp_degree": 8, "batch_size": 4, "seq_len": 512, "max_context_length": 256, "enable_bucketing": True}
+VLLM = "vllm serve m -tp 2 --max-num-seqs 3 --max-model-len 512 --kv-cache-dtype fp8 --max-num-batched-tokens 128"
+
+
+@pytest.mark.parametrize(
+    ("system", "text", "tp", "batch", "cache"),
+    [
+        ("trn2.48xlarge", json.dumps(NXDI), 8, 4, "bfloat16"),
+        ("trn2.48xlarge", json.dumps({**NXDI, "kv_cache_quant": True, "batch_size": 2}), 8, 2, "float8_e4m3fn"),
+        ("dgx-h100", VLLM, 2, 3, "float8_e4m3fn"),
+    ],
+)
+def test_configurations_of_other_tools(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], system: str, text: str, tp: int, batch: int, cache: str
+):
+    target, file = tmp_path / "plans.json", tmp_path / "neuron_config.json"
+    file.write_text(text)
+    serve(model=LLAMA, system=system, concurrency=8, isl=256, osl=64, json=str(target),
+          like=str(file) if text.startswith("{") else text)  # fmt: skip
+    (one,) = json.loads(target.read_text())["plans"]
+    assert (one["layout"]["tp"], one["batch"], one["layout"]["cache"]) == (tp, batch, cache)
+    assert one["layout"]["max_model_len"] == 512
+    assert "not read" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"like": "vllm serve m --speculative-config '{\"num_speculative_tokens\": 3}'"}, "--draft-tokens and"),
         ({"draft_tokens": 3}, "--draft-tokens and --acceptance"),
         ({"prefill_tp": 2}, "for --disaggregated"),
         ({"disaggregated": True, "ep": 2}, "--ep does not go"),

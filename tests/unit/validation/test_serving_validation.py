@@ -154,3 +154,13 @@ def test_stacks_are_refitted_without_each_configuration():
     cases, _ = neuron_cases(scaled)
     assert all(abs(case.error) < 0.02 for case in cases)
     assert all(case.left_out_ms is None for case in neuron_cases(scaled[:2])[0])
+
+
+def test_parts_of_a_step_from_a_profile():
+    notes = "p50; profile: compute ~12 ms, all-reduce ~3 ms, weight reads ~3 ms, stragglers ~1 ms"
+    assert Row({**BASE, "notes": notes}).breakdown == {
+        "compute": 12.0, "all-reduce": 3.0, "weight reads": 3.0, "stragglers": 1.0
+    }  # fmt: skip
+    found = neuron(notes=notes).breakdown
+    assert [(name, measured) for name, measured, _ in found] == [("exchanges", 3.0), ("operators", 16.0)]
+    assert all(told > 0 for _, _, told in found)

@@ -42,6 +42,7 @@ class NeuronCase:
         ideal_ms: with the ideal stack; None: it could not be predicted (``ideal_refused``).
         unfitted_ms: with the row's stack as the catalogue has it, or of the device alone.
         left_out_ms, null_ms: by fits without this configuration; None: the stack has too few.
+        breakdown: (part of a step, measured, predicted unfitted) where a profile was published.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class NeuronCase:
     support: str
     left_out_ms: float | None = None
     null_ms: float | None = None
+    breakdown: tuple[tuple[str, float, float], ...] = ()
 
     @property
     def predicted_ms(self) -> float:
@@ -139,7 +141,19 @@ def _end_to_end(members: Sequence[Row]) -> NeuronCase:
     point = _point(members, name, case, parts, load, measured)
     state = case.estimate(*load).state
     ideal, why = _ideal(plan, min(each, plan.max_num_seqs or each), load[1] + load[2] // 2)
-    return NeuronCase("end to end", point, ideal, why, state.tpot * 1e3, "assumed")
+    return NeuronCase("end to end", point, ideal, why, state.tpot * 1e3, "assumed", breakdown=_breakdown(row, parts))
+
+
+def _breakdown(row: Row, parts: tuple[float, float, float, float]) -> tuple[tuple[str, float, float], ...]:
+    """Exchanges, and all else that the device does: profiles and predictions cut the rest differently."""
+    told = row.breakdown
+    exchanges = sum(value for name, value in told.items() if name.startswith(("all-", "reduce-", "exchange")))
+    if not exchanges:
+        return ()
+    return (
+        ("exchanges", exchanges, parts[2]),
+        ("operators", sum(told.values()) - exchanges, parts[0] + parts[1]),
+    )
 
 
 def _device(members: Sequence[Row]) -> NeuronCase:

@@ -83,6 +83,11 @@ class Validation:
         return [abs(c.error) for c in mine if kind == "device" or c.left_out_ms is not None]
 
     @property
+    def breakdown_errors(self) -> list[float]:
+        """Absolute relative errors of the parts of steps that were published."""
+        return [abs(told / measured - 1) for c in self.neuron for _, measured, told in c.breakdown]
+
+    @property
     def targets(self) -> tuple[Target, ...]:
         found = sets(self.cases)
         values = {name: errors(found[name])["mape"] if name in found else None for name in ("dense", "experts")}
@@ -91,10 +96,15 @@ class Validation:
             Target("Nvidia, dense: TPOT", values["dense"], DENSE_LIMIT),
             Target("Nvidia, experts: TPOT", values["experts"], EXPERTS_LIMIT),
             Target("Neuron, ideal stack: the most over a measurement", self.most_over, OVER),
-            Target("Neuron, time of the device: mean", float(np.mean(device)) if device else None, NEURON_LIMIT),
+            Target("Neuron, time of the device: mean", _mean(device), NEURON_LIMIT),
+            Target("Neuron, parts of steps: mean", _mean(self.breakdown_errors), NEURON_LIMIT),
             Target("Neuron, end to end: median", float(np.median(whole)) if whole else None, NEURON_LIMIT),
             Target("rows that pass the rules and are predicted", self.predicted_share, SHARE_LIMIT, least=True),
         )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def validate(rows: Sequence[Row]) -> Validation:
@@ -246,6 +256,7 @@ def _neuron(case: NeuronCase) -> dict[str, Any]:
         "predicted_ms": case.predicted_ms,
         "null_ms": case.null_ms,
         "error": case.error,
+        "breakdown": [{"part": n, "measured_ms": m, "predicted_ms": v} for n, m, v in case.breakdown],
         "parts_ms": dict(zip(("work", "fixed", "exchanges", "host"), p.parts, strict=True)),
         "support": case.support if case.left_out_ms is None else "interpolated",
     }

@@ -68,6 +68,13 @@ class Row:
         prompt, step = (Counters(float(share), float(size) * units[unit]) for share, size, unit in pairs)
         return prompt, step
 
+    @property
+    def breakdown(self) -> dict[str, float]:
+        """Milliseconds of a decode step by part, where a profile in the notes says so; {}: there is none."""
+        profile = re.search(r"profile: (.*)", self["notes"])
+        found = re.findall(r"([A-Za-z][A-Za-z -]*?) ~([\d.]+) ms", profile[1]) if profile else []
+        return {name.strip(): float(value) for name, value in found}
+
 
 @dataclass(frozen=True)
 class Counters:
