@@ -1,45 +1,64 @@
-"""What it takes to ask for the cost of an operator, warm: microseconds a use.
+"""What it takes to ask for the cost of an operator: microseconds a use, of every operator that has surfaces shipped.
 
-    python bench/operators.py
+    python bench/operators.py [--chip trn2] [--cores 1]
 
-A use that was asked for before, one of new sizes whose samples are there, and many at once as arrays.
+Cold: the first shipped use of an operator, its surface read from the package. Warm: a use that was asked for before,
+one of new sizes whose samples are there, and many at once as arrays. New sizes lie between those that are shipped,
+along the axis that has most of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trnsim.operators.kernel_costs import KernelCosts
+from trnsim.errors import InputError
+from trnsim.operators.kernel_costs import KernelCosts, contracts
+from trnsim.operators.prepare import allowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What is asked for, by operator: fixed sizes, and values of the one that varies.
-CASES: dict[str, tuple[dict[str, int], str, range]] = {
-    "rmsnorm": ({"width": 4096}, "rows", range(4096, 12_288, 128)),
-    "rope": ({"heads": 32, "depth": 128}, "tokens", range(4096, 12_288, 128)),
-    "matmul": ({"k": 4096, "n": 4096}, "m", range(2048, 4097, 128)),
-}
+    from trnsim.kernels.contract import Contract
+
 # Rounds are short, so that some of them are not interrupted.
-ROUNDS, USES, MANY = 50, 100, 200_000
+ROUNDS, USES, MANY = 50, 100, 100_000
 
 
 def main() -> None:
-    print(f"{'operator':12s} {'again':>8s} {'new size':>9s} {'in arrays':>10s}   us a use")
-    for operator, (fixed, name, values) in CASES.items():
-        again, new, many = _warm(operator, fixed, name, values)
-        print(f"{operator:12s} {again:8.2f} {new:9.2f} {many:10.2f}")
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--chip", default="trn2")
+    options.add_argument("--cores", type=int, default=1)
+    chosen = options.parse_args()
+    heads = ("cold ms", "again", "new size", "in arrays")
+    print(f"{'operator':28s} {heads[0]:>8s} {heads[1]:>8s} {heads[2]:>9s} {heads[3]:>10s}   us a use, warm")
+    for name, contract in contracts().items():
+        found = _warm(chosen.chip, chosen.cores, name, contract)
+        if found is not None:
+            cold, again, new, many = found
+            print(f"{name:28s} {cold:8.1f} {again:8.2f} {new:9.2f} {many:10.2f}")
 
 
-def _warm(operator: str, fixed: dict[str, int], name: str, values: range) -> tuple[float, float, float]:
-    """Microseconds of a use again, of a new one, and of one of many."""
-    costs = KernelCosts("trn2")
+def _warm(chip: str, cores: int, operator: str, contract: Contract) -> tuple[float, float, float, float] | None:
+    """Milliseconds of the first use, microseconds of a use again, of a new one, and of one of many."""
+    costs = KernelCosts(chip, cores)
+    uses = [(problem, given) for problem, given in allowed(costs, contract)]
+    if not uses:
+        return None
+    dtype = uses[0][0].dtype
+    begin = time.perf_counter()
+    costs.cost(operator, dtype, **uses[0][1])
+    cold = (time.perf_counter() - begin) * 1e3
+    given = max((g for p, g in uses if p.dtype == dtype), key=lambda g: _sizes_of(contract, g))
+    values, name = _between(costs, contract, dtype, given)
+    if len(values) < 2:
+        return None
 
     def ask(value: int) -> Any:
-        return costs.cost(operator, "bfloat16", **fixed, **{name: value})
+        return costs.cost(operator, dtype, **{**given, name: value})
 
     def ask_anew(value: int) -> Any:
         costs.forget()
@@ -47,14 +66,43 @@ def _warm(operator: str, fixed: dict[str, int], name: str, values: range) -> tup
 
     for value in values:
         ask(value)
-    drawn = np.random.default_rng(0).choice(np.array(values), MANY)
     again, new = _best(ask, values), _best(ask_anew, values)
+    drawn = np.random.default_rng(0).choice(np.array(values), MANY)
     begin = time.perf_counter()
-    costs.costs(operator, "bfloat16", **fixed, **{name: drawn})
-    return again, new, (time.perf_counter() - begin) / MANY * 1e6
+    costs.costs(operator, dtype, **{**given, name: drawn})
+    return cold, again, new, (time.perf_counter() - begin) / MANY * 1e6
 
 
-def _best(ask: Callable[[int], Any], values: range) -> float:
+def _sizes_of(contract: Contract, given: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(int(given[name]) for name in contract.sizes if name in given)
+
+
+def _between(costs: KernelCosts, contract: Contract, dtype: str, given: dict[str, Any]) -> tuple[list[int], str]:
+    """Sizes whose samples are there, of the size that has most of them, and its name."""
+    best: tuple[list[int], str] = [], ""
+    for name in (n for n in contract.sizes if n in given and n not in contract.fixed):
+        step = max(128, int(given[name]) // 64)
+        found = []
+        for value in range(step, int(given[name]) + 1, step):
+            try:
+                problem = contract.problem(dtype, costs.cores, {**given, name: value}, costs.generation)
+            except InputError:
+                continue
+            if costs.source.known(contract, repr(costs.key(contract, problem))) is None:
+                continue
+            held, point = costs.surface(contract, problem)
+            if (
+                held.covers(point)
+                and not held.missing(point)
+                and costs.cost(contract.name, dtype, **{**given, name: value}).how == "surface"
+            ):
+                found.append(value)
+        if len(found) > len(best[0]):
+            best = found, name
+    return best
+
+
+def _best(ask: Callable[[int], Any], values: list[int]) -> float:
     """Microseconds of a use, in the best of some rounds."""
     best = float("inf")
     for _ in range(ROUNDS):

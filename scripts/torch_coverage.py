@@ -102,7 +102,7 @@ def page(found):
         "A call that fell back is priced as its bytes over HBM (device) or a round trip to the host, and stands in",
         "every report by name. Views cost nothing and are not counted.",
         "",
-        "| model | calls in kernels | operators in kernels | fell back on the device | of the time | host stops | of it |",
+        "| model | calls in kernels | operators in kernels | fell back on device | of the time | host stops | of it |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in found:

@@ -563,16 +563,19 @@ def source_of(function: Callable[..., Any]) -> tuple[str, str]:
 
 
 def _support(timeline: Timeline, timing: Timing) -> tuple[str, str, float | None]:
+    return compared(timeline.support, timeline.support_reason, timeline.schedule, timeline.totals.flops, timing)
+
+
+def compared(support: str, reason: str, schedule: str, flops: int, timing: Timing) -> tuple[str, str, float | None]:
     """How well a time is known: with an error only where kernels like this one were compared with measurements.
 
     The published kernels are matrix multiplications, projections, MLPs and attention: all use TensorE.
     """
-    support, reason = timeline.support, timeline.support_reason
-    old = timeline.schedule == "tensorizer"
+    old = schedule == "tensorizer"
     error = timing.tensorizer_error_percent if old else timing.error_percent
     if support != "calibrated" or error is None:
         return support, reason, None
-    if timeline.totals.flops:
+    if flops:
         what = "attention and MLPs" if old else "matrix multiplications, MLPs and projections"
         return support, f"{reason}; the error is that of published {what}", error
     return "interpolated", f"{reason}; no kernel like this one has been compared with a measurement", None

@@ -36,9 +36,10 @@ def show_all(chip: str, lnc: int, store: Store | None, json: str | None) -> None
         raise InputError("; ".join(prepared.errors))
     seconds = time.perf_counter() - began
     rows = list(_rows(chip, lnc, store))
+    same = _same_times(chip)
     if json is not None:
         found = {"surfaces": prepared.surfaces, "made": prepared.made, "traced": prepared.traced, "seconds": seconds}
-        write_json({"schema": "trnsim-op-all-1", "chip": chip, "cores": lnc, **found, "uses": rows}, json)
+        write_json({"schema": "trnsim-op-all-1", "chip": chip, "cores": lnc, **found, "same": same, "uses": rows}, json)
     if json == "-":
         return
     changed = any("unchanged_time_us" in row for row in rows)
@@ -55,6 +56,21 @@ def show_all(chip: str, lnc: int, store: Store | None, json: str | None) -> None
         f"({prepared.traced:,} traced) in {seconds:.1f} s",
         highlight=False,
     )
+    if same:
+        console().print(escape(same), highlight=False)
+
+
+def _same_times(chip: str) -> str:
+    """Why no operator takes another time than on the chip as it is; empty where that is not so."""
+    from trnsim.operators.decides import facts_of
+
+    loaded, base = load_chip(chip), chip.partition("[")[0]
+    if not loaded.changes or facts_of(loaded) != facts_of(load_chip(base)):
+        return ""
+    why = f"all times are those of {base}: nothing that was set decides one"
+    if any(change.path == "hbm.bandwidth" for change in loaded.changes):
+        why += "; HBM gives more than the DMA engines of a logical core can move, before and after"
+    return why
 
 
 def _prepared(chip: str, store: Store) -> Prepared:

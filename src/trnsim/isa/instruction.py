@@ -355,7 +355,7 @@ class Instruction:
             raise HardwareError(
                 "no engine can run this combination of operands", operand="engine", value=attributes, limit=self.engines
             )
-        if wanted == "unknown":
+        if wanted == "unknown" or engines == ("dma",):  # a DMA names the engine whose ring it goes by
             return engines
         if wanted not in engines:
             raise HardwareError(

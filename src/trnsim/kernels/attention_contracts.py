@@ -1,7 +1,8 @@
 """Contracts of attention: of many queries, forward and backward, and of one query a sequence over a paged cache.
 
-Causal queries are the last of the keys: ``queries`` of them see ``keys - queries`` that came before, so time is of
-degree two in queries and one in the keys before them. ``width`` is the size of a value where it is not that of a key.
+Causal queries are the last of the keys: ``queries`` of them see ``keys - queries`` that came before. A block of queries
+more is one with more keys before it, so what it takes is known from fewer queries. ``width`` is the size of a value
+where it is not that of a key.
 """
 
 from __future__ import annotations
@@ -106,18 +107,23 @@ def _axes(problem: Problem) -> tuple[Axis, ...]:
         if _alone(problem):
             return (*_head_axes(problem), queries)
         return (*_head_axes(problem), queries, Axis("before", ROWS, step, low=ROWS, first=ramp))
-    queries = Axis("queries", tile, LOAD, degree=2)
-    if _alone(problem):
-        return (*_head_axes(problem), queries)
-    low = ROWS + 1 if _kept(problem) else most_kept + ROWS
-    return (*_head_axes(problem), queries, Axis("before", ROWS, step, low=low))
+    if not _kept(problem) and _alone(problem):
+        return (*_head_axes(problem), Axis("queries", tile, LOAD, low=most_kept + 1, degree=2))
+    queries = Axis("queries", tile, LOAD, carries="before")
+    low = ROWS if _kept(problem) else most_kept + ROWS
+    # Steps differ by how those of both passes fall together: some of them at a time. Samples are as the use is.
+    fitting = [count for count in (4, 2, 1) if not _kept(problem) or 2 * LOAD + 4 * count * STEP <= most_kept]
+    if not fitting:
+        return ()
+    return (*_head_axes(problem), queries, Axis("before", ROWS, fitting[0] * STEP, low=low))
 
 
 def _regime(problem: Problem) -> tuple[Any, ...]:
     shared = _by_head(problem)
     # What is no axis is part of the regime: key heads and group where cores do not share them.
     heads = problem.sizes["kv_heads"] * (shared < 2)
-    return _kept(problem), _alone(problem), shared, heads, _group(problem) * (shared < 1)
+    alone = _alone(problem) & ((problem.sizes["window"] > 0) | (_kept(problem) == 0))
+    return _kept(problem), alone, shared, heads, _group(problem) * (shared < 1)
 
 
 def _fits(problem: Problem) -> None:

@@ -2,8 +2,8 @@
 
 A block is loaded 512 columns at a time, each in a tile of its own: products begin with the first of them, and its place
 is free as soon as it is used. What has the contraction in its rows in HBM is loaded as it lies; what has it in its
-columns is transposed on the way, by the DMA engines where they can (two bytes, NeuronCore-v3 on, sixteen rows), else by
-TensorE.
+columns is transposed on the way, by the DMA engines where they can (two bytes, NeuronCore-v3 on), else by TensorE. They
+take sixteen rows at a time: where there are others, the last sixteen are transposed besides, some of them again.
 
 Operands of double rows (8-bit floats) have two elements of the contraction in a partition, neighbours in HBM. As pairs
 they lie [contraction / 2, 2, columns] there, or, transposed, as integers of 16 bits, which DMA engines transpose.
@@ -38,6 +38,7 @@ def load_block(
     pairs: Any = None,
     group: int = TILE_N,
     together: int = TOGETHER,
+    in_order: bool = False,
 ) -> list[list[Any]]:
     """A block in SBUF: for each ``group`` of its columns, tiles of [128 of the contraction, columns].
 
@@ -48,6 +49,7 @@ def load_block(
         first, length: columns of the block.
         pairs: format of elements of pairs, None if there are none; tiles are [128, 2, columns] then.
         group, together: how many columns, and blocks of 128 of the contraction, a DMA loads of what lies as it should.
+        in_order: all by SyncE's ring (NeuronCore-v3 on), one DMA after the other.
     """
     depths = pieces(0, k_length, TILE_K)
     by_dma = nisa.get_nc_version() >= nisa.nc_version.gen3 and item_bytes(source.dtype) == 2
@@ -56,14 +58,16 @@ def load_block(
         if contract == 0:
             shape = (TILE_K, len(depths), size) if pairs is None else (TILE_K, len(depths), 2, size)
             tile = nl.ndarray(shape, dtype=source.dtype, buffer=nl.sbuf)
-            _load_rows(tile, source, k_first, k_length, at, size, together)
+            _load_rows(tile, source, k_first, k_length, at, size, together, in_order)
         else:
             tile = nl.ndarray((TILE_K, len(depths), size), dtype=source.dtype, buffer=nl.sbuf)
             sixteens = size // 16 * 16 if by_dma else 0
             for part, rows in pieces(0, sixteens, TILE_M):
                 _transpose_by_dma(tile[:, :, part : part + rows], source, at + part, k_first, k_length)
-            if sixteens < size:
-                _transpose_by_tensor(tile[:, :, sixteens:size], source, at + sixteens, k_first, k_length)
+            if 0 < sixteens < size:  # the last sixteen, some of them again
+                _transpose_by_dma(tile[:, :, size - 16 : size], source, at + size - 16, k_first, k_length)
+            elif sixteens < size:
+                _transpose_by_tensor(tile, source, at, k_first, k_length)
             if pairs is not None:
                 tile = tile.view(pairs).reshape((TILE_K, len(depths), size, 2)).permute((0, 1, 3, 2))
         if pairs is None:
@@ -80,8 +84,13 @@ def columns_of(block: list[list[Any]], k: int, at: int, size: int, pairs: Any = 
     return tile[:, at : at + size] if pairs is None else tile[:, :, at : at + size]
 
 
-def _load_rows(tile: Any, source: Any, k_first: int, k_length: int, at: int, size: int, together: int) -> None:
+def _load_rows(
+    tile: Any, source: Any, k_first: int, k_length: int, at: int, size: int, together: int, in_order: bool
+) -> None:
     """``size`` columns of ``source`` from ``at`` on to ``tile``, [128 of the contraction, blocks of it, columns]."""
+    ring = {}
+    if in_order:
+        ring = {"dge_mode": nisa.dge_mode.hwdge, "engine": nisa.engine.sync}
     whole = k_length // TILE_K
     paired = len(source.shape) == 3
     for block, count in pieces(0, whole, together):
@@ -89,12 +98,12 @@ def _load_rows(tile: Any, source: Any, k_first: int, k_length: int, at: int, siz
         last = k + count * TILE_K
         here = source[k:last, :, at : at + size] if paired else source[k:last, at : at + size]
         here = here.reshape_dim(0, (count, TILE_K)).permute((1, 0, 2, 3) if paired else (1, 0, 2))
-        nisa.dma_copy(dst=tile[:, block : block + count], src=here)
+        nisa.dma_copy(dst=tile[:, block : block + count], src=here, **ring)
     rest = k_length - whole * TILE_K
     if rest:
         k, last = k_first + whole * TILE_K, k_first + k_length
         here = source[k:last, :, at : at + size] if paired else source[k:last, at : at + size]
-        nisa.dma_copy(dst=tile[0:rest, whole], src=here)
+        nisa.dma_copy(dst=tile[0:rest, whole], src=here, **ring)
 
 
 def _transpose_by_dma(turned: Any, source: Any, first: int, k_first: int, k_length: int) -> None:

@@ -48,6 +48,8 @@ class Axis:
         first: blocks after which they are taken to repeat; 0: they all do.
         far: blocks between samples that say by how much time grows with a block (degree one): more where DMAs,
             which settle slowly, decide it.
+        carries: another axis that a block more also moves on by as much, for all that follows: queries of causal
+            attention, each block of which sees the keys of those before it. Time is then of degree one in both.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Axis:
     degree: int = 1
     first: int = 1
     far: int = 2
+    carries: str = ""
 
 
 @dataclass(frozen=True)

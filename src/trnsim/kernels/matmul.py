@@ -159,11 +159,11 @@ def same_sides(problem: Problem, coordinates: Sizes) -> Sizes:
     return {**sizes, "by_column": int(shares_columns(problem))} if problem.cores > 1 else sizes
 
 
-def sides(problem: Problem, block_m: int, block_n: int) -> tuple[Axis, Axis]:
-    """Rows and columns of the result, of which cores share one; columns are cut as finely as rows."""
+def sides(problem: Problem, block_m: int, block_n: int, grain: int = 1) -> tuple[Axis, Axis]:
+    """Rows (multiples of ``grain``) and columns of the result; cores share one. Columns are cut as finely as rows."""
     by_column, by_row = (problem.cores, 1) if shares_columns(problem) else (1, problem.cores)
     return (
-        Axis("m", TILE_M * by_row, block_m * by_row),
+        Axis("m", TILE_M * by_row, block_m * by_row, low=grain, grain=grain),
         Axis("n", TILE_M * by_column, block_n * by_column, low=128, grain=64),
     )
 

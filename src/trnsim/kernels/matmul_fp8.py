@@ -79,8 +79,8 @@ def _keeps(problem: Problem) -> Any:
 def _axes(problem: Problem) -> tuple[Axis, ...]:
     rows, columns = sides(problem, BLOCK_M, BLOCK_N)
     if _keeps(problem):
-        return rows, Axis("k", TILE_K, BLOCK_K, low=TILE_K, high=_LIMIT - 1, grain=128), columns
-    return rows, Axis("k", TILE_K, BLOCK_K, low=_LIMIT, grain=128), columns
+        return rows, Axis("k", TILE_K, BLOCK_K, low=128, high=_LIMIT - 1, grain=64), columns
+    return rows, Axis("k", TILE_K, BLOCK_K, low=_LIMIT, grain=64), columns
 
 
 def _arguments(problem: Problem) -> tuple[Any, ...]:

@@ -172,7 +172,7 @@ def _keeps(problem: Problem) -> Any:
 
 
 def _axes(problem: Problem) -> tuple[Axis, ...]:
-    rows, columns = sides(problem, BLOCK_M, BLOCK_N)
+    rows, columns = sides(problem, BLOCK_M, BLOCK_N, grain=2)
     tile, block = _FOUR * TILE_K, _FOUR * BLOCK_K
     if _keeps(problem):
         return rows, Axis("k", tile, block, low=128, high=_LIMIT - 1, grain=128), columns

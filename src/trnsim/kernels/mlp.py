@@ -18,7 +18,16 @@ from trnsim.kernels.blocks import TILE_K, TILE_M, TILE_N, TOGETHER, columns_of, 
 from trnsim.kernels.contract import Axis, Contract, Problem
 from trnsim.kernels.elementwise import activation_of
 from trnsim.kernels.shapes import array, item, moved, row_limits, up
-from trnsim.kernels.tiles import check_format, check_rows, check_width, item_bytes, load_to_all, pieces, share
+from trnsim.kernels.tiles import (
+    check_format,
+    check_rows,
+    check_width,
+    even_pieces,
+    item_bytes,
+    load_to_all,
+    pieces,
+    share,
+)
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 from trnsim.numerics import as_dtype
@@ -120,14 +129,17 @@ def _hidden_layer(
     # Products of few tokens leave room for others in their banks: longer rows of weights at a time.
     sweep = TILE_M * (BANKS // len(weights)) * (2 if count <= TILE_M else 1)
     group, together = (sweep, 2) if count <= TILE_M else (TILE_N, TOGETHER)
-    for feature, length in pieces(features[0], features[1], sweep):
+    in_order = _in_order(count)
+    for feature, length in even_pieces(features[0], features[1], sweep, TILE_M if in_order else sweep):
         parts = pieces(0, length, TILE_M)
         products = [[nl.ndarray((size, count), dtype=nl.float32, buffer=nl.psum) for _ in weights] for _, size in parts]
         for chunk, (k_first, k_length) in enumerate(pieces(0, x.shape[1], BLOCK_K)):
             if chunk == len(moving):  # not before: what comes first is multiplied first
                 moving.append(load_block(x, 1, k_first, k_length, at, count)[0])
             loaded = [
-                load_block(weight, 0, k_first, k_length, feature, length, group=group, together=together)
+                load_block(
+                    weight, 0, k_first, k_length, feature, length, group=group, together=together, in_order=in_order
+                )
                 for weight in weights
             ]
             for k in range(len(moving[chunk])):
@@ -152,6 +164,15 @@ def _hidden_layer(
     return hidden
 
 
+def _in_order(tokens: int) -> bool:
+    """Whether weights come by one ring, in the order of their use.
+
+    Products of few tokens wait for weights. Of two rings ScalarE's stands still until its activations are done, while
+    SyncE's brings what is used later. One ring is as fast where its DMAs are long: with all of the weights on one core.
+    """
+    return tokens <= TILE_M and nl.num_programs(0) == 1 and nisa.get_nc_version() >= nisa.nc_version.gen3
+
+
 def _exchange(exchanged: Any, own: list[Any], features: tuple[int, int], at: int, count: int) -> list[Any]:
     """All features of the hidden layer, of which each core has its own, by way of HBM."""
     for number, (feature, size) in enumerate(pieces(features[0], features[1], TILE_M)):
@@ -165,12 +186,16 @@ def _second_layer(result: Any, at: int, hidden: list[Any], down: Any, columns: t
     tokens = pieces(0, hidden[0].shape[1], TILE_M)
     # Few tokens wait for weights, which then come in the order of use: whole rows, long descriptors.
     group, together = (result.shape[1], 1) if len(tokens) == 1 else (TILE_N, TOGETHER)
-    for column, length in pieces(columns[0], columns[1], TILE_N * (BANKS // len(tokens))):
+    in_order = _in_order(hidden[0].shape[1])
+    sweep = TILE_N * (BANKS // len(tokens))
+    for column, length in even_pieces(columns[0], columns[1], sweep, TILE_N if in_order else sweep):
         offsets = load_to_all(bias[column : column + length]) if bias is not None else None
         parts = pieces(0, length, TILE_N)
         products = [[nl.ndarray((rows, n), dtype=nl.float32, buffer=nl.psum) for _, n in parts] for _, rows in tokens]
         for k_first, k_length in pieces(0, down.shape[0], BLOCK_K):
-            loaded = load_block(down, 0, k_first, k_length, column, length, group=group, together=together)
+            loaded = load_block(
+                down, 0, k_first, k_length, column, length, group=group, together=together, in_order=in_order
+            )
             for k in range(len(loaded[0])):
                 for row, (token, rows) in enumerate(tokens):
                     for number, (part, size) in enumerate(parts):

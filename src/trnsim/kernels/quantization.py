@@ -197,8 +197,8 @@ def _tensor_axes(problem: Problem) -> tuple[Axis, ...]:
 
 def _mx_axes(problem: Problem) -> tuple[Axis, ...]:
     return (
-        Axis("k", 4 * PARTITIONS, 8 * PARTITIONS, low=128, grain=128, first=2),
-        Axis("n", 512 * problem.cores, MX_COLUMNS * problem.cores, low=128, grain=128),
+        Axis("k", 4 * PARTITIONS, 8 * PARTITIONS, low=128, grain=128, first=2, far=32),
+        Axis("n", 512 * problem.cores, MX_COLUMNS * problem.cores, low=128, grain=128, far=8),
     )
 
 

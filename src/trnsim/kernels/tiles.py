@@ -29,6 +29,17 @@ def pieces(first: int, last: int, size: int) -> list[tuple[int, int]]:
     return [(at, min(size, last - at)) for at in range(first, last, size)]
 
 
+def even_pieces(begin: int, end: int, most: int, step: int) -> list[tuple[int, int]]:
+    """(start, length) of as few pieces as have ``most`` at most, of about one length, multiples of ``step``."""
+    steps, count = -(-(end - begin) // step), -(-(end - begin) // most)
+    found, at = [], begin
+    for number in range(count):
+        after = min(end, begin + (number + 1) * steps // count * step)
+        found.append((at, after - at))
+        at = after
+    return found
+
+
 def share(total: int, step: int) -> tuple[int, int]:
     """The part of ``total`` that is this core's, a multiple of ``step`` where there are several."""
     cores = nl.num_programs(0)

@@ -163,6 +163,7 @@ class Core:
         self.state: dict[str, Any] = {}
         self.shared_count = 0
         self.executed: Any = None
+        self.rows: Any = None  # by what they touch: see ``lazy``
         self.tensor_names: dict[str, int] = {}
         self.pipes: dict[Any, int] = {}
         self.pending_rendezvous: Any = None

@@ -7,6 +7,7 @@ value is worked out from what it depends on alone, and the bytes are put back.
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from trnsim.machine.tensor import Indirect, NkiTensor
 from trnsim.machine.trace import CLASSES, READ, WRITE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from numpy.typing import NDArray
 
     from trnsim.machine.core import Core
@@ -72,10 +75,73 @@ def read(core: Core, tensor: NkiTensor) -> NDArray[Any]:
     return tensor.array()
 
 
+class _Rows:
+    """Which rows touch which storages and states of engines, so that a slice looks at those that it may hold only."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.touching: dict[int, list[int]] = {}
+        self.writing: dict[int, list[int]] = {}
+        self.changing: dict[str, list[int]] = {}
+
+    def extend(self, core: Core) -> None:
+        """Take in the rows that came since."""
+        instructions, operands = core.trace.instruction_rows, core.trace.operand_rows
+        storages = core.launch.storages
+        for row in range(self.count, len(core.trace)):
+            klass = CLASSES[instructions[6 * row]]
+            first = instructions[6 * row + 3]
+            for state in klass.state:
+                self.changing.setdefault(state, []).append(row)
+            for index, role in enumerate(klass.roles):
+                storage = storages[operands[4 * (first + index)]]
+                assert storage is not None
+                key = _key(storage)
+                for table in (self.touching,) if role == READ else (self.touching, self.writing):
+                    rows = table.setdefault(key, [])
+                    if not rows or rows[-1] != row:
+                        rows.append(row)
+        self.count = len(core.trace)
+
+
+class _Pending:
+    """Rows that a slice may hold, the last first."""
+
+    def __init__(self, executed: NDArray[np.bool_]) -> None:
+        self._executed = executed
+        self._heap: list[int] = []
+        self._seen: set[int] = set()
+        self._added: set[tuple[int, Any]] = set()
+
+    def add(self, table: dict[Any, list[int]], key: Any, before: int) -> None:
+        """Rows of ``table`` before ``before``, unless they were added. Executed ones leave the table for good."""
+        if (id(table), key) in self._added or key not in table:
+            return
+        self._added.add((id(table), key))
+        rows = table[key] = [row for row in table[key] if not self._executed[row]]
+        self.add_rows(row for row in rows if row < before)
+
+    def add_rows(self, rows: Iterable[int]) -> None:
+        for row in rows:
+            if row not in self._seen:
+                self._seen.add(row)
+                heappush(self._heap, -row)
+
+    def __iter__(self) -> Iterator[int]:
+        while self._heap:
+            yield -heappop(self._heap)
+
+
 def _select(core: Core, rows: list[int], tensors: list[NkiTensor], *, reused: bool) -> list[int]:
     """The rows to execute, in order. ``reused``: also those that use, before, bytes which these overwrite."""
     launch, executed, count = core.launch, core.executed, len(core.trace)
+    if core.rows is None:
+        core.rows = _Rows()
+    known: _Rows = core.rows
+    known.extend(core)
+    pending = _Pending(executed)
     wanted = {r for r in rows if not executed[r]}
+    pending.add_rows(wanted)
     reads: dict[int, list[Box]] = {}
     writes: dict[int, list[Box]] = {}
     states: set[str] = set()
@@ -85,12 +151,11 @@ def _select(core: Core, rows: list[int], tensors: list[NkiTensor], *, reused: bo
         _require_own(core, tensor.storage)
         start, offset = tensor.place()
         _add(reads, tensor.storage, tensor.form, start, offset)
+        pending.add(known.writing, _key(tensor.storage), count)
     instructions, operands = core.trace.instruction_rows, core.trace.operand_rows
     storages = launch.storages
     chosen: list[int] = []
-    for row in range(count - 1, -1, -1):
-        if executed[row]:
-            continue
+    for row in pending:
         klass = CLASSES[instructions[6 * row]]
         first = instructions[6 * row + 3]
         boxes = []
@@ -109,18 +174,23 @@ def _select(core: Core, rows: list[int], tensors: list[NkiTensor], *, reused: bo
         if take:
             chosen.append(row)
             states.update(klass.state)
+            for state in klass.state:
+                pending.add(known.changing, state, row)
             if launch.lnc > 1 and instructions[6 * row + 5] >= 0:
                 raise _depends_on_others(f"what {klass.name} gets from the other core")
             if not reused:
                 _settle(reads, klass, boxes)
             for role, storage, where in boxes:
                 _require_own(core, storage)
+                key = _key(storage)
                 if role != WRITE:
                     if storage.kind == "input":
                         core.require_data(storage, "a value that is needed")
-                    reads.setdefault(_key(storage), []).append(where)
+                    reads.setdefault(key, []).append(where)
+                    pending.add(known.writing, key, row)
                 if role != READ and reused:
-                    writes.setdefault(_key(storage), []).append(where)
+                    writes.setdefault(key, []).append(where)
+                    pending.add(known.touching, key, row)
     chosen.reverse()
     return chosen
 

@@ -13,10 +13,12 @@ import re
 import tempfile
 import zlib
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
 import numpy as np
@@ -26,7 +28,7 @@ from trnsim.machine.form import HBM, Form
 from trnsim.numerics import as_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from types import CodeType
 
     from numpy.typing import NDArray
@@ -34,9 +36,10 @@ if TYPE_CHECKING:
 INSTRUCTION_COLUMNS = ("klass", "line", "immediate", "operand", "region", "rendezvous")
 OPERAND_COLUMNS = ("storage", "start", "offset", "form")
 
-VERSION = 3  # of a saved trace
+VERSION = 4  # of a saved trace
 READ, WRITE, UPDATE = "read", "write", "update"
 MEMORIES = ("sbuf", "psum", "hbm")
+STORAGE_COLUMNS = ("memory", "row_bytes", "partitions", "start", "low")
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,9 @@ _ASSIGNMENT = re.compile(r"\s*([A-Za-z_]\w*)\s*(?::[^=]+)?=[^=]")
 
 CLASSES: list[InstructionClass] = []
 INSTRUCTIONS: dict[str, Any] = {}  # by name; isa/ enters each instruction here
+# Classes of saved traces, by all that they hold; so many at most.
+_loaded: dict[tuple[Any, ...], InstructionClass] = {}
+_LOADED = 20_000
 
 
 @dataclass(slots=True)
@@ -150,7 +156,7 @@ class Trace:
     lines: list[Location] = field(default_factory=list)
     classes: Sequence[InstructionClass] = field(default_factory=lambda: CLASSES)
     forms: Sequence[Form] = field(default_factory=lambda: Form.table)
-    storages: list[StorageInfo] = field(default_factory=list)
+    storages: Sequence[StorageInfo] = field(default_factory=list)
     rendezvous: list[tuple[Any, ...]] = field(default_factory=list)
     edges: list[tuple[int, int]] = field(default_factory=list)
     names: dict[str, int] = field(default_factory=dict)
@@ -177,19 +183,8 @@ class Trace:
         and ``start`` and ``low``: partition and byte of an explicit address, -1 where there is none.
         """
         if self._storage_columns is None or len(self._storage_columns["memory"]) != len(self.storages):
-            infos, number = self.storages, len(self.storages)
-            memory = {name: i for i, name in enumerate(MEMORIES)}
-            start, low = np.full(number, -1, np.int64), np.full(number, -1, np.int64)
-            for i, address in enumerate(map(attrgetter("address"), infos)):
-                if address is not None:
-                    start[i], low[i] = address
-            self._storage_columns = {
-                "memory": np.fromiter(map(memory.__getitem__, map(attrgetter("memory"), infos)), np.int64, number),
-                "row_bytes": np.fromiter(map(attrgetter("row_bytes"), infos), np.int64, number),
-                "partitions": np.fromiter(map(attrgetter("partitions"), infos), np.int64, number),
-                "start": start,
-                "low": low,
-            }
+            infos = self.storages
+            self._storage_columns = infos.columns if isinstance(infos, LazyStorages) else _storage_columns(infos)
         return self._storage_columns
 
     def set_column(self, name: str, values: NDArray[np.int64]) -> None:
@@ -267,7 +262,8 @@ class Trace:
             lines=[(x.file, x.line, x.function) for x in self.lines],
             forms=[_save_form(by_id[f]) for f in form_index],
             classes=[_save_class(c, form_index) for c in classes],
-            storages=list(self.storages),
+            storages=msgspec.Raw(msgspec.msgpack.encode(list(self.storages))),
+            storage_columns={n: _pack(c) for n, c in self.storage_columns.items()},
             rendezvous=[list(r) for r in self.rendezvous],
             edges=self.edges,
             names=self.names,
@@ -301,7 +297,7 @@ class Trace:
                 lines=[Location(*x) for x in saved.lines],
                 classes=classes,
                 forms=forms,
-                storages=list(saved.storages),
+                storages=LazyStorages(saved.storages, {n: _unpack(c) for n, c in saved.storage_columns.items()}),
                 rendezvous=[_hashable(r) for r in saved.rendezvous],
                 edges=[(a, b) for a, b in saved.edges],
                 names=saved.names,
@@ -333,6 +329,55 @@ class Trace:
                 raise IndexError("operands outside of their table")
 
 
+class LazyStorages(Sequence[StorageInfo]):
+    """The storages of a saved trace: there are many, and timing needs their columns only, so the others wait in bytes.
+
+    Raises ``InputError`` when they are read and damaged.
+    """
+
+    def __init__(self, data: msgspec.Raw, columns: dict[str, NDArray[np.int64]]) -> None:
+        self.columns = columns
+        if set(columns) != set(STORAGE_COLUMNS) or len({len(c) for c in columns.values()}) != 1:
+            raise ValueError("storages")
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self.columns["memory"])
+
+    @overload
+    def __getitem__(self, index: int) -> StorageInfo: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[StorageInfo]: ...
+    def __getitem__(self, index: int | slice) -> StorageInfo | list[StorageInfo]:
+        return self._infos[index]
+
+    @cached_property
+    def _infos(self) -> list[StorageInfo]:
+        try:
+            found = msgspec.msgpack.decode(self._data, type=list[StorageInfo])
+        except msgspec.DecodeError as error:
+            raise InputError(f"a saved trace is damaged: {error}") from error
+        if len(found) != len(self):
+            raise InputError("a saved trace is damaged: storages", value=len(found), limit=len(self))
+        return found
+
+
+def _storage_columns(infos: Sequence[StorageInfo]) -> dict[str, NDArray[np.int64]]:
+    number, memory = len(infos), {name: i for i, name in enumerate(MEMORIES)}
+    start, low = np.full(number, -1, np.int64), np.full(number, -1, np.int64)
+    for i, address in enumerate(map(attrgetter("address"), infos)):
+        if address is not None:
+            start[i], low[i] = address
+    found = (
+        np.fromiter(map(memory.__getitem__, map(attrgetter("memory"), infos)), np.int64, number),
+        np.fromiter(map(attrgetter("row_bytes"), infos), np.int64, number),
+        np.fromiter(map(attrgetter("partitions"), infos), np.int64, number),
+        start,
+        low,
+    )
+    return dict(zip(STORAGE_COLUMNS, found, strict=True))
+
+
 class _Header(msgspec.Struct):
     version: int
 
@@ -362,7 +407,8 @@ class SavedTrace(msgspec.Struct):
     lines: list[tuple[str, int, str]]
     forms: list[tuple[str, str, list[int], list[int], int, int, int, int]]
     classes: list[SavedClass]
-    storages: list[StorageInfo]
+    storages: msgspec.Raw
+    storage_columns: dict[str, bytes]
     rendezvous: list[list[Any]]
     edges: list[tuple[int, int]]
     names: dict[str, int]
@@ -394,6 +440,24 @@ def _load_class(saved: SavedClass, number: int, forms: Sequence[Form]) -> Instru
     definition = INSTRUCTIONS.get(saved.name)
     if definition is None:
         raise InputError(f"a saved trace has an instruction that this version does not have: {saved.name}")
+    # Traces of one kernel have classes in common; with a class is kept what it was found to cost.
+    used = [f for _, _, f in saved.operands]
+    used += [f for kind, value in saved.seen.values() for f in _forms_in(kind, value)]
+    key = (number, msgspec.msgpack.encode(saved), *(forms[f].id for f in used))
+    found = _loaded.get(key)
+    if found is None:
+        if len(_loaded) >= _LOADED:
+            _loaded.clear()
+        found = _loaded[key] = _new_class(saved, number, forms, definition)
+    return found
+
+
+def _forms_in(kind: str, value: Any) -> list[int]:
+    """The forms that a packed value names, by number."""
+    return [value] if kind == "form" else value if kind == "forms" else []
+
+
+def _new_class(saved: SavedClass, number: int, forms: Sequence[Form], definition: Any) -> InstructionClass:
     operands = tuple(OperandClass(n, r, forms[f]) for n, r, f in saved.operands)
     return InstructionClass(
         definition,

@@ -45,7 +45,7 @@ class Knots:
             top = max(low, (axis.high or 0) // axis.tile)
             begins = [block * period + 1 for block in range(low // period, top // period + 1)]
             whole = {low, top, *_doublings(low, top), *begins, *(at - 1 for at in begins)}
-            parts = {low, *begins, top}
+            parts = {low, 2 * low, *begins, top}
         whole = {at for at in whole | set(more) if low <= at <= top}
         parts = {at for at in (parts | set(more_parts)) & whole if (at - 1) * axis.tile + axis.grain >= axis.low}
         return cls(axis, tuple(sorted(whole)), tuple(sorted(parts)) if axis.tile > axis.grain else ())
@@ -97,6 +97,20 @@ class Knots:
                 _add(lacking, self.coordinate(at, part=True), -weight * share_missing)
         return whole, {at: -weight for at, weight in lacking.items() if weight}
 
+    def carried(self, coordinate: int) -> list[tuple[float, int, int]]:
+        """What a coordinate is a sum of, where blocks move another axis on: weights, coordinates, and by how much.
+
+        Blocks after the second take what the second does, further on: on average as far as the middle one of them.
+        """
+        axis = self.axis
+        end = _base_of(axis) * axis.tile + axis.block
+        if not axis.carries or coordinate <= end:
+            return [(1.0, coordinate, 0)]
+        blocks = -(-(coordinate - end) // axis.block)
+        rest = coordinate - blocks * axis.block
+        further = (blocks + 1) * axis.block // 2
+        return [(1.0, rest, 0), (blocks, rest, further), (-blocks, rest - axis.block, further)]
+
     @property
     def coordinates(self) -> tuple[int, ...]:
         """Where samples may be needed."""
@@ -136,6 +150,8 @@ def _base_of(axis: Axis) -> int:
 
 def _beyond(axis: Axis) -> tuple[int, ...]:
     """Blocks after the second that samples have."""
+    if axis.carries:
+        return ()
     if axis.degree > 1:
         return 1, 2
     return (*_doublings(2, axis.far), axis.far)
@@ -145,7 +161,7 @@ def _repeats(axis: Axis) -> bool:
     """Whether there are blocks enough to tell how much each takes."""
     if axis.high is None:
         return True
-    sampled = 1 + _beyond(axis)[-1]
+    sampled = 1 + max(_beyond(axis), default=0)
     return _base_of(axis) * axis.tile + sampled * axis.block <= axis.high
 
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trnsim.hardware.timing_constants import load_timing
+from trnsim.timing.simulate import hbm_stretch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,16 +55,19 @@ def trace_key(contract: Contract, problem: Problem, chip: Chip) -> str:
 
 def time_key(chip: Chip) -> str:
     """Of what makes a time of a trace on ``chip``."""
-    return _digest(code_of(_files(_TIME)), facts_of(chip), chip.changed)
+    return _digest(code_of(_files(_TIME)), facts_of(chip))
 
 
-def surface_key(contract: Contract, chip: Chip) -> str:
-    """Of what a surface of this kernel on ``chip`` comes from."""
-    return _digest(code_of(surface_files(contract)), facts_of(chip), chip.changed)
+def surface_key(contract: Contract, chip: Chip, plain: Chip) -> str:
+    """Of what a surface of this kernel on ``chip`` comes from, which has the knots of that on ``plain``."""
+    return _digest(code_of(surface_files(contract)), facts_of(chip), facts_of(plain))
 
 
 def facts_of(chip: Chip) -> str:
-    """Hash of the facts of ``chip`` that times depend on, with its timing constants."""
+    """Hash of the facts of ``chip`` that times depend on, with its timing constants.
+
+    HBM's bandwidth is one only where it is less than what the DMA engines of a logical core can ask for.
+    """
     return _facts(chip)
 
 
@@ -79,7 +83,7 @@ def _facts(chip: Chip) -> str:
         core.sbuf,
         core.psum,
         core.dma.engines,
-        chip.hbm.bytes_per_second,
+        [hbm_stretch(chip, timing, cores) for cores in (1, 2)],
         constants,
         timing.support,
     )

@@ -11,10 +11,9 @@ from trnsim.hardware import load_chip
 from trnsim.operators.kernel_costs import contracts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from trnsim.kernels.contract import Contract, Problem
-    from trnsim.operators.kernel_costs import KernelCosts
 
 _PLACES = (("trn1", 1), ("trn2", 1), ("trn2", 2), ("trn3", 1), ("trn3", 2))
 # Of a PSUM bank's product, 128 x 128 x 512, and of a tile of elements, 128 x 2,048: an instruction each, about.
@@ -24,33 +23,48 @@ Use = tuple[str, int, str, str, dict[str, Any]]
 
 
 class Draws:
-    """Uses by number, the same ones for the same seed, of about ``least`` to ``most`` instructions."""
+    """Uses by number, the same ones for the same seed, of about ``least`` to ``most`` instructions.
 
-    def __init__(self, seed: int, least: int, most: int) -> None:
+    Operators take turns, in another order each time; from turn to turn one moves to the next chip and logical core, so
+    that few uses cover much.
+    """
+
+    def __init__(self, seed: int, least: int, most: int, operators: Sequence[str] = ()) -> None:
         self.seed, self.least, self.most = seed, least, most
+        self.operators = tuple(operators) or tuple(sorted(contracts()))
 
     def use(self, number: int) -> Use:
         """(chip, cores, operator, number format, sizes and options)."""
-        draw = np.random.default_rng([self.seed, number])
-        known = contracts()
+        turn, place = divmod(number, len(self.operators))
+        index = int(np.random.default_rng([self.seed, turn]).permutation(len(self.operators))[place])
+        operator = self.operators[index]
+        contract = contracts()[operator]
+        places = [(*where, _version(where[0])) for where in _PLACES]
+        places = [one for one in places if contract.dtypes[one[2]]]
+        chip, cores, generation = places[(turn + index) % len(places)]
+        draw = np.random.default_rng([self.seed, number, 1])
+        dtype = str(draw.choice(contract.dtypes[generation]))
         while True:
-            operator = str(draw.choice(sorted(known)))
-            chip, cores = _PLACES[int(draw.integers(len(_PLACES)))]
-            contract = known[operator]
-            core = load_chip(chip).core
-            assert core is not None
-            dtypes = contract.dtypes[core.version]
-            if not dtypes:
-                continue
-            dtype = str(draw.choice(dtypes))
             given: dict[str, Any] = _sizes(operator, draw)
             given |= {name: _chosen(draw, values) for name, values in contract.options.items()}
             try:
-                problem = contract.problem(dtype, cores, given, core.version)
+                problem = contract.problem(dtype, cores, given, generation)
             except InputError:
                 continue
             if self.least <= estimated(contract, problem) <= self.most:
                 return chip, cores, operator, dtype, given
+
+    def size(self, number: int) -> float:
+        """About how many instructions a use takes."""
+        chip, cores, operator, dtype, given = self.use(number)
+        contract = contracts()[operator]
+        return estimated(contract, contract.problem(dtype, cores, given, _version(chip)))
+
+
+def _version(chip: str) -> str:
+    core = load_chip(chip).core
+    assert core is not None
+    return core.version
 
 
 def estimated(contract: Contract, problem: Problem) -> float:
@@ -58,11 +72,6 @@ def estimated(contract: Contract, problem: Problem) -> float:
     moved = contract.bytes(problem) / (2 * _TILE)
     passes = 3 if "attention" in contract.name else 1
     return float(max(contract.flops(problem) / _PRODUCT * passes, 3 * moved))
-
-
-def instructions(costs: KernelCosts, contract: Contract, problem: Problem) -> int:
-    """How many instructions a use takes that is simulated."""
-    return round(float(costs.sample(contract, problem)[2]))
 
 
 def _chosen(draw: Any, values: tuple[Any, ...]) -> Any:
@@ -133,4 +142,4 @@ def _mlp(draw: Any) -> dict[str, int]:
     return {"tokens": _log(draw, 64, 16384), "width": width, "hidden": _log(draw, 1024, 16384, 128), "outputs": width}
 
 
-__all__ = ["Draws", "Use", "estimated", "instructions"]
+__all__ = ["Draws", "Use", "estimated"]

@@ -12,6 +12,7 @@ from trnsim.errors import InputError
 from trnsim.hardware import load_chip
 from trnsim.operators import surface
 from trnsim.operators.cost import ENGINES, OperatorCost, OperatorCosts
+from trnsim.operators.neighbours import gather
 from trnsim.operators.samples import QUANTITIES
 from trnsim.operators.surfaces import Surfaces
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trnsim.kernels.contract import Contract, Problem
+    from trnsim.operators.neighbours import Neighbours
     from trnsim.operators.store import Store
     from trnsim.operators.surface import Surface
 
@@ -33,6 +35,11 @@ _KNOWN = 100_000
 _INSTRUCTIONS = QUANTITIES.index("instructions")
 # Operations and bytes of a use that takes a second or so to simulate: 32,000 products, 16,000 tiles of 128 x 2,048.
 _AT_ONCE, _AT_ONCE_BYTES = 32_000 * 2 * 128 * 128 * 512, 16_000 * 2 * 128 * 2048
+# Uses of fewer instructions are simulated in about as long as a sample takes: a surface must be this good to stand in.
+# What happens once is much of their time, and is not a polynomial of sizes.
+_SMALL, _SMALL_ERROR = 2000, 0.01
+# Uses of so many are a sample of their own where a surface does not tell their time.
+_LARGE = 20_000
 _BUSY = QUANTITIES.index(f"busy {ENGINES[0]}")
 
 
@@ -63,6 +70,7 @@ class KernelCosts:
         self._contracts = contracts()
         self._known: dict[tuple[Any, ...], OperatorCost] = {}
         self._surfaces: dict[tuple[Any, ...], Surface] = {}
+        self._neighbours: dict[tuple[Any, ...], Neighbours | None] = {}
         self.source = Surfaces(chip, cores, store, use_shipped=use_shipped)
 
     def cost(self, operator: str, dtype: str, **given: Any) -> OperatorCost:
@@ -79,22 +87,25 @@ class KernelCosts:
         contract = self.contract(operator, dtype)
         problem = contract.problem(dtype, self.cores, given, self.generation)
         found, point = self.surface(contract, problem)
-        values, error = None, 0.0
-        if found.knots and found.covers(point):
+        exact = found.samples.get(point)
+        values, error = None if exact is None else exact.tolist(), 0.0
+        if values is None and found.knots and found.covers(point):
             values = found.evaluate(point).tolist()
-            if values[0] != values[0]:  # not a number: samples are missing
+            # Not a number: samples are missing.
+            if values[0] != values[0] and _may_stand(found, _at_most(found, point)):
                 self._fill(found, contract, problem, [point])
                 values = found.evaluate(point).tolist()
             error = found.error(values[_INSTRUCTIONS])
-            if error > surface.LARGEST_ERROR:
+            if not _may_stand(found, values[_INSTRUCTIONS]):
                 values = None
         how = "surface"
         if values is None:
             surface.refuse_if_large(contract, problem)
-            values, how = self.sample(contract, problem).tolist(), "simulated"
+            quantities, support, reason = self.source.sampler(contract, problem)
+            values, how, found = quantities.tolist(), "simulated", surface.Surface((), {}, (), support, reason)
         if len(self._known) >= _KNOWN:
             self._known.clear()
-        self._known[use] = _cost(contract, problem, values, found, how, error)
+        self._known[use] = self._cost(contract, problem, values, found, how, error)
         return self._known[use]
 
     def once(self, operator: str, dtype: str, **given: Any) -> OperatorCost:
@@ -108,9 +119,45 @@ class KernelCosts:
         problem = contract.problem(dtype, self.cores, given, self.generation)
         key = self.key(contract, problem)
         large = contract.flops(problem) > _AT_ONCE or contract.bytes(problem) > _AT_ONCE_BYTES
-        if large or key in self._surfaces or self.source.known(contract, repr(key)) is not None:
+        if large or key in self._surfaces or self.source.within_reach(contract, repr(key)):
             return self.cost(operator, dtype, **given)
         return self.simulated(operator, dtype, **given)
+
+    def known(self, operator: str, dtype: str, **given: Any) -> OperatorCost | None:
+        """What one use costs where a surface is shipped or in the store and has its samples; None: it is not known.
+
+        Nothing is simulated.
+
+        Raises:
+            InputError: no such operator, or a use that its contract forbids.
+        """
+        contract = self.contract(operator, dtype)
+        problem = contract.problem(dtype, self.cores, given, self.generation)
+        key = self.key(contract, problem)
+        if key not in self._surfaces:
+            found = self.source.known(contract, repr(key))
+            if found is None:
+                return None
+            self._surfaces[key] = found
+        held, point = self.surface(contract, problem)
+        exact = held.samples.get(point)
+        if exact is not None:
+            return self._cost(contract, problem, exact.tolist(), held, "surface", 0.0)
+        if not held.knots or not held.covers(point):
+            return None
+        values = held.evaluate(point).tolist()
+        # Not a number: samples are missing.
+        if values[0] != values[0] or not _may_stand(held, values[_INSTRUCTIONS]):
+            return None
+        return self._cost(contract, problem, values, held, "surface", held.error(values[_INSTRUCTIONS]))
+
+    def neighbours(self, contract: Contract, problem: Problem) -> Neighbours | None:
+        """The simulated sizes of an operator in a format, by which others may be told; None: there are none."""
+        key = (contract.name, problem.dtype, *problem.options.values())
+        if key not in self._neighbours:
+            entries = self.source.entries(contract)
+            self._neighbours[key] = gather(self.chip, self.cores, contract, problem, entries)
+        return self._neighbours[key]
 
     def forget(self) -> None:
         """Costs that were asked for; surfaces stay."""
@@ -127,7 +174,7 @@ class KernelCosts:
         problem = contract.problem(dtype, self.cores, given, self.generation)
         surface.refuse_if_large(contract, problem)
         quantities, support, reason = self.source.sampler(contract, problem)
-        return _cost(
+        return self._cost(
             contract, problem, quantities.tolist(), surface.Surface((), {}, (), support, reason), "simulated", 0.0
         )
 
@@ -188,11 +235,18 @@ class KernelCosts:
     def prepare(self, contract: Contract, problems: Sequence[Problem]) -> Surface:
         """The surface that uses of one regime have in common, with the samples that they need."""
         found, _ = self.surface(contract, problems[0])
-        if found.knots:
-            points = [self.surface(contract, problem)[1] for problem in problems]
-            lacking = [point for point in points if found.covers(point) and found.missing(point)]
-            if lacking:
-                self._fill(found, contract, problems[0], lacking)
+        points = [self.surface(contract, problem)[1] for problem in problems] if found.knots else []
+        lacking = [point for point in dict.fromkeys(points) if found.covers(point) and point not in found.samples]
+        # On a chip that a user changed, instructions and errors are those of the chip as it is.
+        told = self.source.unchanged(contract, problems[0], repr(self.key(contract, problems[0]))) or found
+        around = [p for p in lacking if found.missing(p) and _may_stand(told, _instructions(told, p))]
+        if around:
+            self._fill(found, contract, problems[0], around)
+        counts = {p: _instructions(told, p) for p in lacking}
+        alone = [p for p, count in counts.items() if count <= _LARGE and not _may_stand(told, count)]
+        if alone:
+            surface.fill(found, contract, problems[0], alone, self.source.sampler_of(contract))
+            self.source.keep(contract, problems[0], repr(self.key(contract, problems[0])), found)
         return found
 
     def key(self, contract: Contract, problem: Problem) -> tuple[Any, ...]:
@@ -209,6 +263,24 @@ class KernelCosts:
         coordinates = contract.coordinates(problem)
         return found, tuple([coordinates[knots.axis.name] for knots in found.knots])
 
+    def _cost(
+        self, contract: Contract, problem: Problem, values: list[float], found: Surface, how: str, error: float
+    ) -> OperatorCost:
+        support, reason = self.source.labelled(found.support, found.reason)
+        return OperatorCost(
+            operator=contract.name,
+            implementation="kernel",
+            time_ps=values[0],
+            hbm_bytes=round(values[1]),
+            flops=contract.flops(problem),
+            sbuf_bytes=round(values[-1]),
+            support=support,
+            reason=reason,
+            how=how,
+            error_percent=100 * error if how == "surface" and found.checks else None,
+            busy_ps=dict(zip(ENGINES, values[_BUSY : _BUSY + len(ENGINES)], strict=True)),
+        )
+
     def _many(self, contract: Contract, one: Problem, some: Problem, count: int) -> NDArray[np.float64]:
         found, _ = self.surface(contract, one)
         coordinates = contract.coordinates(some)
@@ -220,11 +292,16 @@ class KernelCosts:
             quantities[inside] = found.evaluate_many(points[inside])
             missing = inside & np.isnan(quantities[:, 0])
             if missing.any():
-                self._fill(found, contract, one, [tuple(p) for p in np.unique(points[missing], axis=0).tolist()])
+                lacking = [tuple(p) for p in np.unique(points[missing], axis=0).tolist()]
+                self._fill(found, contract, one, [p for p in lacking if _may_stand(found, _at_most(found, p))])
                 quantities[missing] = found.evaluate_many(points[missing])
         counts, places = np.unique(np.where(inside, quantities[:, _INSTRUCTIONS], 0), return_inverse=True)
-        wrong = np.array([found.error(number) > surface.LARGEST_ERROR for number in counts.tolist()])
+        wrong = np.array([not _may_stand(found, number) for number in counts.tolist()])
         whole = ~inside | wrong[places]
+        for number in np.flatnonzero(whole & inside).tolist():
+            exact = found.samples.get(tuple(points[number].tolist()))
+            if exact is not None:
+                quantities[number], whole[number] = exact, False
         if whole.any():
             uses = some.resized({name: np.broadcast_to(size, (count,))[whole] for name, size in some.sizes.items()})
             quantities[whole] = self._simulated(contract, uses, int(whole.sum()))
@@ -243,31 +320,32 @@ class KernelCosts:
 
     def _fill(self, found: Surface, contract: Contract, problem: Problem, points: Iterable[tuple[int, ...]]) -> None:
         """Take the samples that some coordinates lack, and keep the surface with them."""
-
-        def sample(use: Problem) -> Any:
-            return self.source.sampler(contract, use)
-
         for point in points:
-            surface.fill(found, contract, problem, found.missing(point), sample)
+            surface.fill(found, contract, problem, found.missing(point), self.source.sampler_of(contract))
         self.source.keep(contract, problem, repr(self.key(contract, problem)), found)
 
 
-def _cost(
-    contract: Contract, problem: Problem, values: list[float], found: Surface, how: str, error: float
-) -> OperatorCost:
-    return OperatorCost(
-        operator=contract.name,
-        implementation="kernel",
-        time_ps=values[0],
-        hbm_bytes=round(values[1]),
-        flops=contract.flops(problem),
-        sbuf_bytes=round(values[-1]),
-        support=found.support,
-        reason=found.reason,
-        how=how,
-        error_percent=100 * error if how == "surface" and found.checks else None,
-        busy_ps=dict(zip(ENGINES, values[_BUSY : _BUSY + len(ENGINES)], strict=True)),
+def _may_stand(found: Surface, instructions: float) -> bool:
+    """Whether a surface tells the time of a use of so many instructions well enough; not where that is unknown."""
+    if not instructions >= 0:
+        return False
+    return found.error(instructions) <= (_SMALL_ERROR if instructions < _SMALL else surface.LARGEST_ERROR)
+
+
+def _instructions(found: Surface, point: tuple[int, ...]) -> float:
+    """Instructions of a use, or more where samples are missing."""
+    known = float(found.evaluate(point)[_INSTRUCTIONS])
+    return _at_most(found, point) if np.isnan(known) else known
+
+
+def _at_most(found: Surface, point: Sequence[int]) -> float:
+    """Instructions of the smallest sample that is as large along every axis, which no use at ``point`` has more of."""
+    larger = (
+        values[_INSTRUCTIONS]
+        for other, values in found.samples.items()
+        if all(a >= b for a, b in zip(other, point, strict=True))
     )
+    return float(min(larger, default=float("inf")))
 
 
 def _groups(contract: Contract, problem: Problem, count: int) -> list[NDArray[np.int64]]:

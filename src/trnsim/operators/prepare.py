@@ -6,6 +6,7 @@ What is done is kept in the store as soon as it is done, so a run that was stopp
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import sys
@@ -136,15 +137,17 @@ def allowed(costs: KernelCosts, contract: Contract) -> Iterator[tuple[Problem, d
 
 def uses(operator: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Number format and sizes with options of each use of ``operator`` in ``uses.toml``."""
-    for group in _uses().get(operator, ()):
-        names = [*group.get("sizes", {}), *group.get("options", {})]
-        values = [*group.get("sizes", {}).values(), *group.get("options", {}).values()]
-        for dtype, *one in product(group["dtypes"], *values):
-            yield dtype, dict(zip(names, one, strict=True))
+    for group in read_uses().get(operator, ()):
+        columns = {**group.get("sizes", {}), **group.get("options", {})}
+        shapes = group.get("shapes", {})
+        names = shapes.get("names", ())
+        for dtype, shape, *one in product(group["dtypes"], shapes.get("values", [()]), *columns.values()):
+            yield dtype, {**dict(zip(names, shape, strict=True)), **dict(zip(columns, one, strict=True))}
 
 
 @cache
-def _uses() -> Mapping[str, list[dict[str, Any]]]:
+def read_uses() -> Mapping[str, list[dict[str, Any]]]:
+    """``uses.toml``: groups by operator."""
     with USES.open("rb") as file:
         found: dict[str, list[dict[str, Any]]] = tomllib.load(file)
     return found
@@ -175,6 +178,9 @@ def _start(path: str) -> None:
     global _store
     _store = Store(path)
     expect_many()
+    # Traces are many objects that live together: looking for cycles among them again and again takes a fifth of a run.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def _do(task: Task) -> bytes:

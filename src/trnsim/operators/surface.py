@@ -37,8 +37,10 @@ TOLERANCE = 0.005
 # Knots that an axis gets in this way, at most.
 MOST_KNOTS = 16
 # Samples that only check: the last so many tell the error, after at most so many of which some led to more knots.
-CHECKS, MOST_CHECKS = 3, 9
+CHECKS, MOST_CHECKS = 2, 8
 GOOD = 0.02
+# Products of the largest check, and how often one is drawn until it is not larger.
+LARGEST_CHECK, MOST_DRAWS = 4000, 8
 # A use of fewer instructions than this many times those of one block of every loop is a small one: as many of them are
 # checked as of others.
 FEW = 4
@@ -49,6 +51,8 @@ LARGEST_ERROR = 0.04
 # Instructions of the largest sample that is simulated, and of a use that is not extrapolated.
 LARGEST_SAMPLE = 2_000_000
 _INSTRUCTIONS = QUANTITIES.index("instructions")
+# Operations of TensorE's largest product, 128 x 128 x 512: the measure of how many instructions a use takes.
+_PRODUCT = 2 * 128 * 128 * 512
 # Uses that are evaluated together.
 _TOGETHER = 8192
 # Coordinates whose weights are remembered.
@@ -71,7 +75,7 @@ class Check:
 
 @dataclass
 class Surface:
-    """Knots of each axis, and the samples at them that were taken. Without an axis it is one use, simulated.
+    """Knots of each axis, and the samples at them that were taken. Without an axis there are none: uses are simulated.
 
     Attributes:
         knots: of the axes, in order.
@@ -119,9 +123,10 @@ class Surface:
     def needed(self, point: Sequence[int]) -> list[Point]:
         """The samples that ``evaluate`` needs."""
         found: dict[Point, None] = {}
-        for along in self._terms(point):
-            for chosen in product(*(places for places, _, _ in along)):
-                found[chosen] = None
+        for _, at in self._carried(point):
+            for along in self._terms(at):
+                for chosen in product(*(places for places, _, _ in along)):
+                    found[chosen] = None
         return list(found)
 
     def missing(self, point: Sequence[int]) -> list[Point]:
@@ -130,6 +135,14 @@ class Surface:
 
     def evaluate(self, point: Sequence[int]) -> NDArray[np.float64]:
         """The quantities at some coordinates; not a number where samples are missing."""
+        if not self._carrying:
+            return self._plain(point)
+        result = np.zeros(len(QUANTITIES))
+        for weight, at in self._carried(point):
+            result += weight * self._plain(at)
+        return result
+
+    def _plain(self, point: Sequence[int]) -> NDArray[np.float64]:
         first = self._along(0, point[0])
         rest = self._rest(tuple(point[1:]))
         found: Any = self._sum(first[0], rest[0])
@@ -163,6 +176,16 @@ class Surface:
 
     def evaluate_many(self, points: NDArray[np.int64]) -> NDArray[np.float64]:
         """The quantities at many coordinates, [uses, axes] to [uses, quantities]."""
+        if not self._carrying:
+            return self._plain_many(points)
+        parts = [[(number, *part) for part in self._carried(at)] for number, at in enumerate(points.tolist())]
+        uses, weights, places = zip(*(part for some in parts for part in some), strict=True)
+        values = self._plain_many(np.array(places, np.int64)) * np.array(weights)[:, None]
+        result = np.zeros((len(points), len(QUANTITIES)))
+        np.add.at(result, np.array(uses), values)
+        return result
+
+    def _plain_many(self, points: NDArray[np.int64]) -> NDArray[np.float64]:
         found = np.empty((len(points), len(QUANTITIES)))
         sizes = [np.unique(points[:, number], return_inverse=True) for number in range(len(self.knots))]
         tables = [self._dense(number, unique) for number, (unique, _) in enumerate(sizes)]
@@ -222,6 +245,25 @@ class Surface:
             if len(self._held) >= _HELD:
                 self._held.clear()
             self._held[number, size] = found
+        return found
+
+    @cached_property
+    def _carrying(self) -> list[tuple[int, int]]:
+        """Axes whose blocks move another one on, and which."""
+        names = [axis.name for axis in self.axes]
+        return [(number, names.index(axis.carries)) for number, axis in enumerate(self.axes) if axis.carries]
+
+    def _carried(self, point: Sequence[int]) -> list[tuple[float, Point]]:
+        """What a use is a sum of, none of them beyond the second block of an axis that moves another one on."""
+        found: list[tuple[float, Point]] = [(1.0, tuple(point))]
+        for number, other in self._carrying:
+            parts = []
+            for weight, at in found:
+                for share, place, further in self.knots[number].carried(at[number]):
+                    moved = list(at)
+                    moved[number], moved[other] = place, at[other] + further
+                    parts.append((weight * share, tuple(moved)))
+            found = parts
         return found
 
     @cached_property
@@ -294,8 +336,7 @@ def refuse_if_large(contract: Contract, problem: Problem) -> None:
     Raises:
         UnsupportedError: it is.
     """
-    # TensorE's largest product, 128 x 128 x 512, is the measure of how many instructions a use takes.
-    instructions = contract.flops(problem) / (2 * 128 * 128 * 512)
+    instructions = contract.flops(problem) / _PRODUCT
     if instructions > LARGEST_SAMPLE:
         raise UnsupportedError(
             f"{contract.name} with {dict(problem.sizes)} is in no regime that is extrapolated, and is too large to be "
@@ -323,6 +364,8 @@ class _Builder:
         return self.taken[point]
 
     def build(self) -> Surface:
+        if not self.axes:  # each use of this regime is one of its own
+            return Surface((), {})
         for number in range(len(self.axes)):
             self.refine(number)
         return self.checked()
@@ -342,6 +385,7 @@ class _Builder:
     def wrong_along(self, number: int, point: Point, at: int) -> float:
         """By how much the time at a coordinate is not what the knots of that axis alone say, in proportion."""
         expected = 0.0
+        at = self.knots[number].carried(at)[0][1]
         for weights in self.knots[number].weights(at):
             for place, weight in weights.items():
                 expected += self.at((*point[:number], place, *point[number + 1 :]))[0] * weight
@@ -355,7 +399,7 @@ class _Builder:
         few = FEW * float(self.at(self.middle)[_INSTRUCTIONS])
         for number in range(MOST_CHECKS):
             surface = Surface(tuple(self.knots), self.taken, (), *self.support)
-            point = tuple(_drawn(draw, knots, large=number % 2 == 0) for knots in self.knots)
+            point = self.drawn(draw, number)
             check = self.check(surface, point)
             found[check.instructions < few].append(check)
             if all(_enough(checks) for checks in found):
@@ -364,6 +408,25 @@ class _Builder:
                 self.repair(point)
         last = tuple(check for checks in found for check in checks[-CHECKS:])
         return Surface(tuple(self.knots), self.taken, last, *self.support)
+
+    def drawn(self, draw: Any, number: int) -> Point:
+        """A point to check: not too large, with a part of a tile along one axis.
+
+        What parts lack adds up over axes, and needs many samples.
+        """
+        parted = number // 2 % max(1, len(self.knots))
+        points = []
+        for _ in range(MOST_DRAWS):
+            point = tuple(
+                _drawn(draw, knots, large=number % 2 == 0, parted=axis == parted)
+                for axis, knots in enumerate(self.knots)
+            )
+            named = {axis.name: at for axis, at in zip(self.axes, point, strict=True)}
+            use = self.problem.resized(self.contract.placed(self.problem, named))
+            points.append((float(self.contract.flops(use)) / _PRODUCT, point))
+            if points[-1][0] <= LARGEST_CHECK:
+                return point
+        return min(points)[1]
 
     def check(self, surface: Surface, point: Point) -> Check:
         for other in surface.missing(point):
@@ -389,12 +452,15 @@ def _end_of_first_block(knots: Knots) -> int:
     return end if axis.high is None or end <= axis.high else knots.coordinate(knots.whole[-1])
 
 
-def _drawn(draw: Any, knots: Knots, *, large: bool) -> int:
-    """A coordinate between the lowest, or a block, and a little beyond the last knot."""
+def _drawn(draw: Any, knots: Knots, *, large: bool, parted: bool) -> int:
+    """A coordinate between the lowest, or a block, and a little beyond the last knot; of whole tiles or not."""
     axis = knots.axis
     low = max(axis.low, axis.tile)
     reach = axis.first * axis.block + low + (1 + axis.far) * axis.block
     high = max(low, min(axis.high or reach, reach))
     low = max(low, min(axis.block, high)) if large else low
     size = round(float(np.exp(draw.uniform(np.log(low), np.log(high)))))
-    return min(max(axis.low, size // axis.grain * axis.grain), high)
+    size = min(max(axis.low, size // axis.grain * axis.grain), high)
+    if not parted:
+        size = min(-(-size // axis.tile), high // axis.tile or 1) * axis.tile
+    return max(axis.low, min(size, axis.high or size))

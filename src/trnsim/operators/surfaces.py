@@ -1,6 +1,7 @@
 """Where surfaces come from: those that are shipped, those in a store, else samples that are simulated now.
 
-The surfaces of a chip that a user changed are made like any others; most of their traces are in the store already.
+The surfaces of a chip that a user changed have the knots of those of the chip as it is, whose loops begin and end at
+the same places, and its error; their samples are times of their own, of traces that are in the store already.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from trnsim.operators.samples import Sampler
 from trnsim.operators.shipped import Entry, shipped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from trnsim.kernels.contract import Contract, Problem
     from trnsim.operators.store import Store
 
@@ -31,6 +37,8 @@ class Surfaces:
         self.name, self.chip, self.cores, self.store = chip, load_chip(chip), cores, store
         self.sampler = Sampler(chip, store)
         self.made = 0
+        plain = chip.partition("[")[0]
+        self._plain = Surfaces(plain, cores, store, use_shipped=use_shipped) if self.chip.changes else None
         self._use_shipped = use_shipped
         self._shipped: dict[str, list[Entry]] = {}
 
@@ -48,13 +56,37 @@ class Surfaces:
         found = self.known(contract, key)
         if found is None:
             self.made += 1
-            found = surface.build(contract, problem, lambda use: self.sampler(contract, use))
+            if self._plain is not None:
+                like = self._plain.of(contract, problem, key)
+                found = surface.Surface(like.knots, {}, like.checks, like.support, like.reason)
+            else:
+                found = surface.build(contract, problem, self.sampler_of(contract))
             self.keep(contract, problem, key, found)
         return found
 
+    def within_reach(self, contract: Contract, key: str) -> bool:
+        """Whether there is a surface, or of the chip as it is, so that only samples are missing."""
+        if self._plain is not None and self._plain.within_reach(contract, key):
+            return True
+        return self.known(contract, key) is not None
+
+    def unchanged(self, contract: Contract, problem: Problem, key: str) -> surface.Surface | None:
+        """The surface of the chip as it is; None: this is it."""
+        return None if self._plain is None else self._plain.of(contract, problem, key)
+
+    def sampler_of(self, contract: Contract) -> Callable[[Problem], tuple[NDArray[np.float64], str, str]]:
+        """What takes samples of a kernel."""
+        return lambda use: self.sampler(contract, use)
+
+    def labelled(self, support: str, reason: str) -> tuple[str, str]:
+        """Support and reason of a time on this chip, from those without what a user set."""
+        if not self.chip.changes:
+            return support, reason
+        return "what-if", f"set by the user: {self.chip.changed}; otherwise {support}: {reason}"
+
     def known(self, contract: Contract, key: str) -> surface.Surface | None:
         """The surface that is shipped or in the store."""
-        known = [e.surface for e in self._entries(contract) if e.key == key]
+        known = [e.surface for e in self.entries(contract) if e.key == key]
         if self.store is not None:
             rows = self.store.surfaces(self._where(contract, key))
             known += [msgspec.msgpack.decode(data, type=Entry).surface for data in rows]
@@ -74,9 +106,10 @@ class Surfaces:
             self.store.add_surface(self._where(contract, key), "", data)
 
     def _where(self, contract: Contract, key: str) -> str:
-        return f"{surface_key(contract, self.chip)} {self.cores} {key}"
+        plain = self.chip if self._plain is None else self._plain.chip
+        return f"{surface_key(contract, self.chip, plain)} {self.cores} {key}"
 
-    def _entries(self, contract: Contract) -> list[Entry]:
+    def entries(self, contract: Contract) -> list[Entry]:
         """The shipped entries of an operator."""
         found = self._shipped.get(contract.name)
         if found is None:

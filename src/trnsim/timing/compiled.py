@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Rows from which compiling pays: below, importing Numba (0.6 s) and loading the cached loops costs more than it saves.
 COMPILE_FROM = 6_000
 # The same once Numba is loaded.
-COMPILE_FROM_LOADED = 300
+COMPILE_FROM_LOADED = 60
 
 _compiled: dict[str, Any] = {}
 _many = False

@@ -58,7 +58,7 @@ def draw_events(linked: Linked, run: Run, tables: ClassTables) -> tuple[list[Tra
     on_engine = np.flatnonzero(kind < len(ENGINES))
     transfers = np.flatnonzero(dge != NO_DMA)
     tables_loaded = np.flatnonzero(run.table_start >= 0)
-    start, end = _own_time(nodes, run)
+    start, end = own_time(nodes, run)
     zero = np.zeros(len(on_engine) + len(tables_loaded), np.int64)
     columns = {
         "track": np.concatenate(
@@ -99,7 +99,7 @@ def draw_events(linked: Linked, run: Run, tables: ClassTables) -> tuple[list[Tra
     return tracks, Events(**{k: columns.pop(k)[order] for k in list(columns)}), opcodes, engine_event, transfer_event
 
 
-def _own_time(nodes: Nodes, run: Run) -> tuple[Column, Column]:
+def own_time(nodes: Nodes, run: Run) -> tuple[Column, Column]:
     """From when to when each node has its engine's track: a trigger that runs ahead only what is left of it after what
     the engine was doing.
     """
@@ -166,23 +166,30 @@ def draw_memory(programs: Sequence[CoreProgram], linked: Linked, run: Run, core:
     """Live bytes of SBUF and PSUM over time, and who held them at the peak."""
     found = []
     for number, program in enumerate(programs):
-        first, last = linked.first_node[number], linked.last_node[number]
-        accesses, infos = program.accesses, program.trace.storages
-        begin = np.full(max(1, len(infos)), np.iinfo(np.int64).max)
-        finish = np.full(max(1, len(infos)), -1, np.int64)
-        np.minimum.at(begin, accesses.storage, run.start[first[accesses.instruction]])
-        np.maximum.at(finish, accesses.storage, run.done[last[accesses.instruction]])
+        infos = program.trace.storages
+        begin, finish = lives(program, number, linked, run)
         for memory in ("sbuf", "psum"):
-            members, starts, ends = _members(program, memory, begin, finish)
+            members, starts, ends = members_of(program, memory, begin, finish)
             capacity = core.psum.bytes_per_partition if memory == "psum" else core.sbuf.usable_bytes_per_partition
             sizes = program.trace.storage_columns["row_bytes"][members]
-            times, live, peak, holders = _live(starts, ends, sizes)
+            times, live, peak, holders = live_bytes(starts, ends, sizes)
             named = [(infos[members[h]].name, int(sizes[h]), _line(program, infos[members[h]].line)) for h in holders]
             found.append(MemoryUse(program.core, memory, times, live, capacity, peak, named))
     return found
 
 
-def _members(program: CoreProgram, memory: str, begin: Column, finish: Column) -> tuple[list[int], Column, Column]:
+def lives(program: CoreProgram, number: int, linked: Linked, run: Run) -> tuple[Column, Column]:
+    """From when to when each storage of core ``number`` is in use; -1 as end: never."""
+    first, last = linked.first_node[number], linked.last_node[number]
+    accesses, count = program.accesses, max(1, len(program.trace.storages))
+    begin = np.full(count, np.iinfo(np.int64).max)
+    finish = np.full(count, -1, np.int64)
+    np.minimum.at(begin, accesses.storage, run.start[first[accesses.instruction]])
+    np.maximum.at(finish, accesses.storage, run.done[last[accesses.instruction]])
+    return begin, finish
+
+
+def members_of(program: CoreProgram, memory: str, begin: Column, finish: Column) -> tuple[list[int], Column, Column]:
     """Used storages of a memory, from when to when they live; those of one explicit address and size count as one."""
     columns = program.trace.storage_columns
     used = finish[: len(program.trace.storages)] >= 0
@@ -200,7 +207,7 @@ def _members(program: CoreProgram, memory: str, begin: Column, finish: Column) -
     return members.tolist(), begin[members].astype(np.int64), finish[members].astype(np.int64)
 
 
-def _live(starts: Column, ends: Column, sizes: Column) -> tuple[Column, Column, int, list[int]]:
+def live_bytes(starts: Column, ends: Column, sizes: Column) -> tuple[Column, Column, int, list[int]]:
     """Times of change, live bytes from then on, the peak, and who is live at it, the largest first."""
     times = np.concatenate((starts, ends))
     change = np.concatenate((sizes, -sizes))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trnsim.machine.trace import MEMORIES
 from trnsim.timing.compiled import run
 from trnsim.timing.dependences import ORDER, PSUM_SPACE, RAW, SBUF_SPACE, SPILL, Edges
 from trnsim.timing.grouping import bucket
@@ -120,7 +121,7 @@ def link(programs: Sequence[CoreProgram], tables: ClassTables, core: Core, timin
         queue=queue,
         variant=variant,
         group=group,
-        banks=_banks(programs, firsts, base, core),
+        banks=_banks(programs, firsts, base, core, compiled),
         queue_first=queue_first,
         queue_nodes=by_queue,
         pending=np.bincount(edges.consumer, minlength=base).astype(np.int32),
@@ -352,23 +353,30 @@ def _groups(programs: Sequence[CoreProgram], firsts: list[Column], count: int) -
     return group, np.array(sizes, np.int64)
 
 
-def _banks(programs: Sequence[CoreProgram], firsts: list[Column], count: int, core: Core) -> Column:
+def _banks(programs: Sequence[CoreProgram], firsts: list[Column], count: int, core: Core, compiled: bool) -> Column:
     """PSUM banks that each node touches, a bit a bank."""
     banks = np.zeros(count, np.int32)
-    size = core.psum.bytes_per_bank
     for program, first in zip(programs, firsts, strict=True):
-        accesses = program.accesses
-        infos = program.trace.storages
-        base = np.full(max(1, len(infos)), -1, np.int64)
+        accesses, columns = program.accesses, program.trace.storage_columns
+        base = np.full(max(1, len(columns["memory"])), -1, np.int64)
         uses = program.uses[1]
         base[uses.storage] = uses.placement.address
-        for number, info in enumerate(infos):
-            if info.memory == "psum" and info.address is not None:
-                base[number] = 0  # low and high count from the start of PSUM already
-        placed = base[accesses.storage] >= 0 if len(accesses) else np.zeros(0, bool)
-        at = base[accesses.storage][placed]
-        low = np.minimum((at + accesses.low[placed]) // size, BANKS - 1)
-        high = np.minimum((at + accesses.high[placed] - 1) // size, BANKS - 1)
-        mask = ((np.int64(2) << high) - (np.int64(1) << low)).astype(np.int32)
-        np.bitwise_or.at(banks, first[accesses.instruction[placed]], mask)
+        # Of explicit addresses low and high count from the start of PSUM already.
+        base[: len(columns["memory"])][(columns["memory"] == MEMORIES.index("psum")) & (columns["start"] >= 0)] = 0
+        run(
+            _touched_banks, compiled, base, accesses.storage, accesses.low, accesses.high, accesses.instruction, first,
+            core.psum.bytes_per_bank, BANKS, banks,
+        )  # fmt: skip
     return banks
+
+
+def _touched_banks(
+    base: Any, storage: Any, low: Any, high: Any, instruction: Any, first: Any, size: int, count: int, banks: Any
+) -> int:
+    for a in range(len(storage)):
+        at = base[storage[a]]
+        if at >= 0:
+            begin = min((at + low[a]) // size, count - 1)
+            end = min((at + high[a] - 1) // size, count - 1)
+            banks[first[instruction[a]]] |= (2 << end) - (1 << begin)
+    return 0

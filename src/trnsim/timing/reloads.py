@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trnsim.machine.trace import MEMORIES
 from trnsim.timing.dependences import EXPLICIT, ORDER, Edges
 from trnsim.timing.tables import READS
 
@@ -32,7 +33,8 @@ def only_loads(
     several such loads, ``CHANGED`` if anything else writes it; and (instruction, storage) of all on-chip writes.
     """
     count = max(1, len(trace.storages))
-    in_hbm = np.array([s.memory == "hbm" for s in trace.storages] or [False])
+    in_hbm = np.zeros(count, bool)
+    in_hbm[: len(trace.storages)] = trace.storage_columns["memory"] == MEMORIES.index("hbm")
     writes = accesses.role != READS
     changed = np.zeros(count, bool)
     changed[accesses.storage[writes & in_hbm[accesses.storage]]] = True

@@ -88,7 +88,7 @@ def run_stages(
     linked = link(programs, tables, core, timing, compiled)
     for program in programs:
         program.forget()
-    stretch = _hbm_stretch(chip, timing, len(traces), options)
+    stretch = hbm_stretch(chip, timing, len(traces), options)
     totals, typical = _runs(linked, tables, timing, stretch, options, compiled)
     return Stages(traces, programs, tables, linked, totals, typical, timing, stretch)
 
@@ -116,9 +116,7 @@ def simulate(
     tracks, events, opcodes, engine_event, transfer_event = draw_events(linked, run, tables)
     waits = draw_waits(linked, run, tables, tracks, engine_event, transfer_event)
     findings = [f for p in programs for f in p.findings]
-    support, reason = _support(timing, options, linked, traces)
-    if chip.changes:
-        support, reason = "what-if", f"set by the user: {chip.changed}; otherwise {support}: {reason}"
+    support, reason = support_of(stages, chip, options)
     fixed = timing.clock_offset_ps + timing.clock_tail_ps if options.clock == "span" else 0
     return Timeline(
         chip=chip.name,
@@ -132,7 +130,7 @@ def simulate(
         waits=waits,
         opcodes=opcodes,
         memory=draw_memory(programs, linked, run, core),
-        totals=_totals(programs, linked, run, tables),
+        totals=totals_of(stages),
         findings=findings,
         support=support,
         support_reason=reason,
@@ -176,14 +174,19 @@ def _runs(
     return totals, min(runs, key=lambda r: (abs(r.total - mean), r.total))
 
 
-def _hbm_stretch(chip: Chip, timing: Timing, cores: int, options: TimingOptions) -> float:
-    """How much longer packets take because the cores that share HBM could together ask for more than it gives."""
-    sharers = max(cores, options.hbm_sharers or cores)
+def hbm_stretch(chip: Chip, timing: Timing, cores: int, options: TimingOptions | None = None) -> float:
+    """How much longer packets take because the cores that share HBM could together ask for more than it gives.
+
+    Nothing else of a time depends on HBM's bandwidth.
+    """
+    sharers = max(cores, (options.hbm_sharers if options else None) or cores)
     wanted = sharers * timing.dma.engines * timing.dma.sustained_bytes_per_ns * 1e9
     return max(1.0, wanted / chip.hbm.bytes_per_second)
 
 
-def _totals(programs: Sequence[CoreProgram], linked: Linked, run: Run, tables: ClassTables) -> Totals:
+def totals_of(stages: Stages) -> Totals:
+    """The sums over all cores."""
+    programs, linked, run, tables = stages.programs, stages.linked, stages.typical, stages.tables
     variant = linked.nodes.variant
     tensor = linked.nodes.queue % QUEUE_COUNT == TENSOR
     busy = tables.column("busy")[variant[tensor]]
@@ -201,6 +204,14 @@ def _totals(programs: Sequence[CoreProgram], linked: Linked, run: Run, tables: C
         spill_bytes=linked.spill_bytes,
         throttled_ps=int((run.end[tensor] - run.start[tensor] - busy).sum()),
     )
+
+
+def support_of(stages: Stages, chip: Chip, options: TimingOptions | None = None) -> tuple[str, str]:
+    """How well the time is known on ``chip``, and why."""
+    support, reason = _support(stages.timing, options or TimingOptions(), stages.linked, stages.traces)
+    if chip.changes:
+        return "what-if", f"set by the user: {chip.changed}; otherwise {support}: {reason}"
+    return support, reason
 
 
 def _support(timing: Timing, options: TimingOptions, linked: Linked, traces: Sequence[Trace]) -> tuple[str, str]:

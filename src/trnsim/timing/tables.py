@@ -6,8 +6,9 @@ variants, each starting when the one before it is done.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -68,6 +69,9 @@ class Variant:
     chain: int = -1
 
 
+_costed: WeakKeyDictionary[InstructionClass, tuple[Timing, ClassTables, list[int]]] = WeakKeyDictionary()
+
+
 @dataclass
 class ClassTables:
     """Columns of the variants, and for each class its candidates and operands."""
@@ -79,6 +83,7 @@ class ClassTables:
     roles: list[tuple[int, ...]] = field(default_factory=list)
     is_load: list[bool] = field(default_factory=list)
     _numbers: dict[int, int] = field(default_factory=dict)
+    _columns: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def add(self, klass: InstructionClass, timing: Timing) -> int:
         """Number of ``klass`` in these tables, its costs evaluated on first sight."""
@@ -98,7 +103,10 @@ class ClassTables:
 
     def column(self, name: str) -> NDArray[np.int64]:
         """One field of all variants."""
-        return np.array([getattr(v, name) for v in self.variants], np.int64)
+        known = self._columns.get(name)
+        if known is None or len(known) != len(self.variants):
+            known = self._columns[name] = np.array([getattr(v, name) for v in self.variants], np.int64)
+        return known
 
     def candidate_columns(self) -> NDArray[np.int64]:
         """Candidates of all classes, ``CANDIDATES`` a class, padded with -1."""
@@ -108,6 +116,22 @@ class ClassTables:
         return table.ravel()
 
     def _candidates(self, klass: InstructionClass, timing: Timing) -> list[int]:
+        """Variants of ``klass``: worked out once for a class and constants, in tables of their own, and copied."""
+        known = _costed.get(klass)
+        if known is None or known[0] is not timing:
+            own = ClassTables()
+            known = _costed[klass] = (timing, own, own._evaluated(klass, timing))
+        _, own, found = known
+        opcodes = [self._opcode(name) for name in own.opcodes]
+        tables = [self._table(name) for name in own.function_tables]
+        first = len(self.variants)
+        for row in own.variants:
+            copy = replace(row, table=tables[row.table], chain=row.chain + first if row.chain >= 0 else -1)
+            copy.opcode = opcodes[row.opcode]
+            self.variants.append(copy)
+        return [first + number for number in found]
+
+    def _evaluated(self, klass: InstructionClass, timing: Timing) -> list[int]:
         found: list[int] = []
         for engine in klass.engines:
             pieces = tuple(klass.instruction.cost(timing, klass, engine))

@@ -22,9 +22,12 @@ from isa_harness import (
     upcast,
 )
 
+import trnsim
 import trnsim.nki.isa as nisa
+from trnsim import nki
 from trnsim.errors import CompilerError, HardwareError
 from trnsim.isa.constants import dge_mode, engine, oob_mode
+from trnsim.nki import language
 
 NOWHERE = 2**32 - 1  # -1 in an index
 
@@ -315,6 +318,25 @@ RULES = [
 def test_rules(generation, operand, call):
     with running(generation) as core:
         assert_refused(HardwareError, operand, lambda: call(core))
+
+
+@nki.jit
+def copied(x, ring):
+    tile = language.ndarray(x.shape, dtype=x.dtype, buffer=language.sbuf)
+    result = language.ndarray(x.shape, dtype=x.dtype, buffer=language.shared_hbm)
+    nisa.dma_copy(dst=tile, src=x, dge_mode=nisa.dge_mode.hwdge, engine=getattr(nisa.engine, ring))
+    nisa.dma_copy(dst=result, src=tile, dge_mode=nisa.dge_mode.hwdge, engine=getattr(nisa.engine, ring))
+    return result
+
+
+@pytest.mark.parametrize("ring", ["sync", "scalar"])
+@pytest.mark.parametrize("chip", ["trn2", "trn3"])
+def test_a_copy_goes_by_the_ring_that_it_names(chip, ring):
+    x = np.arange(128 * 64, dtype=np.float32).reshape(128, 64)
+    np.testing.assert_array_equal(trnsim.simulate(copied, x, ring, chip=chip), x)
+    timeline = trnsim.profile(copied, "f32[128,64]", ring, chip=chip).timeline
+    rings = {track.name for track in timeline.tracks if track.kind == "dma" and track.index in timeline.events.track}
+    assert rings == {f"dma {ring} 0"}
 
 
 def test_indices_of_a_view():

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from trnsim.cli import app
 from trnsim.hardware import load_chip
 from trnsim.operators import decides, shipped, surface
+from trnsim.operators import prepare as prepared
 from trnsim.operators.kernel_costs import KernelCosts, contracts
 from trnsim.operators.packing import pack, unpack
 from trnsim.operators.prepare import prepare, uses
@@ -54,7 +55,14 @@ def test_what_decides_an_operator():
 
 @pytest.mark.parametrize(
     ("chip", "same"),
-    [("inf2", "trn1"), ("trn2[core_count=16]", "trn2"), ("trn2[dma.packet=9ns]", None), ("trn3", None)],
+    [
+        ("inf2", "trn1"),
+        ("trn2[core_count=16]", "trn2"),
+        ("trn3[hbm.bandwidth=6TB/s]", "trn3"),
+        ("trn3[hbm.bandwidth=0.3TB/s]", None),
+        ("trn2[dma.packet=9ns]", None),
+        ("trn3", None),
+    ],
 )
 def test_facts_that_times_depend_on(chip, same):
     found = {name: decides.facts_of(load_chip(name)) for name in CHIPS}
@@ -97,6 +105,23 @@ def test_every_group_of_uses_has_one_that_is_allowed():
         assert all(set(contract.sizes) | set(contract.options) >= set(given) for _, given in found), name
 
 
+def test_shapes_go_together_and_with_each_value_of_others(tmp_path, monkeypatch):
+    file = tmp_path / "uses.toml"
+    file.write_text(
+        '[[matmul]]\ndtypes = ["bfloat16", "float32"]\nsizes = { m = [1, 2] }\noptions = { contract_lhs = [1] }\n'
+        '[matmul.shapes]\nnames = ["k", "n"]\nvalues = [[3, 4], [5, 6]]\n[[matmul]]\ndtypes = []\n'
+    )
+    monkeypatch.setattr(prepared, "USES", file)
+    prepared.read_uses.cache_clear()
+    try:
+        found = {(dtype, *given.values()): tuple(given) for dtype, given in uses("matmul")}
+    finally:
+        prepared.read_uses.cache_clear()
+    assert set(found.values()) == {("k", "n", "m", "contract_lhs")}
+    expected = {(d, *kn, m, 1) for d in ("bfloat16", "float32") for kn in ((3, 4), (5, 6)) for m in (1, 2)}
+    assert set(found) == expected
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Surfaces of one operator on trn2 and on one that was changed, by two processes."""
@@ -108,25 +133,38 @@ def made(tmp_path_factory):
 CHANGED = "trn2[core.engines.vector.clock=1.2GHz,dma.packet=12ns]"
 
 
-def test_a_changed_chip_is_what_a_fresh_one_would_be(made, tmp_path):
+def test_a_changed_chip_has_times_of_its_own_at_the_knots_there_were(made, tmp_path):
     path, found = made
     before, after = found["trn2"], found[CHANGED]
     assert before.errors == after.errors == []
     assert (before.made, after.made) == (before.surfaces, after.surfaces)
     assert before.traced > 0
-    assert after.timed > 0
-    assert after.traced <= before.traced / 4  # where other samples are needed than before
-    file = tmp_path / "fresh.toml"
-    file.write_text('base = "trn2"\n[core.engines.vector]\nclock = "1.2 GHz"\n')  # facts; constants are set
-    fresh = KernelCosts(f"{file}[dma.packet=12ns]", 1, use_shipped=False)
-    again = KernelCosts(CHANGED, 1, Store(path), use_shipped=False)
+    assert (after.traced, after.timed > 0) == (0, True)
+    assert after.timed < before.timed / 2  # knots are not looked for again
+    changed = KernelCosts(CHANGED, 1, Store(path), use_shipped=False)
     plain = KernelCosts("trn2", 1, Store(path), use_shipped=False)
     for given in ({"rows": 300, "width": 4096}, {"rows": 5000, "width": 4096}):
-        costs = [costs.cost(SMALL, "bfloat16", **given) for costs in (fresh, again, plain)]
-        assert costs[0].time_ps == costs[1].time_ps != costs[2].time_ps
-        assert costs[0].busy_ps == costs[1].busy_ps
-        assert [c.support for c in costs[:2]] == ["what-if", "what-if"]
-        assert costs[2].support != "what-if"
+        costs = [costs.cost(SMALL, "bfloat16", **given) for costs in (changed, plain)]
+        whole = changed.simulated(SMALL, "bfloat16", **given)
+        assert costs[0].time_ps == pytest.approx(whole.time_ps, rel=0.02)
+        assert costs[0].time_ps != costs[1].time_ps
+        assert (costs[0].support, costs[1].support != "what-if") == ("what-if", True)
+        otherwise = f"otherwise {costs[1].support}: {costs[1].reason}"
+        assert costs[0].reason == f"set by the user: {load_chip(CHANGED).changed}; {otherwise}"
+
+
+def test_samples_of_a_changed_chip_are_those_of_a_fresh_one(made, tmp_path):
+    file = tmp_path / "fresh.toml"
+    file.write_text('base = "trn2"\n[core.engines.vector]\nclock = "1.2 GHz"\n')  # facts; constants are set
+    sampler = Sampler(f"{file}[dma.packet=12ns]")
+    contract = CONTRACTS[SMALL]
+    for entry in made[1][CHANGED].entries[SMALL]:
+        kept = unpack(entry.surface)
+        problem = contract.problem(entry.dtype, entry.cores, {**entry.sizes, **entry.options}, "v3")
+        for point, values in sorted(kept.samples.items())[:6]:
+            again = surface.simulated(contract, problem, kept.axes, point, lambda use: sampler(contract, use))
+            assert again[0].tolist() == values.tolist()
+            assert again[1:] == (kept.support, kept.reason)
 
 
 def test_what_was_prepared_is_found_again(made):
@@ -161,8 +199,9 @@ def test_what_is_shipped_is_used_and_what_is_stale_is_not(file, made, monkeypatc
     there = shipped.shipped(file)
     assert there.stale([contract]) == []
     assert len(there.entries(contract, load_chip("trn2"))) == len(made[1]["trn2"].entries[SMALL])
-    for chip in ("trn3", CHANGED, "trn2[core_count=16]"):
+    for chip in ("trn3", CHANGED):
         assert there.entries(contract, load_chip(chip)) == []
+    assert there.entries(contract, load_chip("trn2[core_count=16]")) == there.entries(contract, load_chip("trn2"))
     assert not shipped.write({("trn2", SMALL): made[1]["trn2"].entries[SMALL]}, CONTRACTS, file)
     decides.listed.cache_clear()
     costs = KernelCosts("trn2", 1)

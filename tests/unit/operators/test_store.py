@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from trnsim.errors import InputError
+from trnsim.hardware import load_chip
 from trnsim.operators import decides, samples
 from trnsim.operators import store as stores
 from trnsim.operators.kernel_costs import contracts
 from trnsim.operators.samples import Sampler
 from trnsim.operators.store import Store, cache_folder, default_store
+from trnsim.session import Session, SimulationOptions
 
 MATMUL = contracts()["matmul"]
 SIZES = {"m": 130, "k": 200, "n": 600}
@@ -56,17 +58,37 @@ def test_a_stored_trace_gives_what_a_fresh_one_does(store, chip, cores):
     Sampler("trn2", store)(MATMUL, problem)
     sampler = Sampler(chip, store)
     values, support, reason = sampler(MATMUL, problem)
-    fresh = samples.run(MATMUL, problem, chip)
-    assert np.array_equal(values, fresh[0])
-    assert (support, reason) == fresh[1:]
+    call = fresh(problem, chip)
+    assert np.array_equal(values, samples.measure(call.timeline))
+    assert (support, reason) == samples.run(MATMUL, problem, chip)[1:] == samples.run(MATMUL, problem, "trn2")[1:]
+    assert call.support == (support if chip == "trn2" else "what-if")
     assert (sampler.traced, sampler.timed) == (0, int(chip != "trn2"))
-    assert (support == "what-if") is (chip != "trn2")
     assert chip == "trn2" or values[0] != Sampler("trn2", store)(MATMUL, problem)[0][0]
+
+
+def fresh(problem, chip):
+    """A call of the kernel on ``chip``, as a user's."""
+    options = SimulationOptions(chip=chip, numeric=False)
+    session = Session(options)
+    with session.active():
+        MATMUL.kernel[problem.cores].launch(MATMUL.arguments(problem), {}, options)
+    return session.calls[-1]
+
+
+def test_rates_that_no_time_depends_on_make_no_new_sample(store):
+    """The DMA engines of a logical core ask for less than HBM gives, or for more."""
+    Sampler("trn3", store)(MATMUL, use())
+    for rate, timed in (("6TB/s", 0), ("4TB/s", 0), ("0.3TB/s", 1)):
+        chip = f"trn3[hbm.bandwidth={rate}]"
+        sampler = Sampler(chip, store)
+        values, _, _ = sampler(MATMUL, use())
+        assert (sampler.traced, sampler.timed) == (0, timed)
+        assert np.array_equal(values, samples.measure(fresh(use(), chip).timeline))
 
 
 def test_what_was_timed_is_not_timed_again(store, monkeypatch):
     first = Sampler("trn1", store)(MATMUL, use())
-    monkeypatch.setattr(samples, "time_traces", lambda *_: pytest.fail("timed again"))
+    monkeypatch.setattr(samples, "measure_traces", lambda *_: pytest.fail("timed again"))
     for chip in ("trn1", "inf2"):  # of the same generation, with the same rates
         again = Sampler(chip, store)(MATMUL, use())
         assert np.array_equal(again[0], first[0])
@@ -114,8 +136,6 @@ def test_a_file_that_is_too_large_loses_the_traces_used_longest_ago(store):
 
 
 def key(problem):
-    from trnsim.hardware import load_chip
-
     return decides.trace_key(MATMUL, problem, load_chip("trn2"))
 
 
@@ -255,3 +275,29 @@ def test_traces_are_compressed(store):
     found, release = store.trace(key(use(m=2048, n=2048)))
     plain = msgspec.msgpack.encode(stores.SavedSample(release, [t.packed() for t in found]))
     assert len(data) < len(plain) / 3
+
+
+@pytest.mark.parametrize(
+    ("operator", "sizes"),
+    [
+        ("rmsnorm", {"rows": 700, "width": 1000}),
+        ("attention", {"heads": 4, "kv_heads": 2, "queries": 300, "keys": 300, "depth": 64}),
+        ("embedding", {"tokens": 300, "width": 512, "rows": 1000}),
+        ("gated_mlp", {"tokens": 200, "width": 512, "hidden": 384, "outputs": 512}),
+        ("softmax", {"rows": 5, "width": 300}),
+    ],
+)
+@pytest.mark.parametrize(("chip", "cores"), [("trn1", 1), ("trn2", 2), ("trn3", 1)])
+def test_a_measure_is_what_the_timeline_sums_up_to(store, operator, sizes, chip, cores):
+    contract, options = contracts()[operator], SimulationOptions(chip=chip, numeric=False)
+    problem = contract.problem("bfloat16", cores, sizes, load_chip(chip).core.version)
+    session = Session(options)
+    with session.active():
+        contract.kernel[cores].launch(contract.arguments(problem), {}, options)
+    call = session.calls[-1]
+    store.add_trace(decides.trace_key(contract, problem, load_chip(chip)), call.traces, call.nki_version)
+    sampler = Sampler(chip, store)
+    values, support, reason = sampler(contract, problem)
+    assert (sampler.traced, sampler.timed) == (0, 1)
+    assert values.tolist() == samples.measure(call.timeline).tolist()
+    assert (support, reason) == (call.support, call.support_reason)

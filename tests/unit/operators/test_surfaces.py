@@ -116,6 +116,23 @@ def test_a_bilinear_time_is_found_again(a, b):
     assert max(asked) <= (50, 100)
 
 
+@given(st.integers(1, 3000), st.integers(1, 3000))
+@settings(deadline=None, max_examples=30)
+def test_what_blocks_move_on_is_found_again(a, b):
+    """Each step of a sees what b has, and the steps of a before it, as causal attention does."""
+
+    def time(a, b):
+        return 1e6 + 5000 * a + 300.0 * a * b + 300.0 * a * (a + 1) / 2
+
+    contract = synthetic((Axis("a", 1, 8, carries="b"), Axis("b", 1, 16)))
+    sample, asked = sample_of(time)
+    made = surface.build(contract, contract.problem("float32", 1, {"a": 1, "b": 1}), sample)
+    # What lies between knots of a is a straight line; so is the sum of what follows.
+    assert found_at(contract, made, sample, a, b) == pytest.approx(time(a, b), rel=5e-3)
+    assert max(at for at, _ in asked) <= 33  # of checks
+    assert made.evaluate_many(np.array([(a, b)]))[0, 0] == pytest.approx(made.evaluate((a, b))[0])
+
+
 def test_knots_come_where_another_engine_takes_over():
     def time(a, b):
         return 1000.0 * max(30, 7 * a) + b
@@ -194,6 +211,16 @@ def test_against_whole_simulations(use):
     assert (found.bound, found.support) == (whole.bound, whole.support)
 
 
+def test_uses_of_a_regime_without_axes_are_simulated():
+    costs = KernelCosts("trn2", use_shipped=False)
+    sizes = {"heads": 1, "kv_heads": 1, "depth": 64, "causal": 1}
+    for queries, keys in ((128, 256), (256, 384)):
+        found = costs.cost("attention_backward", "bfloat16", queries=queries, keys=keys, **sizes)
+        assert found == costs.simulated("attention_backward", "bfloat16", queries=queries, keys=keys, **sizes)
+        assert found.how == "simulated"
+        assert found.support
+
+
 def test_arrays_are_what_each_is():
     costs = KernelCosts("trn2", use_shipped=False)
     rows, widths = np.array([100, 128, 5000, 70_001, 100, 9]), np.array([512, 512, 512, 768, 512, 768])
@@ -242,7 +269,7 @@ def test_what_a_contract_or_a_generation_lacks(chip, operator, dtype, sizes, tex
 
 def test_one_use_is_simulated_where_there_is_no_surface():
     costs = KernelCosts("trn2", use_shipped=False)
-    sizes = {"rows": 300, "width": 1024}
+    sizes = {"rows": 300_000, "width": 1024}
     first = costs.once("softmax", "bfloat16", **sizes)
     assert first == costs.simulated("softmax", "bfloat16", **sizes)
     assert first.how == "simulated"

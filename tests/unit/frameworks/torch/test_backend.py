@@ -111,7 +111,7 @@ def test_options_of_the_backend_are_those_of_the_device():
             compiled(batch()[0])
     report = trnsim.torch.report()
     assert (report.chip, report.format, len(report.steps)) == ("trn3", "float32", 3)
-    with pytest.raises(InputError, match="torch.compile run with data"):
+    with pytest.raises(InputError, match=r"torch\.compile run with data"):
         settings.default_chip(depth="shape")
 
 

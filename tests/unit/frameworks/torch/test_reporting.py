@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,7 +14,7 @@ from made_report import US, made_report, region
 from rich.console import Console
 
 from trnsim.errors import InputError
-from trnsim.frameworks.torch.report import MemoryUse
+from trnsim.frameworks.torch.report import MemoryUse, StepTime
 from trnsim.frameworks.torch.reporting import tables
 from trnsim.frameworks.torch.reporting.drawing import memory_chart, step_chart, steps_chart
 
@@ -172,3 +173,25 @@ def test_perfetto_has_slices_of_steps_modules_and_engines(tmp_path):
 def test_unknown_format_is_refused(tmp_path):
     with pytest.raises(InputError, match="format"):
         made_report().save(tmp_path / "x.txt")
+
+
+def test_progress_counts_steps_and_simulated_time():
+    from trnsim.frameworks.torch.reporting.progress import StepProgress
+
+    stream = io.StringIO()
+    bar = StepProgress("trn2 bf16", 3, Console(file=stream, width=120, force_terminal=True))
+    bar.start()
+    for time in (1e9, 2e9, 3e9):
+        bar.step(time)
+    bar.stop()
+    assert "3 steps, 6.00 ms simulated, last 3.00 ms" in stream.getvalue()
+    assert "3/3" in stream.getvalue()
+
+
+def test_a_page_draws_a_graph_of_each_kind_of_step():
+    regions = (made_report(2).regions[0], made_report(3).regions[0], made_report(1).regions[0])
+    steps = [StepTime(name, graph, 0.0, time) for name, graph, time in
+             (("prefill", 0, 5e9), ("decode", 1, 1e9), ("decode", 2, 9e8), ("decode", 1, 1e9))]  # fmt: skip
+    report = replace(made_report(), regions=regions, runs=(1, 2, 1), steps=tuple(steps))
+    assert tables.graphs_to_draw(report) == [(0, "prefill", 5e9, 1), (1, "decode", 1e9, 2)]
+    assert report.step_times("decode") == [1e9, 9e8, 1e9]
