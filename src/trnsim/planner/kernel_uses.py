@@ -40,7 +40,6 @@ _QUICK = frozenset(
 )  # fmt: skip
 # Formats of products by the name that plans have for them.
 _FORMATS = {"float8": "float8_e4m3", "mxfp8": "float8_e4m3fn_x4", "mxfp4": "float4_e2m1fn_x4"}
-_COMPILED = {"mxfp8": "float8", "mxfp4": "float8"}
 # Queries and keys of a block of attention's gradients.
 _BLOCK = 2048
 
@@ -97,7 +96,7 @@ class KernelUses:
 
     def _compiled(self, name: str, dtype: str, given: Sizes) -> OperatorCost:
         sizes = {k: v for k, v in given.items() if k not in ("contract_lhs", "contract_rhs")}
-        return self.compiled.cost(name, _COMPILED.get(dtype, dtype), **sizes)
+        return self.compiled.cost(name, dtype, **sizes)
 
     def _kernel(self, name: str, dtype: str, given: Sizes) -> OperatorCost | None:
         """By kernels; None: by none."""
