@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,6 +36,17 @@ DTYPES = {
 }
 
 
+_SILENT = ("profiler.", "prim.")
+_Place = tuple[tuple[int, ...], int, tuple[int, ...], torch.dtype]
+
+
+_FORMS: dict[torch.dtype, tuple[str, int]] = {}  # name and bytes of a number
+
+
+def _form(dtype: torch.dtype) -> tuple[str, int]:
+    return _FORMS.setdefault(dtype, (dtype_name(dtype), dtype.itemsize))
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """NKI's name of a format, torch's where NKI has none."""
     return DTYPES.get(dtype) or str(dtype).removeprefix("torch.")
@@ -42,30 +54,47 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What of an aten operator decides how it is recorded: the arguments that it changes, by place and name."""
+    """What of an aten operator decides how it is recorded.
+
+    ``changes``: the arguments that it changes, by place and name. ``view``: it shows its one tensor in another way.
+    ``silent``: it is no work and is not recorded. ``func``: what it is of, which lives as long.
+    """
 
     name: str
     changes: tuple[tuple[int, str], ...]
+    view: bool = False
+    silent: bool = False
+    func: Any = None
 
     @classmethod
     def of(cls, func: torch._ops.OpOverload) -> Schema:
+        name, arguments = str(func), func._schema.arguments
         changes = tuple(
-            (place, a.name)
-            for place, a in enumerate(func._schema.arguments)
-            if a.alias_info is not None and a.alias_info.is_write
+            (place, a.name) for place, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write
         )
-        return cls(str(func), changes)
+        tensors = [place for place, a in enumerate(arguments) if "Tensor" in str(a.type)]
+        shares = any(r.alias_info is not None for r in func._schema.returns)
+        return cls(name, changes, shares and not changes and tensors == [0], name.startswith(_SILENT), func)
 
 
-@dataclass(slots=True, eq=False)
-class _Held:
-    """A storage that lives, with what wrote it last: ``root`` value and ``producer`` in graph number ``graph``."""
+class _Held(weakref.ref[Any]):
+    """A storage that lives, with what wrote it last: ``root`` value and ``producer`` in graph number ``graph``.
 
+    ``value`` is the last that was seen of it in graph number ``seen``, at ``place`` (shape, offset, strides, format);
+    ``others`` are those at other places.
+    """
+
+    __slots__ = ("graph", "key", "others", "place", "producer", "root", "seen", "storage", "value")
+
+    key: int
     storage: Storage
-    reference: weakref.ref[Any]
-    root: int = -1
-    producer: int = -1
-    graph: int = -1
+    root: int
+    producer: int
+    graph: int
+    seen: int
+    place: _Place | None
+    value: Value
+    others: dict[_Place, Value] | None
 
 
 class Capture:
@@ -76,10 +105,10 @@ class Capture:
         self.calls: list[Call] = []
         self.started = 0
         self._held: dict[int, _Held] = {}
-        self._values: dict[tuple[Any, ...], Value] = {}
         self._count = 0
         self._graphs: dict[int, list[int]] = {}
         self._kinds: list[Any] = []
+        self._before: list[Value | Call] = []
         self.number = 0
         self.last = -1
         self.canonical: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -111,39 +140,64 @@ class Capture:
     ) -> int:
         """Record what has run; the index of the call, or of the one that made what a view shows (-1: none)."""
         inputs: list[Value] = []
-        index, name = len(self.calls), schema.name
-        before = tuple([self._recorded(a, inputs) for a in args])
+        index, name, number = len(self.calls), schema.name, self.number
+        single = isinstance(result, torch.Tensor)
+        if schema.view and single and self.canonical is None and not kwargs:
+            shown = self._hold(args[0], "input", "", "")
+            if result.untyped_storage()._cdata == shown.key:
+                self.last = shown.producer if shown.graph == number else -1
+                return self.last
+        before: list[Any] = []
+        for item in args:
+            if isinstance(item, torch.Tensor):
+                value = self._value(item, self._hold(item, "input", "", ""))
+                inputs.append(value)
+                before.append(value)
+            elif isinstance(item, (list, tuple)):
+                before.append(self._recorded(item, inputs))
+            else:
+                before.append(item)
         named = {key: self._recorded(a, inputs) for key, a in kwargs.items()} if kwargs else {}
-        results = [result] if isinstance(result, torch.Tensor) else _tensors(result)
-        there = {value.storage.id for value in inputs}
-        outputs: list[Value] = []
+        results = [result] if single else _tensors(result)
+        held: list[tuple[torch.Tensor, _Held]] = []
         if schema.changes:
             changed: list[torch.Tensor] = []
             for place, key in schema.changes:
                 changed += _tensors(args[place] if place < len(args) else kwargs.get(key))
             held = [(tensor, self._hold(tensor, "activation", module, name)) for tensor in changed]
-            there = {one.storage.id for _, one in held}
+            if len(changed) != 1 or not single or result is not changed[0]:
+                own = {one.storage.id for _, one in held}
+                held += [pair for pair in self._made(results, module, name) if pair[1].storage.id not in own]
         else:
-            held = []
-        for tensor in results:
-            one = self._hold(tensor, "activation", module, name)
-            if one.storage.id not in there:
-                held.append((tensor, one))
+            known = self._storages
+            for pair in self._made(results, module, name):
+                storage = pair[1].storage
+                if storage.id >= known or all(value.storage is not storage for value in inputs):
+                    held.append(pair)
         if not held and (not inputs or results):
             self.last = inputs[0].producer if inputs else -1
             return self.last
+        outputs: list[Value] = []
         for tensor, one in held:
-            one.root, one.producer, one.graph = -1, index, self.number
+            one.root, one.producer, one.graph, one.place, one.others = -1, index, number, None, None
             outputs.append(self._value(tensor, one))
         for value in inputs:
             storage = value.storage
             if storage.kind == "weight" and not storage.module:
                 storage.module = module
+            if value.producer < 0:
+                self._before.append(value)
         values = tuple(inputs), tuple(outputs)
-        self.calls.append(Call(index, name, before, named, *values, module, phase, _user_line(), format, origin, cost))
+        call = Call(index, name, tuple(before), named, *values, module, phase, _user_line(), format, origin, cost)
+        self.calls.append(call)
+        if inputs and _grows(name):
+            self._before.append(call)
         self.stream.clock += 1
         self.last = index
         return index
+
+    def _made(self, tensors: list[torch.Tensor], module: str, name: str) -> list[tuple[torch.Tensor, _Held]]:
+        return [(tensor, self._hold(tensor, "activation", module, name)) for tensor in tensors]
 
     def mark(self, name: str = "step") -> None:
         """End a step: the calls since the last mark. Nothing happens where there are none."""
@@ -168,21 +222,21 @@ class Capture:
                     self.stream.storages.append(storage)
         self._fresh = []
         self.stream.steps.append(Step(name, graph, self.started))
-        self.calls, self._values = [], {}
+        self.calls, self._before = [], []
         self.number += 1
         self.started = self.stream.clock
 
     def _carried(self) -> None:
         """What one step made and another one reads, numbers apart, is a cache."""
-        for call in self.calls:
-            for value in call.inputs:
-                storage = value.storage
-                before = value.producer < 0 and storage.born < self.started
-                if before and storage.kind == "activation" and value.dtype in _FLOATS and value.shape:
-                    storage.kind = "cache"
-            if call.name in _GROWS and call.inputs and call.inputs[0].kind == "cache":
-                for value in call.outputs:
-                    value.storage.kind = "cache"
+        for item in self._before:
+            if isinstance(item, Call):
+                if item.inputs[0].kind == "cache":
+                    for value in item.outputs:
+                        value.storage.kind = "cache"
+                continue
+            storage = item.storage
+            if storage.kind == "activation" and storage.born < self.started and item.dtype in _FLOATS and item.shape:
+                storage.kind = "cache"
 
     def _same(self, graph: int, shape: Any) -> bool:
         return bool(self._kinds[graph] == shape)
@@ -190,23 +244,19 @@ class Capture:
     def _signature(self) -> tuple[int, Any]:
         """What a graph does, but for the numbers of its values: operators, shapes, and which call made each input."""
         first: dict[int, int] = {}
-
-        def source(value: Value) -> int:
-            return value.producer if value.producer >= 0 else -1 - first.setdefault(value.root, len(first))
-
-        shape = [
-            (
-                call.operator,
-                call.module,
-                call.phase,
-                call.format,
-                call.origin,
-                tuple([(v.shape, v.dtype, source(v)) for v in call.inputs]),
-                tuple([(v.shape, v.dtype) for v in call.outputs]),
-            )
-            for call in self.calls
-        ]
-        return hash(tuple(shape)), shape
+        shape: list[Any] = []
+        for call in self.calls:
+            inputs, outputs = call.inputs, call.outputs
+            shape += (
+                call.operator, call.module, call.phase, call.format, call.origin, len(inputs), len(outputs)
+            )  # fmt: skip
+            for v in inputs:
+                made = v.producer
+                shape += (v.shape, v.dtype, made if made >= 0 else -1 - first.setdefault(v.root, len(first)))
+            for v in outputs:
+                shape += (v.shape, v.dtype)
+        whole = tuple(shape)
+        return hash(whole), whole
 
     def _hold(self, tensor: torch.Tensor, kind: str, module: str, operator: str, name: str = "") -> _Held:
         memory = (tensor if self.canonical is None else self.canonical(tensor)).untyped_storage()
@@ -215,34 +265,45 @@ class Capture:
         if held is None:
             if kind == "input" and isinstance(tensor, torch.nn.Parameter):
                 kind = "weight"
-            storage = Storage(self._storages, memory.nbytes(), kind, self.stream.clock, None, module, operator, name)
+            nbytes = memory.nbytes()
+            storage = Storage(self._storages, nbytes, kind, self.stream.clock, None, module, operator, name)
             self._storages += 1
             self._fresh.append(storage)
-            self.live_bytes += storage.nbytes
+            self.live_bytes += nbytes
             self.peak_bytes = max(self.peak_bytes, self.live_bytes)
-
-            def gone(_: Any, key: int = key, storage: Storage = storage) -> None:
-                storage.died = self.stream.clock
-                self.live_bytes -= storage.nbytes
-                self._held.pop(key, None)
-
-            held = self._held[key] = _Held(storage, weakref.ref(memory, gone))
+            held = self._held[key] = _Held(memory, self._gone)
+            held.key, held.storage = key, storage
+            held.root = held.producer = held.graph = held.seen = -1
         return held
+
+    def _gone(self, held: Any) -> None:
+        storage = held.storage
+        storage.died = self.stream.clock
+        self.live_bytes -= storage.nbytes
+        self._held.pop(held.key, None)
 
     def _value(self, tensor: torch.Tensor, held: _Held) -> Value:
         dtype = tensor.dtype
-        key = (held.storage.id, held.root, tensor.shape, tensor.storage_offset(), tensor.stride(), dtype)
-        value = self._values.get(key)
+        place = (tensor.shape, tensor.storage_offset(), tensor.stride(), dtype)
+        if held.seen != self.number:
+            held.seen, held.place, held.others = self.number, None, None
+        elif held.place == place:
+            return held.value
+        others = held.others
+        value = others.get(place) if others is not None else None
         if value is None:
             number = self._count
             self._count += 1
             if held.root < 0:
                 held.root = number
-                key = (held.storage.id, number, *key[2:])
             producer = held.producer if held.graph == self.number else -1
-            shape = tuple(tensor.shape)
-            value = Value(number, held.storage, shape, dtype_name(dtype), dtype.itemsize, held.root, producer)
-            self._values[key] = value
+            form = _FORMS.get(dtype) or _form(dtype)
+            value = Value(number, held.storage, tuple(place[0]), *form, held.root, producer)
+        if held.place is not None:
+            if others is None:
+                others = held.others = {}
+            others[held.place] = held.value
+        held.place, held.value = place, value
         return value
 
     def _recorded(self, item: Any, inputs: list[Value]) -> Any:
@@ -266,19 +327,32 @@ def _tensors(result: Any) -> list[torch.Tensor]:
 _FLOATS = frozenset(("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"))
 # What puts something into a cache, or makes a longer one.
 _GROWS = frozenset(("cat", "copy_", "index_copy", "index_copy_", "slice_scatter", "index_put_"))
+
+
+@cache
+def _grows(operator: str) -> bool:
+    return operator.split(".")[1 if "." in operator else 0] in _GROWS
+
+
 _inside: dict[str, bool] = {}  # by file
+_lines: dict[tuple[int, int], tuple[Any, str]] = {}  # by code, which is kept, and place in it
 
 
 def _user_line() -> str:
     """Where the call comes from: the innermost frame that is neither torch's nor ours."""
     frame: Any = sys._getframe(2)
     while frame is not None:
-        file = frame.f_code.co_filename
+        code = frame.f_code
+        file = code.co_filename
         inside = _inside.get(file)
         if inside is None:
             inside = _inside[file] = file.startswith((_OURS, _TORCH, "<"))
         if not inside:
-            return f"{file}:{frame.f_lineno}"
+            key = (id(code), frame.f_lasti)
+            known = _lines.get(key)
+            if known is None:
+                known = _lines[key] = (code, f"{file}:{frame.f_lineno}")
+            return known[1]
         frame = frame.f_back
     return ""
 

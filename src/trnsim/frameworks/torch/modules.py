@@ -12,6 +12,8 @@ from torch.optim import optimizer as torch_optimizer
 
 from trnsim.frameworks.torch.capture import Capture, kinds
 
+_node_now = torch._C._current_autograd_node
+_number_now = torch._C._autograd._get_sequence_nr
 _NO_NUMBER = 2**64 - 1  # of nodes that stand for no operator of the forward pass (accumulated gradients)
 
 
@@ -50,7 +52,7 @@ class Places:
         """The path and phase of the call that runs now, and the call whose gradient it computes (-1: none)."""
         if self.override is not None:
             return self.override
-        node = torch._C._current_autograd_node()
+        node = _node_now()
         if node is not None:
             if self._stack:  # a checkpointed module runs again
                 return self._stack[-1], "recompute", -1
@@ -63,7 +65,7 @@ class Places:
     def ran(self, path: str, index: int) -> None:
         """Remember the call of the forward pass that has just run for the gradient that autograd has noted."""
         # Nodes are numbered as they are made, before their operator runs. A call that makes none finds the last one's.
-        self._nodes.setdefault(torch._C._autograd._get_sequence_nr() - 1, (self._capture.number, index, path))
+        self._nodes.setdefault(_number_now() - 1, (self._capture.number, index, path))
 
     def parameters(self, tensors: Iterable[Any]) -> None:
         """Learn of weights, whose gradients will be known by them."""
@@ -81,7 +83,7 @@ class Places:
         if torch.compiler.is_compiling():
             return
         name = self._names.get(module)
-        if not self._stack and torch._C._current_autograd_node() is None:  # else a part of a model runs again
+        if not self._stack and _node_now() is None:  # else a part of a model runs again
             new = name is None
             if new:
                 self._know(module)
