@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 
 from trnsim.frameworks.torch.stream import Call, Value
 
 
+@cache
 def block(module: str) -> str:
     """The layer of a module: its path up to its first number; the path itself where it has none."""
     names = module.split(".")
@@ -25,14 +27,20 @@ def by_layer(calls: Iterable[Call]) -> Iterator[tuple[str, Call]]:
     layers: dict[int, str] = {}
     for call in calls:
         for value in (*call.outputs, *call.inputs):
-            if value.kind == "weight":
-                layers.setdefault(groups.of(value.storage.id), block(value.storage.module))
+            storage = value.storage
+            if storage.kind == "weight":
+                layers.setdefault(groups.of(storage.id), block(storage.module))
     order = {layer: place for place, layer in enumerate(layers.values())}
+    known: dict[int, str] = {}  # layers by storage
     for call in calls:
         parts: dict[str, list[Value]] = {}
         for value in (*call.inputs, *call.outputs):
             if value.shape:
-                parts.setdefault(layers.get(groups.of(value.storage.id), ""), []).append(value)
+                number = value.storage.id
+                found = known.get(number)
+                if found is None:
+                    found = known[number] = layers.get(groups.of(number), "")
+                parts.setdefault(found, []).append(value)
         if len(parts) <= 1:
             yield next(iter(parts), ""), call
             continue
@@ -71,13 +79,19 @@ class _Groups:
         self._parents: dict[int, int] = {}
 
     def of(self, number: int) -> int:
-        root = number
-        while self._parents.get(root, root) != root:
-            root = self._parents[root]
-        while self._parents.get(number, number) != root:
-            self._parents[number], number = root, self._parents.get(number, number)
+        parents = self._parents
+        root = parents.get(number, number)
+        while (above := parents.get(root, root)) != root:
+            root = above
+        while parents.get(number, number) != root:
+            parents[number], number = root, parents.get(number, number)
         return root
 
     def join(self, numbers: list[int]) -> None:
+        if len(numbers) < 2:
+            return
+        first = self.of(numbers[0])
         for number in numbers[1:]:
-            self._parents[self.of(number)] = self.of(numbers[0])
+            root = self.of(number)
+            if root != first:
+                self._parents[root] = first
