@@ -142,7 +142,7 @@ def bench_fast(row, name, make, tokens, trains):
             step()
             step()
 
-    alone, both = best([computed, timed], 3)
+    alone, both = best([computed, timed], 6)  # a difference of a few percent
     row(f"{name}, with timing", both * 1e3, "ms", alone * 1e3, both / alone, 1.1)
 
 

@@ -73,8 +73,9 @@ class Schema:
             (place, a.name) for place, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write
         )
         tensors = [place for place, a in enumerate(arguments) if "Tensor" in str(a.type)]
+        one = tensors == [0] and str(arguments[0].type) == "Tensor"
         shares = any(r.alias_info is not None for r in func._schema.returns)
-        return cls(name, changes, shares and not changes and tensors == [0], name.startswith(_SILENT), func)
+        return cls(name, changes, one and shares and not changes, name.startswith(_SILENT), func)
 
 
 class _Held(weakref.ref[Any]):
@@ -167,13 +168,15 @@ class Capture:
             held = [(tensor, self._hold(tensor, "activation", module, name)) for tensor in changed]
             if len(changed) != 1 or not single or result is not changed[0]:
                 own = {one.storage.id for _, one in held}
-                held += [pair for pair in self._made(results, module, name) if pair[1].storage.id not in own]
+                made = [(tensor, self._hold(tensor, "activation", module, name)) for tensor in results]
+                held += [pair for pair in made if pair[1].storage.id not in own]
         else:
             known = self._storages
-            for pair in self._made(results, module, name):
-                storage = pair[1].storage
+            for tensor in results:
+                one = self._hold(tensor, "activation", module, name)
+                storage = one.storage
                 if storage.id >= known or all(value.storage is not storage for value in inputs):
-                    held.append(pair)
+                    held.append((tensor, one))
         if not held and (not inputs or results):
             self.last = inputs[0].producer if inputs else -1
             return self.last
@@ -195,9 +198,6 @@ class Capture:
         self.stream.clock += 1
         self.last = index
         return index
-
-    def _made(self, tensors: list[torch.Tensor], module: str, name: str) -> list[tuple[torch.Tensor, _Held]]:
-        return [(tensor, self._hold(tensor, "activation", module, name)) for tensor in tensors]
 
     def mark(self, name: str = "step") -> None:
         """End a step: the calls since the last mark. Nothing happens where there are none."""
