@@ -14,7 +14,7 @@ from trnsim.operators.kernel_costs import KernelCosts, contracts
 from trnsim.operators.store import Store
 
 COUNT = int(os.environ.get("TRNSIM_SURFACE_USES", "0"))
-QUICK = ("adam", "matmul", "reduce_rows", "rmsnorm", "softmax_backward")
+QUICK = ("adam", "gated_mlp", "reduce_rows", "rmsnorm", "softmax_backward")
 
 
 def rows_of(draws, count, store):
