@@ -29,7 +29,7 @@ ALLOWED = {
     "workloads": {"numerics"},
     "operators": {"report", "kernels", "session", "timing", "isa", "machine", "hardware", "numerics"},
     "serving": {"hardware", "numerics"},
-    "planner": {"serving", "workloads", "operators", "kernels", "fabric", "hardware", "numerics", "report"},
+    "planner": {"serving", "workloads", "operators", "fabric", "hardware", "numerics"},
     "frameworks": {
         "planner",
         "serving",
