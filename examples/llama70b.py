@@ -21,7 +21,6 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import trnsim.torch
-from trnsim.frameworks.torch.shares import share
 from trnsim.units import format_bytes, format_time
 
 
@@ -45,7 +44,7 @@ def config():
 def train_step(tp=8, pp=8, batch=1, sequence=4096, chip_name="trn2"):
     """The report of one step of a rank."""
     with trnsim.torch.device(chip_name, depth="shape", format="bf16") as chip:
-        model = AutoModelForCausalLM.from_config(share(config(), tp=tp, pp=pp), dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(trnsim.torch.share(config(), tp=tp, pp=pp), dtype=torch.bfloat16)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
         tokens = torch.zeros((batch, sequence), dtype=torch.int64)
         model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()

@@ -13,7 +13,7 @@ import numpy as np
 from trnsim.hardware import load_system
 from trnsim.planner.serving_stack import FILE
 from trnsim.validation.serving.fit import fitted, group_names
-from trnsim.validation.serving.neuron import NeuronCase
+from trnsim.validation.serving.neuron import NeuronCase, graphs_of
 from trnsim.validation.serving.report import validate
 from trnsim.validation.serving.rows import read_rows
 from trnsim.validation.serving.rules import SYSTEMS
@@ -23,12 +23,15 @@ HEADER = """\
 # silicon_sample) by scripts/fit_serving.py. A step takes work * (operators' own) + fixed * (what an operator takes
 # however small it is) + exchanges * (exchanges) + host_ms. error_percent: mean absolute error of TPOT with the chip's
 # runs of the same tensor parallelism left out of the fit; cases: configurations. Stacks of Neuron devices: each
-# configuration left out; those without host_ms are fitted on times of the device, each model left out.
+# configuration left out; nxdi and vllm-neuron on gen3: graphs of both, each model left out; those without host_ms are
+# fitted on times of the device, each model left out.
 """
 # The stack whose graphs those are that counters are published of, and the generation of their chip.
 DEVICE = ("nxdi", "gen2")
-# Stacks of Neuron devices that the catalogue has, fitted end to end.
-NEURON = ("transformers-neuronx", "vllm-neuron")
+# A stack of Neuron devices that is fitted end to end, on its own rows.
+NEURON = ("transformers-neuronx",)
+# Stacks whose graphs are fitted together, end to end, on a chip; and the generation of it.
+GRAPHS = (("nxdi", "vllm-neuron"), "Trainium2", "gen3")
 
 
 def _neuron(cases: Sequence[NeuronCase], stack: str) -> list[str]:
@@ -46,6 +49,18 @@ def _neuron(cases: Sequence[NeuronCase], stack: str) -> list[str]:
     lines += [f"work = {work:.4f}", f"fixed = {fixed:.4f}", f"exchanges = {exchanges:.4f}"]
     lines += [f"host_ms = {factors[3]:.4f}"] if len(factors) > 1 and not device else []
     return [*lines, f"cases = {len(mine)}", f"error_percent = {error:.1f}", ""]
+
+
+def _graphs(cases: Sequence[NeuronCase], stack: str) -> list[str]:
+    """The table of a stack whose graphs are like those of others on the chip; errors of models that are left out."""
+    _, chip, generation = GRAPHS
+    pool = graphs_of(cases, {chip})
+    work, fixed, exchanges, host = (float(f) for f in fitted(pool))
+    mine = [c for c in cases if c.point in pool]
+    errors = [abs(c.other_models_ms / c.point.measured_ms - 1) for c in mine if c.other_models_ms is not None]
+    lines = ["[[fits]]", f'stack = "{stack}"', 'kind = ""', 'format = ""', f'generation = "{generation}"']
+    lines += [f"work = {work:.4f}", f"fixed = {fixed:.4f}", f"exchanges = {exchanges:.4f}", f"host_ms = {host:.4f}"]
+    return [*lines, f"cases = {len(pool)}", f"error_percent = {100 * float(np.mean(errors)):.1f}", ""]
 
 
 def main() -> None:
@@ -72,6 +87,8 @@ def main() -> None:
             f"error_percent = {error:.1f}",
             "",
         ]
+    for stack in GRAPHS[0]:
+        lines += _graphs(found.neuron, stack)
     for stack in (*NEURON, DEVICE[0]):
         lines += _neuron(found.neuron, stack)
     FILE.write_text("\n".join(lines), encoding="utf-8")

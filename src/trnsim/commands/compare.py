@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Users of the curve of throughput against latency.
-_USERS = tuple(2**n for n in range(11))
+_USERS = tuple(4**n for n in range(6))
 
 
 def compare(
@@ -93,7 +93,7 @@ def compare(
         plan = make_plan(model, names[0], dtype or "shipped", kv_dtype, isl + osl, stack)
         curve = _USERS if plot is not None else ()
         rows, basis = compare_serving(plan, names, load, chips, price, date, variants, curve)
-        what = Served(model=plan.model.name, load=load, dtype=dtype or "shipped")
+        what = Served(model=plan.model.name, asked=model, load=load, dtype=dtype or "shipped")
     report(what, rows, basis, json, plot)
     if all(row.best is None for row in rows):
         raise typer.Exit(1)

@@ -23,17 +23,19 @@ DAY = 86400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A comparison of serving."""
+    """A comparison of serving. ``asked``: the model's name as the user wrote it, where one stands for several."""
 
     model: str
+    asked: str
     load: Load
     dtype: str
 
     @property
     def title(self) -> str:
         load = self.load
+        name = self.model if self.asked in (self.model, "") or "/" in self.asked else f"{self.asked} ({self.model})"
         return (
-            f"{self.model}: {load.users} users, {load.input_tokens:,} tokens in, {load.output_tokens:,} out; weights "
+            f"{name}: {load.users} users, {load.input_tokens:,} tokens in, {load.output_tokens:,} out; weights "
             f"{self.dtype}"
         )
 

@@ -48,9 +48,43 @@ def serving(
 
 
 def _show(found: Validation, every: bool) -> None:
+    out = console()
+    if found.cases:
+        _show_nvidia(out, found)
+    else:
+        out.print("no rows of Nvidia GPUs", highlight=False)
+    _show_targets(out, found)
+    if found.neuron:
+        _show_neuron(out, found)
+    for rule, count in found.excluded:
+        out.print(f"{count:5} rows excluded: {rule}", highlight=False)
+    for why, count in Counter(why for _, why in found.refused).most_common():
+        out.print(f"{count:5} rows refused: {why}", highlight=False)
+    if every:
+        for row, (fate, why) in found.fates.items():
+            out.print(f"{row}: {fate}{': ' if why else ''}{why}", highlight=False)
+    out.print(
+        f"{found.predicted} of {len(found.fates)} rows predicted, {len(found.refused)} refused, the rest excluded by "
+        f"rule, in {found.seconds:.1f} s{'' if every else '; --rows prints each'}",
+        highlight=False,
+    )
+
+
+def _show_targets(out: Any, found: Validation) -> None:
+    out.print(table("Targets", ["", "value", "limit", "met"], [
+        [
+            t.name,
+            _share(t.value),
+            f"{'>=' if t.least else '<='} {t.limit:.0%}",
+            "no rows" if t.value is None else "yes" if t.met else "NO",
+        ]
+        for t in found.targets
+    ]))  # fmt: skip
+
+
+def _show_nvidia(out: Any, found: Validation) -> None:
     from trnsim.validation.serving.report import errors, sets
 
-    out = console()
     rows = []
     for name, cases in sets(found.cases).items():
         e = errors(cases)
@@ -69,10 +103,6 @@ def _show(found: Validation, every: bool) -> None:
         "in the\nsame folds. TTFT: median, unfitted: the rows omit arrivals and chunks.",
         highlight=False,
     )
-    out.print(table("Targets", ["", "value", "limit", "met"], [
-        [t.name, _share(t.value), f"{'>=' if t.least else '<='} {t.limit:.0%}", "yes" if t.met else "NO"]
-        for t in found.targets
-    ]))  # fmt: skip
     out.print(table("Constants of stacks", ["", "work", "fixed", "exchanges", "host ms"], [
         [name, *(f"{value:.2f}" for value in factors)] for name, factors in sorted(found.fits.items())
     ]))  # fmt: skip
@@ -87,20 +117,6 @@ def _show(found: Validation, every: bool) -> None:
         ]
         for c in worst
     ]))  # fmt: skip
-    if found.neuron:
-        _show_neuron(out, found)
-    for rule, count in found.excluded:
-        out.print(f"{count:5} rows excluded: {rule}", highlight=False)
-    for why, count in Counter(why for _, why in found.refused).most_common():
-        out.print(f"{count:5} rows refused: {why}", highlight=False)
-    if every:
-        for row, (fate, why) in found.fates.items():
-            out.print(f"{row}: {fate}{': ' if why else ''}{why}", highlight=False)
-    out.print(
-        f"{found.predicted} of {len(found.fates)} rows predicted, {len(found.refused)} refused, the rest excluded by "
-        f"rule, in {found.seconds:.1f} s{'' if every else '; --rows prints each'}",
-        highlight=False,
-    )
 
 
 def _show_neuron(out: Any, found: Validation) -> None:
@@ -114,20 +130,23 @@ def _show_neuron(out: Any, found: Validation) -> None:
         mine = [c for c in found.neuron if (c.kind, c.point.stack) == (kind, stack)]
         left = [c for c in mine if c.left_out_ms is not None]
         nulls = [abs(c.null_ms / c.point.measured_ms - 1) for c in left if c.null_ms is not None]
+        others = [abs(c.other_models_ms / c.point.measured_ms - 1) for c in mine if c.other_models_ms is not None]
         overs = [c.over for c in mine if c.over is not None]
         rows.append([
             stack, kind, str(len(mine)),
             _share(max(overs, default=None)), str(sum(o > OVER for o in overs)),
             _share(median(abs(c.unfitted_ms / c.point.measured_ms - 1) for c in mine)),
             _share(median(abs(c.error) for c in left)) if left else "assumed",
+            _share(median(others)) if others else "",
             _share(median(nulls)) if nulls else "",
         ])  # fmt: skip
-    columns = ["", "time", "cases", "ideal at most", "over 10 %", "unfitted", "left out", "null"]
+    columns = ["", "time", "cases", "ideal at most", "over 10 %", "unfitted", "left out", "other models", "null"]
     out.print(table("Neuron devices, TPOT", columns, rows))
     out.print(
         "ideal at most: how far a step with the ideal stack exceeds the measured one at most, and how many by more\n"
         "than 10 %. unfitted, left out, null: median errors; left out: the stack fitted without the configuration;\n"
-        "assumed: fewer than three configurations.",
+        "assumed: fewer than three configurations. other models: graphs of NxD Inference and vLLM Neuron on the chip,\n"
+        "fitted without the model.",
         highlight=False,
     )
     parts = [
@@ -136,7 +155,9 @@ def _show_neuron(out: Any, found: Validation) -> None:
         for name, measured, told in c.breakdown
     ]
     if parts:
-        out.print(table("Parts of steps, unfitted", ["", "measured ms", "predicted ms", "error"], parts))
+        out.print(
+            table("Parts of steps, fitted without the model", ["", "measured ms", "predicted ms", "error"], parts)
+        )
     worst = sorted(found.neuron, key=lambda c: -abs(c.error))[:_WORST]
     out.print(table("Worst", ["", "measured ms", "ideal ms", "predicted ms", "error"], [
         [

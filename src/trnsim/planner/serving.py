@@ -173,7 +173,9 @@ class ServingCase:
         self.plan = plan
         self.system = system or load_system(plan.system)
         self.stack: Stack = load_stack(plan.stack or default_serving_stack(self.system))
-        self.fit = stack_fit(self.stack, plan, self.system.chip) if factors is None else None
+        # Fits are of what stacks run: compiled graphs on Neuron devices, not our kernels.
+        shipped = plan.implementation in ("", "gpu", "compiler")
+        self.fit = stack_fit(self.stack, plan, self.system.chip) if factors is None and shipped else None
         if self.fit is not None:
             factors = self.fit.factors
         elif factors is None and self.stack.back_to_back:
@@ -318,6 +320,13 @@ class ServingCase:
         host = replace(found.host, step_ps=round(self.fit.host_ms * 1e9), launch_ps=0, overlap="none")
         return replace(found, host=host)
 
+    @property
+    def _support(self) -> str:
+        """How times are known: by a fit of the stack, one carried from other chips, or operators alone."""
+        if self.fit is None:
+            return worst({*self.costs.supports, "assumed"})
+        return "extrapolated" if self.fit.carried else "interpolated"
+
     def pool(self) -> Pool:
         """All replicas, for the engine."""
         return Pool(
@@ -356,6 +365,7 @@ class ServingCase:
         why = (f"stack {self.stack.name}: {', '.join(assumed)} assumed",) if assumed else ()
         if fit is not None:
             of = ", ".join(text for text in (fit.kind, fit.format, fit.generation) if text)
+            of += ", carried from these chips" if fit.carried else ""
             what = "configurations" if fit.host_ms is not None else "graphs"
             why = (f"stack {fit.stack} fitted on {fit.cases} published {what}{f' ({of})' if of else ''}", *why)
         reserve = self.stack.kept_bytes(self._graphs, self.cores)
@@ -375,7 +385,7 @@ class ServingCase:
             usd_per_hour=None if price is None else price[1] * self.chips,
             watts_per_chip=power.all_in_watts or power.tdp_watts,
             error_percent=None if fit is None else fit.error_percent,
-            support="interpolated" if fit is not None else worst({*self.costs.supports, "assumed"}),
+            support=self._support,
             reasons=(*why, *self.costs.reasons) if fit is not None else (*self.costs.reasons, *why),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,8 @@ class StackFit:
 
     ``error_percent``: mean absolute error of TPOT over ``cases`` published configurations, each left out of the fit.
     ``kind``, ``format`` and ``generation`` (of the chip) say what it is for; "": any. ``host_ms`` None: what the stack
-    of the catalogue says, since the fit is to times of the device.
+    of the catalogue says, since the fit is to times of the device. ``carried``: from an older generation; then no error
+    is known.
     """
 
     stack: str
@@ -40,8 +41,9 @@ class StackFit:
     exchanges: float
     host_ms: float | None
     cases: int
-    error_percent: float
+    error_percent: float | None
     generation: str = ""
+    carried: bool = False
 
     @property
     def factors(self) -> Parts:
@@ -73,7 +75,13 @@ def stack_fit(stack: Stack, plan: ServingPlan, chip: Chip) -> StackFit | None:
             cases=own.cases, error_percent=100 * own.error,
         )  # fmt: skip
     kind = "experts" if plan.model.mixture else "dense"
-    mine = [one for one in stack_fits() if one.stack == stack.name and one.generation in ("", chip.generation)]
+    every = [one for one in stack_fits() if one.stack == stack.name]
+    mine = [one for one in every if one.generation in ("", chip.generation)]
+    if not mine and chip.core is not None:
+        older = sorted(one.generation for one in every if one.generation < chip.generation)
+        mine = [
+            replace(one, carried=True, error_percent=None) for one in every if older and one.generation == older[-1]
+        ]
     for wanted in ((kind, product_format(plan, chip)), (kind, ""), ("", "")):
         for one in mine:
             if (one.kind, one.format) == wanted:

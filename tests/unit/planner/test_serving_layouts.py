@@ -176,6 +176,21 @@ def test_the_ideal_stack_bounds_the_usual_one():
     assert times[0] < times[1]
 
 
+@pytest.mark.parametrize(
+    ("system", "implementation", "support", "known"),
+    [
+        ("trn1.32xlarge", "", "interpolated", True),
+        ("trn2.48xlarge", "", "interpolated", True),
+        ("trn3-ultraserver-gen2", "", "extrapolated", False),  # carried from trn2
+        ("trn2.48xlarge", "kernel", None, False),  # fits are of compiled graphs
+    ],
+)
+def test_how_neuron_stacks_are_known(system: str, implementation: str, support: str | None, known: bool):
+    found = evaluate(plan(system=system, tp=8, implementation=implementation), LOAD)
+    assert support in (None, found.support)
+    assert (found.error_percent is not None) == known
+
+
 def test_command_tells_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     target, plot = tmp_path / "plans.json", tmp_path / "frontier.svg"
     serve(model=LLAMA, system="dgx-h100", concurrency=8, isl=256, osl=64, explain=True, frontier=True, plot=plot,

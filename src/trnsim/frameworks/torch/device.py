@@ -230,6 +230,7 @@ class Chip(TorchDispatchMode):
             regions=regions,
             fallbacks=accounts.fallbacks(),
             memory=accounts.memory(self.capacity_bytes, self.scope),
+            notes=self.executor.notes(),
             runs=runs,
         )
 

@@ -98,6 +98,12 @@ class ExactExecutor:
         """See ``FastExecutor.forget``."""
         self.fast.forget(tensors)
 
+    def notes(self) -> tuple[str, ...]:
+        """How many kernels ran, and what was computed without one."""
+        kernels, calls = sum(self.launches.values()), sum(self.fallbacks.values())
+        first = f"exact: {kernels} kernels ran, {calls} calls of other operators were computed as in fast"
+        return (first, *(f"{name}, {count} times: {why}" for (name, why), count in self.fallbacks.most_common()))
+
     def _with_kernels(self, plan: Plan, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str]:
         """(The result, nothing), or (None, why there is none)."""
         call = foreach if plan.name.startswith("_foreach_") else CALLS.get(plan.name)

@@ -28,6 +28,10 @@ class Executor(Protocol):
     def forget(self, tensors: list[Any] | None = None) -> None:
         """Drop what is kept of tensors (None: of all), which may have been changed outside of ``run`` since."""
 
+    def notes(self) -> tuple[str, ...]:
+        """What a report says of how numbers were computed."""
+        ...
+
 
 class ShapeExecutor:
     """Shapes only: FakeTensorMode, and what it does not know of tensors on a CPU."""
@@ -47,6 +51,9 @@ class ShapeExecutor:
 
     def forget(self, tensors: list[Any] | None = None) -> None:
         """Nothing is kept."""
+
+    def notes(self) -> tuple[str, ...]:
+        return ()
 
 
 def _grouped(left: Any, right: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:

@@ -82,6 +82,10 @@ class FastExecutor:
         else:
             self.cache.written(tensors)
 
+    def notes(self) -> tuple[str, ...]:
+        """Nothing: every call is computed alike."""
+        return ()
+
     def _move(self, plan: Plan, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if plan.view:
             return func(*args, **kwargs)

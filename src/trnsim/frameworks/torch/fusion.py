@@ -111,8 +111,8 @@ class _Joining:
     def _after(self, piece: Piece) -> None:
         """The residual, bias or scale that follows a product, and what a gradient is added to."""
         region = self._of[id(piece)]
-        if region.kind == "norm_matmul" or piece.kind in _FALLBACKS:
-            return
+        if region.kind == "norm_matmul" or piece.kind in _FALLBACKS or piece.kind.startswith("kernel"):
+            return  # a kernel of the user is closed
         readers = self._read_by(piece)
         if len(readers) != 1 or readers[0].kind != "elementwise" or self._of[id(readers[0])].kind != "elementwise":
             return

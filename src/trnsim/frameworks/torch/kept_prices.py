@@ -1,7 +1,7 @@
 """Prices of uses that earlier runs found, in the user's folder for caches.
 
-Beside each file's prices stands what they came from: the sizes and times of trnsim's own files. Where any of these has
-changed since, prices are found anew.
+A file is named by what its prices came from: the sizes and times of trnsim's own files. Where any of these has changed
+since, prices are found anew; the files of a few states are kept, for those who have several checkouts.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _DECIDING = (
     "operators",
     "session.py",
 )
+_STATES = 4
 _T = TypeVar("_T")
 
 
@@ -42,7 +43,7 @@ class KeptPrices(Generic[_T]):
 
     def __init__(self, folder: Path, name: str, kind: type[_T]) -> None:
         digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-        self._path = folder / f"prices-{digest}.msgpack"
+        self._folder, self._digest = folder, digest
         self._kind = kind
         self._prices: dict[str, _T] | None = None
         self._changed = False
@@ -66,17 +67,24 @@ class KeptPrices(Generic[_T]):
             return
         self._changed = False
         found = _File(_sources(), {**self._read(), **self._prices})
+        path = self._path()
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            part = self._path.with_suffix(f".{os.getpid()}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".{os.getpid()}")
             part.write_bytes(msgspec.msgpack.encode(found))
-            part.replace(self._path)  # whole or not at all, whoever else writes
+            part.replace(path)  # whole or not at all, whoever else writes
+            files = sorted(self._folder.glob(f"prices-{self._digest}-*.msgpack"), key=lambda file: file.stat().st_mtime)
+            for old in files[:-_STATES]:
+                old.unlink(missing_ok=True)
         except OSError:
             return
 
+    def _path(self) -> Path:
+        return self._folder / f"prices-{self._digest}-{_sources()[:16]}.msgpack"
+
     def _read(self) -> dict[str, _T]:
         try:
-            found = msgspec.msgpack.decode(self._path.read_bytes(), type=_File[self._kind])  # type: ignore[name-defined]
+            found = msgspec.msgpack.decode(self._path().read_bytes(), type=_File[self._kind])  # type: ignore[name-defined]
         except (OSError, msgspec.MsgspecError):
             return {}
         return found.prices if found.sources == _sources() else {}

@@ -22,6 +22,7 @@ _AGAIN = frozenset(
     ["rmsnorm", "layernorm", "elementwise", "rope", "attention", "cross_entropy", "softmax", "log_softmax"]
 )  # fmt: skip
 _POINTS = 256  # of the curve of a step, at most
+_ALL_POINTS = 50_000  # of all steps together; a step has 4 at least
 
 
 @dataclass(slots=True, eq=False)
@@ -83,13 +84,13 @@ def lives(graph: Graph, regions: Iterable[Region], pieces: Pieces) -> Lives:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a graph adds to what is held before it, by kind: at most ``_POINTS`` points (call, bytes by kind)."""
+    """What a graph adds to what is held before it, by kind: points (call, bytes by kind)."""
 
     points: tuple[tuple[int, tuple[int, ...]], ...]
 
 
-def profile(found: Lives, calls: int) -> Profile:
-    """The curve of a graph's own storages."""
+def profile(found: Lives, calls: int, most: int = _POINTS) -> Profile:
+    """The curve of a graph's own storages, of ``most`` points."""
     changes: dict[int, list[int]] = {}
     for born, died, storage in found.transient:
         kind = KINDS.index(storage.kind)
@@ -100,14 +101,14 @@ def profile(found: Lives, calls: int) -> Profile:
     for call in sorted(changes):
         held = [a + b for a, b in zip(held, changes[call], strict=True)]
         points.append((min(call, calls), tuple(held)))
-    return Profile(tuple(_thinned(points)))
+    return Profile(tuple(_thinned(points, most)))
 
 
-def _thinned(points: list[tuple[int, tuple[int, ...]]]) -> list[tuple[int, tuple[int, ...]]]:
+def _thinned(points: list[tuple[int, tuple[int, ...]]], most: int) -> list[tuple[int, tuple[int, ...]]]:
     """As many points as a curve needs: of each stretch the highest and the last."""
-    if len(points) <= _POINTS:
+    if len(points) <= most:
         return points
-    stretch = -(-len(points) // (_POINTS // 2))
+    stretch = -(-len(points) // (most // 2))
     found = []
     for start in range(0, len(points), stretch):
         some = points[start : start + stretch]
@@ -133,7 +134,8 @@ def memory(
     """
     inside = {number for found in graphs for number in found.inside}
     within = {storage.id for found in graphs for _, _, storage in found.transient}
-    profiles = [profile(found, len(ends) - 1) for found, ends in zip(graphs, ends_ps, strict=True)]
+    most = min(_POINTS, max(_ALL_POINTS // max(len(stream.steps), 1), 4))
+    profiles = [profile(found, len(ends) - 1, most) for found, ends in zip(graphs, ends_ps, strict=True)]
     events: list[tuple[float, tuple[int, ...]]] = []
     lasting = [s for s in stream.storages if s.id not in inside and s.id not in within]
 

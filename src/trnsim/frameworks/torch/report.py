@@ -47,6 +47,14 @@ class RegionCost:
         """The engine that is busy longest, or ``dma``; empty where nothing is."""
         return max(self.busy_ps, key=lambda name: self.busy_ps[name]) if self.busy_ps else ""
 
+    @property
+    def listed(self) -> str:
+        """What the region is listed as: its kind, of a fallback the operator, of a kernel of the user its name."""
+        kernel = next((name for name in self.aten if name.startswith("nki.")), "")
+        if kernel:
+            return kernel
+        return f"fallback {self.aten[0]}" if self.kind == "fallback" else self.kind
+
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
@@ -168,7 +176,7 @@ class Report:
             if by == "module":
                 key = ".".join(region.module.split(".")[:depth]) if depth else region.module
             elif by == "operator":
-                key = region.kind if region.kind != "fallback" else f"fallback {region.aten[0]}"
+                key = region.listed
             else:
                 key = getattr(region, by)
             found[key] += region.time_ps * count

@@ -8,7 +8,7 @@ What rows omit is filled as ``subset.toml`` says; a server's batch goes before t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,9 @@ from trnsim.planner.serving import ServingCase, ServingPlan
 from trnsim.planner.serving_costs import Parts
 from trnsim.planner.training import ranks_per_chip
 from trnsim.serving import Step
-from trnsim.validation.serving.fit import ONE_FACTOR, Point, null_predicted, predicted
+from trnsim.validation.serving.fit import ALL_FACTORS, ONE_FACTOR, Point, fitted, null_predicted, predicted
 from trnsim.validation.serving.parts import null_parts, tpot_parts
-from trnsim.validation.serving.rules import FILL, SYSTEMS, stack_of
+from trnsim.validation.serving.rules import FILL, GRAPHS, SYSTEMS, stack_of
 from trnsim.workloads import Layout, load_model
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ class NeuronCase:
         ideal_ms: with the ideal stack; None: it could not be predicted (``ideal_refused``).
         unfitted_ms: with the row's stack as the catalogue has it, or of the device alone.
         left_out_ms, null_ms: by fits without this configuration; None: the stack has too few.
-        breakdown: (part of a step, measured, predicted unfitted) where a profile was published.
+        other_models_ms: by the fit of graphs of all other models on the same chip, whatever their stack; None: too few.
+        breakdown: (part of a step, measured, predicted) where a profile was published; as ``other_models_ms`` if there
+            are such, else unfitted.
     """
 
     kind: str
@@ -53,6 +55,7 @@ class NeuronCase:
     support: str
     left_out_ms: float | None = None
     null_ms: float | None = None
+    other_models_ms: float | None = None
     breakdown: tuple[tuple[str, float, float], ...] = ()
 
     @property
@@ -86,7 +89,7 @@ def neuron_cases(rows: Sequence[Row]) -> tuple[list[NeuronCase], list[tuple[str,
             found.append(_device(members) if _is_device(members[0]) else _end_to_end(members))
         except TrnsimError as error:
             refused += [(row["id"], str(error)) for row in members]
-    return _left_out(found), refused
+    return _other_models(_left_out(found)), refused
 
 
 def _same(row: Row) -> tuple[str, ...]:
@@ -214,6 +217,27 @@ def _ideal(plan: ServingPlan, sequences: int, context: int) -> tuple[float | Non
         return case.costs.step_ps(Step(decode_context=np.full(sequences, context, np.int64))) / 1e9, ""
     except TrnsimError as error:
         return None, str(error)
+
+
+def graphs_of(cases: Sequence[NeuronCase], chips: Collection[str]) -> list[Point]:
+    """End-to-end points of compiled graphs on some chips, of all stacks that make them alike."""
+    return [c.point for c in cases if c.kind != "device" and c.point.chip in chips and c.point.stack in GRAPHS]
+
+
+def _other_models(cases: Sequence[NeuronCase]) -> list[NeuronCase]:
+    """Cases of compiled graphs with predictions by the fit of other models on the same chip."""
+    found = []
+    for case in cases:
+        pool = graphs_of(cases, {case.point.chip})
+        others = [p for p in pool if p.model != case.point.model]
+        if case.point not in pool or len(others) < ALL_FACTORS:
+            found.append(case)
+            continue
+        parts = [float(f) * p for f, p in zip(fitted(others), case.point.parts, strict=True)]
+        told = {"exchanges": parts[2], "operators": parts[0] + parts[1]}
+        breakdown = tuple((name, measured, told[name]) for name, measured, _ in case.breakdown)
+        found.append(replace(case, other_models_ms=sum(parts), breakdown=breakdown))
+    return found
 
 
 def _left_out(cases: Sequence[NeuronCase]) -> list[NeuronCase]:

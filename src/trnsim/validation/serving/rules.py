@@ -25,6 +25,9 @@ def stack_of(row: Row) -> tuple[str, str]:
     return ("", "") if found is None else (found["name"], found.get("like", found["name"]))
 
 
+GRAPHS: frozenset[str] = frozenset(rule["name"] for rule in subset("serving")["stacks"] if rule.get("graphs"))
+
+
 def _no_test(name: str, _limit: float) -> bool:
     raise InternalError(f"a rule for stacks asks for the test {name!r}")
 

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from aten_calls import ALL, HALF, OPERATORS, PRODUCTS, Through, aten, drawn, flat, through  # noqa: E402
 from configs import make  # noqa: E402
 
+import trnsim.torch  # noqa: E402
 from trnsim.errors import HardwareError  # noqa: E402
 from trnsim.frameworks.torch.exact import ExactExecutor  # noqa: E402
 from trnsim.frameworks.torch.fast import FastExecutor  # noqa: E402
@@ -236,6 +237,18 @@ def test_fallbacks_say_why():
     ((operator, reason),) = reasons
     assert operator == "aten._softmax.default"
     assert "9000" in reason
+
+
+def test_reports_say_what_no_kernel_computed():
+    x = drawn(4, 8)
+    with trnsim.torch.device("trn2", depth="exact") as chip:
+        x.exp().cumsum(0)
+    first, *rest = chip.report().notes
+    assert first == "exact: 1 kernels ran, 1 calls of other operators were computed as in fast"
+    assert rest == ["aten.cumsum.default, 1 times: no kernel"]
+    with trnsim.torch.device("trn2") as chip:
+        x.exp().cumsum(0)
+    assert not chip.report().notes
 
 
 def test_integers_are_not_counted():

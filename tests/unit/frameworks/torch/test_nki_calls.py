@@ -133,7 +133,10 @@ def test_time_is_that_of_the_kernel_in_every_depth():
         assert [v.shape for v in forward.inputs + forward.outputs] == [(200, 32)] * 3
         assert forward.cost.time_ps == backward.cost.time_ps == alone
         assert forward.cost.busy_ps["vector"] > 0
-        totals.add(chip.report().total_ps)
+        report = chip.report()
+        assert report.times("operator")["nki.scaled_sum"] == pytest.approx(2 * alone)
+        assert [r.aten for r, _ in report.every_region() if "nki.scaled_sum" in r.aten] == [("nki.scaled_sum",)] * 2
+        totals.add(report.total_ps)
     assert len(totals) == 1
     assert next(iter(totals)) > 2 * alone
 

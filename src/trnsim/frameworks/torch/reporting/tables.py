@@ -215,10 +215,8 @@ def operators(report: Report) -> list[Sum]:
 
 
 def operator_of(region: RegionCost) -> str:
-    """What a region is listed as: its kind, and of a fallback the operator."""
-    if region.kind != "fallback":
-        return region.kind
-    return f"fallback {plain(region.aten[0])}"
+    """What a region is listed as: its kind, of a fallback the operator, of a kernel of the user its name."""
+    return f"fallback {plain(region.aten[0])}" if region.kind == "fallback" else region.listed
 
 
 def plain(operator: str) -> str:
