@@ -98,8 +98,8 @@ class KernelCosts:
         how = "surface"
         if values is None:
             surface.refuse_if_large(contract, problem)
-            quantities, *support = self.source.sampler(contract, problem)
-            values, how, found = quantities.tolist(), "simulated", surface.Surface((), {}, (), *support)
+            quantities, support, reason = self.source.sampler(contract, problem)
+            values, how, found = quantities.tolist(), "simulated", surface.Surface((), {}, (), support, reason)
         if len(self._known) >= _KNOWN:
             self._known.clear()
         self._known[use] = self._cost(contract, problem, values, found, how, error)
