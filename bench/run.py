@@ -1,8 +1,8 @@
 """Speed and memory, each against a peer or a limit measured in the same run.
 
 ``python bench/run.py [NAME ...]``; NAME is one of matmul, pallas, time_only, timing, start, instructions, serving,
-fabric. The SDK's kernels come from a local checkout named by ``TRNSIM_SDK``; parts that need it are skipped, visibly,
-without it.
+plans, fabric, torch. The SDK's kernels come from a local checkout named by ``TRNSIM_SDK``; parts that need it are
+skipped, visibly, without it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ import numpy as np
 from fabric import bench_fabric
 from instructions import bench_instructions
 from large import bench_timing
+from plans import bench_plans
 from serving import bench_serving
+from torch_models import bench_torch
 
 import trnsim
 
@@ -220,7 +222,9 @@ if __name__ == "__main__":
         "start": bench_start,
         "instructions": bench_instructions,
         "serving": lambda: bench_serving(row),
+        "plans": lambda: bench_plans(row),
         "fabric": bench_fabric,
+        "torch": lambda: bench_torch(row),
     }
     unknown = set(sys.argv[1:]) - set(parts)
     if unknown:

@@ -14,17 +14,19 @@ import numpy as np
 
 from trnsim.planner.pricing import KINDS
 from trnsim.planner.stack import BY_GENERATION, FILE
-from trnsim.validation.training.fit import Factors, Predicted, base_name
+from trnsim.validation.training.fit import Factors, Predicted
 from trnsim.validation.training.report import validate
-from trnsim.validation.training.rows import FAMILIES, GRADIENTS, TITLES, read_rows
+from trnsim.validation.training.rows import FRAMEWORKS, read_rows
 
 HEAD = """\
 # Factors of training stacks; planner/stack.py says what each means. Made by scripts/fit_training.py.
 #
-# ``factors``: of kinds of computation, how much longer than their kernels alone; of exchanges (tp, cp, ep, gather, dp),
-# the share that computation cannot hide; of sending between stages (pp), how often its time counts. ``generations``:
-# those of products by generation of chips. ``error_percent``: mean absolute error on models that the fit did not see,
-# by generation; ``error_experts_percent`` that of models with experts.
+# ``factors``: of kinds of computation, how much longer than their kernels alone; of single experts (groups),
+# microseconds with each product; of exchanges (tp, cp, ep, ep_far between systems, gather, dp), the share that
+# computation cannot hide; of what is left of any when computation ends (late), how much longer than predicted; of
+# sending between stages (pp), how often its time counts; of a host, milliseconds a step. ``generations``: those of
+# products by architecture. ``error_percent``: mean absolute error on models that the fit did not see, by architecture;
+# ``error_experts_percent`` that of models with experts.
 
 [ideal]
 title = "Ideal: kernels alone, and all that computation can hide is hidden"
@@ -38,23 +40,23 @@ reserve_bytes = 0
 RESERVE = {"nvidia": 2 << 30, "trainium": 1 << 30}
 
 
-def stack(name: str, factors: Factors, cases: Sequence[Predicted]) -> str:
-    """The table of one stack."""
-    names = list(dict.fromkeys(base_name(c.point.model) for c in cases))
-    family = FAMILIES.get(name, "nvidia")
-    enough = len(names) >= 3
+def stack(name: str, factors: Factors, cases: Sequence[Predicted], fitted: tuple[int, int]) -> str:
+    """The table of one stack; ``fitted``: on how many steps, of how many models."""
+    held = FRAMEWORKS[name]
+    family = held.get("family", "nvidia")
+    rows, models = fitted
+    enough = models >= 3
     support = "interpolated" if enough else "assumed"
-    rows = sum(len(c.point.ids) for c in cases)
-    reason = f"fitted on {rows} published steps of {len(names)} models"
+    reason = f"fitted on {rows} published steps of {models} models"
     if not enough:
         reason += ", too few to say more than that they agree"
     lines = [
         f"[{name}]",
-        f'title = "{TITLES[name]}"',
+        f'title = "{held["title"]}"',
         f'family = "{family}"',
         f'support = "{support}"',
         f'reason = "{reason}"',
-        f'gradient_dtype = "{GRADIENTS.get(name, "float32")}"',
+        f'gradient_dtype = "{held.get("gradient_dtype", "float32")}"',
         f"reserve_bytes = {RESERVE[family]}",
         f"factors = {{ {_pairs(factors.values, KINDS)} }}",
     ]
@@ -63,8 +65,8 @@ def stack(name: str, factors: Factors, cases: Sequence[Predicted]) -> str:
         if errors:
             lines.append(f"{title} = {{ {errors} }}")
     lines.append(f"[{name}.generations]")
-    for generation, held in factors.generations.items():
-        lines.append(f'"{generation}" = {{ {_pairs(held, [k for k in BY_GENERATION if k in held])} }}')
+    for generation, kinds in factors.generations.items():
+        lines.append(f'"{generation}" = {{ {_pairs(kinds, [k for k in BY_GENERATION if k in kinds])} }}')
     return "\n".join(lines) + "\n"
 
 
@@ -87,13 +89,14 @@ def main() -> int:
     tables = [HEAD + f"factors = {{ {_pairs(IDEAL, KINDS)} }}\n"]
     for name, factors in found.fits.items():
         cases = [c for c in found.cases if c.point.framework == name]
-        tables.append(stack(name, factors, cases))
+        tables.append(stack(name, factors, cases, found.fitted_on[name]))
         print(name, _errors(cases))
     FILE.write_text("\n".join(tables), encoding="utf-8")
     return 0
 
 
-IDEAL = {kind: 0.0 if kind in ("tp", "cp", "ep", "gather", "dp") else 1.0 for kind in KINDS}
+HIDDEN = ("tp", "cp", "ep", "ep_far", "gather", "dp", "groups", "host")
+IDEAL = {kind: 0.0 if kind in HIDDEN else 1.0 for kind in KINDS}
 
 if __name__ == "__main__":
     sys.exit(main())

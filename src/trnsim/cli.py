@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trnsim.commands import (
+    calibrate,
+    chakra,
     collective,
     common,
     compare,
     diff,
     explain,
     fabric,
+    migrate,
     models,
     operators,
     plan,
@@ -162,7 +165,10 @@ models.register(app)
 plan.register(app)
 fabric.register(app)
 collective.register(app)
+calibrate.register(app)
 compare.register(app)
+migrate.register(app)
+chakra.register(app)
 validate.register(validate_app)
 validate_instructions.register(validate_app)
 validate_collectives.register(validate_app)

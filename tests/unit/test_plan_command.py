@@ -7,6 +7,8 @@ import json
 import pytest
 
 from trnsim.cli import _guarded, app
+from trnsim.commands.plan_report import _NAMES
+from trnsim.planner.pricing import KINDS
 
 
 @pytest.fixture
@@ -23,6 +25,10 @@ def run(capsys, monkeypatch):
 
 COMMON = ("plan", "train", "--model", "llama-3.1-8b", "--global-batch", "64", "--seq", "4096")
 TRN2 = (*COMMON, "--system", "trn2.48xlarge", "--chips", "16", "--tp", "8", "--pp", "1", "--micro-batch", "1")
+
+
+def test_every_kind_of_work_has_a_name():
+    assert set(KINDS) <= set(_NAMES)
 
 
 def test_one_layout(run):

@@ -2,115 +2,105 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trnsim.commands.output import console, table, write_json
+from trnsim.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trnsim.planner.comparison import Basis, Compared
-
-SCHEMA = "trnsim-compare-1"
+# Users of the curve of throughput against latency.
+_USERS = tuple(4**n for n in range(6))
 
 
 def compare(
     model: Annotated[str, typer.Option("--model", help="A model's name as published, or a config.json.")],
     systems: Annotated[str, typer.Option("--systems", help="Systems of the catalogue, or TOML files: A,B,...")],
+    train: Annotated[bool, typer.Option("--train", help="Compare training; otherwise serving.")] = False,
     concurrency: Annotated[int, typer.Option("--concurrency", help="Users in a closed loop.", min=1)] = 64,
     isl: Annotated[int, typer.Option("--isl", help="Tokens of a prompt.", min=1)] = 1024,
     osl: Annotated[int, typer.Option("--osl", help="Tokens of an output.", min=1)] = 1024,
-    chips: Annotated[int | None, typer.Option("--chips", help="Chips that replicas fill.", min=1)] = None,
-    dtype: Annotated[str, typer.Option("--dtype", help="Of weights: shipped, bf16, fp8, mxfp4, nvfp4 ...")] = "shipped",
+    chips: Annotated[
+        int | None, typer.Option("--chips", help="Chips that replicas fill, or that train (whole systems).", min=1)
+    ] = None,
+    global_batch: Annotated[int, typer.Option("--global-batch", help="Sequences of a training step.", min=1)] = 1024,
+    sequence: Annotated[int, typer.Option("--seq", help="Tokens of a sequence of training.", min=1)] = 8192,
+    tokens: Annotated[str, typer.Option("--tokens", help="Of the whole training run, such as 15T.")] = "1T",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of weights: shipped, bf16, fp8, mxfp4, nvfp4 ...; of training: bf16, fp8.")
+    ] = "",
     kv_dtype: Annotated[str, typer.Option("--kv-dtype", help="Of keys and values: bf16, fp8.")] = "bf16",
-    stack: Annotated[str, typer.Option("--stack", help="Serving stack of all; default: each chip's usual.")] = "",
+    stack: Annotated[str, typer.Option("--stack", help="Of all, as shipped; default: each chip's usual.")] = "",
+    only: Annotated[str, typer.Option("--only", help="as-shipped or best-kernel; default: both.")] = "",
     ttft_ms: Annotated[float | None, typer.Option("--ttft-ms", help="TTFT at most.")] = None,
     tpot_ms: Annotated[float | None, typer.Option("--tpot-ms", help="TPOT at most.")] = None,
     price: Annotated[str, typer.Option("--price", help="Type: on-demand, capacity-block, spot; default: shared.")] = "",
     date: Annotated[str, typer.Option("--date", help="Of prices; default: the newest that most have.")] = "",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="What if: CHIP.PATH=VALUE, such as trn3.hbm.bandwidth=6TB/s.")
+    ] = None,
+    plot: Annotated[str | None, typer.Option("--plot", help="Draw it into FILE: .svg, .png or .html.")] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the comparison to FILE, or - for output.")] = None,
 ) -> None:
-    """Compare the best serving plan of several systems: throughput, latency and the cost of a million tokens.
+    """Compare the best plans of several systems: throughput, latency and the cost of a million tokens.
 
-    Costs are of one price type and date; a system without such a price gets the price at which it would break even.
+    As shipped: compiled operators on Trainium, and the usual stack. Best kernel: the faster of kernel and compiled code
+    for each operator, and nothing that waits for a host. Costs are of one price type and date; a system without such a
+    price gets the price at which it would break even.
 
     Example: trnsim compare --model llama-3.3-70b --systems trn2.48xlarge,p5.48xlarge,p6-b200.48xlarge --dtype bf16
     """
-    from trnsim.commands.plan_serve import make_plan
-    from trnsim.planner.comparison import compare as compared
-    from trnsim.planner.serving_search import Load
+    from trnsim.commands.compare_report import Served, Trained, report
+    from trnsim.hardware.whatif import systems_with
+    from trnsim.planner.comparison import VARIANTS, compare_training
+    from trnsim.planner.comparison import compare as compare_serving
 
-    names = [name.strip() for name in systems.split(",") if name.strip()]
-    load = Load(
-        users=concurrency,
-        input_tokens=isl,
-        output_tokens=osl,
-        ttft=None if ttft_ms is None else ttft_ms / 1e3,
-        tpot=None if tpot_ms is None else tpot_ms / 1e3,
-    )
-    plan = make_plan(model, names[0] if names else "", dtype, kv_dtype, isl + osl, stack)
-    rows, basis = compared(plan, names, load, chips, price, date)
-    if json is not None:
-        write_json(_to_json(plan.model.name, load, rows, basis), json)
-    if json != "-":
-        title = f"{plan.model.name}: {concurrency} users, {isl:,} tokens in, {osl:,} out; weights {dtype}"
-        _show(title, rows, basis)
+    names = _names(systems)
+    if len(names) < 2:
+        raise InputError("a comparison is of at least two systems", operand="--systems", value=names)
+    names = systems_with(names, set_)
+    if only and only not in VARIANTS:
+        raise InputError("--only is as-shipped or best-kernel", operand="--only", value=only, limit=tuple(VARIANTS))
+    variants = (only,) if only else tuple(VARIANTS)
+    if plot is not None:
+        from trnsim.commands.compare_plot import check
+
+        check(plot)
+    what: Served | Trained
+    if train:
+        from trnsim.commands.plan_train import FORMATS, parse_tokens, wanted_of
+
+        if dtype and dtype not in FORMATS:
+            raise InputError(f"no format {dtype!r} of training", operand="--dtype", value=dtype, limit=sorted(FORMATS))
+        wanted = wanted_of(
+            model, names[0], chips or 64, sequence, global_batch, {}, dtype or "bf16", None, None, None, None
+        )  # fmt: skip
+        rows, basis = compare_training(wanted, names, price, date, variants)
+        what = Trained(wanted=wanted, tokens=parse_tokens(tokens))
+    else:
+        from trnsim.commands.plan_serve import make_plan
+        from trnsim.planner.serving_search import Load
+
+        load = Load(
+            users=concurrency,
+            input_tokens=isl,
+            output_tokens=osl,
+            ttft=None if ttft_ms is None else ttft_ms / 1e3,
+            tpot=None if tpot_ms is None else tpot_ms / 1e3,
+        )
+        plan = make_plan(model, names[0], dtype or "shipped", kv_dtype, isl + osl, stack)
+        curve = _USERS if plot is not None else ()
+        rows, basis = compare_serving(plan, names, load, chips, price, date, variants, curve)
+        what = Served(model=plan.model.name, asked=model, load=load, dtype=dtype or "shipped")
+    report(what, rows, basis, json, plot)
     if all(row.best is None for row in rows):
         raise typer.Exit(1)
 
 
-def _to_json(model: str, load: Any, rows: Sequence[Compared], basis: Basis) -> dict[str, Any]:
-    from trnsim.commands.plan_serve_report import plan_json
-
-    return {
-        "schema": SCHEMA,
-        "model": model,
-        "load": {"users": load.users, "input_tokens": load.input_tokens, "output_tokens": load.output_tokens},
-        "price_basis": {"type": basis.type, "date": basis.date},
-        "systems": [
-            {
-                "system": row.system,
-                "why": row.why,
-                "plan": None if row.best is None else plan_json(row.best),
-                "usd_per_million_output_tokens": row.usd_per_million,
-                "break_even_usd_per_system_hour": None if row.break_even is None else dict(row.break_even),
-            }
-            for row in rows
-        ],
-    }
-
-
-def _show(title: str, rows: Sequence[Compared], basis: Basis) -> None:
-    from trnsim.commands.plan_serve_report import describe, uncertain
-
-    out = console()
-    cells = []
-    for row in rows:
-        if row.best is None:
-            cells.append([row.system, "none", *[""] * 7])
-            continue
-        one, state = row.best, row.best.state
-        cells.append(
-            [
-                row.system, describe(one), f"{one.chips:g}", f"{state.ttft * 1e3:,.0f}", f"{state.tpot * 1e3:,.1f}",
-                f"{one.output_tokens_per_second:,.0f}", f"{one.output_tokens_per_second_per_chip:,.0f}",
-                "refused" if row.usd_per_million is None else f"{row.usd_per_million:,.2f}", uncertain(one),
-            ]
-        )  # fmt: skip
-    heads = ["system", "layout", "chips", "TTFT ms", "TPOT ms", "tokens/s", "a chip", "USD/M", "support"]
-    out.print(table(title, heads, cells))
-    if basis.date:
-        out.print(f"prices: {basis.type}, {basis.date}; of each system the plan with the most output tokens a chip")
-    else:
-        out.print("no system has a public price")
-    for row in rows:
-        if row.best is None:
-            out.print(f"{row.system}: {row.why}")
-        elif row.break_even is not None:
-            said = ", ".join(f"{name} at {hourly:,.2f}" for name, hourly in row.break_even.items())
-            out.print(f"{row.system} has no price of {basis.type}, {basis.date}; USD an hour to break even with {said}")
+def _names(systems: str) -> Sequence[str]:
+    return [name.strip() for name in systems.split(",") if name.strip()]
 
 
 def register(app: typer.Typer) -> None:

@@ -35,8 +35,9 @@ def console() -> Console:
     """Standard output; 120 columns wide into pipes and files."""
     from rich.console import Console
 
-    found = Console()
-    return found if found.is_terminal else Console(width=120)
+    # Names of changed chips have brackets.
+    found = Console(markup=False)
+    return found if found.is_terminal else Console(width=120, markup=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:

@@ -18,10 +18,13 @@ GIB = 2**30
 _NAMES = {
     "products": "products in 16 bits", "narrow": "products in 8 bits and less", "attention": "attention",
     "moves": "element-wise work", "loss": "loss", "casts": "casts", "experts": "products of experts",
-    "experts_narrow": "products of experts in 8 bits and less", "routing": "routing of tokens",
+    "experts_narrow": "products of experts in 8 bits and less", "between": "between products of experts",
+    "groups": "starting and casting for each expert", "routing": "routing of tokens", "scans": "scans of states",
     "tp": "exchanges of tp that nothing can hide", "cp": "exchanges of cp that nothing can hide",
-    "ep": "exchanges of ep that nothing can hide", "gather": "weights gathered, that nothing can hide",
+    "ep": "exchanges of ep that nothing can hide", "ep_far": "exchanges of ep between systems that nothing can hide",
+    "gather": "weights gathered, that nothing can hide",
     "pp": "sending between stages", "dp": "gradients and weights that nothing can hide", "optimizer": "optimiser",
+    "late": "gradients and weights longer than what could hide them", "host": "the host, once a step",
     "exposed": "exchanges longer than what could hide them", "bubble": "of these, waiting for other stages",
 }  # fmt: skip
 

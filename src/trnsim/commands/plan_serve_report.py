@@ -6,20 +6,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trnsim.commands.output import console, table, write_json
+from trnsim.commands.plan_serve_more import draw_frontier, explanation_json, show_explanation, show_frontier
 from trnsim.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trnsim.planner.serving import ServingEstimate
+    from trnsim.planner.serving_explain import Explanation
     from trnsim.planner.serving_search import Found, Load
     from trnsim.serving import ServingResult
 
-SCHEMA = "trnsim-serving-plans-1"
+SCHEMA = "trnsim-serving-plans-2"
 _GIB = 2**30
 _BOUNDS = {
     "users": "users",
-    "max_num_seqs": "max_num_seqs",
+    "max_num_seqs": "sequences",
     "cache": "cache",
-    "max_num_batched_tokens": "batched tokens",
+    "max_num_batched_tokens": "tokens",
 }
 
 
@@ -33,20 +37,35 @@ class Asked:
     kv_dtype: str
 
 
-def report(found: Found, load: Load, asked: Asked, simulated: ServingResult | None, json: str | None) -> None:
-    """Print the plans, and write them where ``json`` says."""
+@dataclass(kw_only=True)
+class More:
+    """What is told besides the plans."""
+
+    simulated: ServingResult | None = None
+    explanation: Explanation | None = None
+    frontier: tuple[ServingEstimate, ...] | None = None
+
+
+def report(
+    found: Found, load: Load, asked: Asked, more: More | None = None, json: str | None = None, plot: Path | None = None
+) -> None:
+    """Print the plans, write them where ``json`` says, and draw the frontier where ``plot`` says."""
+    more = more or More()
     even = _break_even(found.best[0], load, asked) if asked.against is not None else None
     if json is not None:
-        write_json(to_json(found, load, asked, even, simulated), json)
+        write_json(to_json(found, load, asked, even, more), json)
     if json != "-":
-        _show(found, load, asked, even, simulated)
+        _show(found, load, asked, even, more)
+    if plot is not None and more.frontier is not None:
+        draw_frontier(plot, more.frontier)
 
 
 def describe(one: ServingEstimate) -> str:
     """A layout as tables name it."""
     layout = one.plan.layout
+    stages = f" pp{layout.pp}" if layout.pp > 1 else ""
     shared = f" ep{layout.ep}" if layout.ep > 1 else ""
-    return f"tp{layout.tp}{shared} x {layout.dp}"
+    return f"tp{layout.tp}{stages}{shared} x {layout.dp}"
 
 
 def uncertain(one: ServingEstimate) -> str:
@@ -54,9 +73,12 @@ def uncertain(one: ServingEstimate) -> str:
     return one.support if one.error_percent is None else f"{one.support}, ±{one.error_percent:.0f} %"
 
 
-def to_json(
-    found: Found, load: Load, asked: Asked, even: dict[str, Any] | None, simulated: ServingResult | None
-) -> dict[str, Any]:
+def briefly(one: ServingEstimate) -> str:
+    """The error of a plan's times on published runs, or that they are not known so well."""
+    return one.support if one.error_percent is None else f"±{one.error_percent:.0f} %"
+
+
+def to_json(found: Found, load: Load, asked: Asked, even: dict[str, Any] | None, more: More) -> dict[str, Any]:
     """``plans[]``, the search, and what the cost rests on."""
     best = found.best[0]
     return {
@@ -67,7 +89,10 @@ def to_json(
         "search": {"evaluated": found.evaluated, "pruned": found.pruned, "seconds": found.seconds},
         "plans": [plan_json(one) for one in found.best[: asked.top]],
         **({"break_even": even} if even is not None else {}),
-        **({"simulated": simulated.summary()} if simulated is not None else {}),
+        "pareto": [describe(one) for one in found.pareto],
+        **({"simulated": more.simulated.summary()} if more.simulated is not None else {}),
+        **({"explanation": explanation_json(more.explanation)} if more.explanation is not None else {}),
+        **({"frontier": [plan_json(one) for one in more.frontier]} if more.frontier is not None else {}),
     }
 
 
@@ -84,6 +109,7 @@ def plan_json(one: ServingEstimate) -> dict[str, Any]:
     return {
         "layout": {
             "tp": layout.tp,
+            "pp": layout.pp,
             "ep": layout.ep,
             "replicas": layout.dp,
             "lnc": None if system.chip.core is None else logical_cores(system, plan.lnc),
@@ -94,6 +120,7 @@ def plan_json(one: ServingEstimate) -> dict[str, Any]:
         "implementation": plan.implementation or ("gpu" if system.chip.core is None else "compiler"),
         "stack": plan.stack or default_serving_stack(system),
         "chips": one.chips,
+        "users": one.users,
         "batch": state.batch,
         "bound": state.bound,
         "ttft_ms": state.ttft * 1e3,
@@ -101,6 +128,7 @@ def plan_json(one: ServingEstimate) -> dict[str, Any]:
         "e2e_ms": state.e2e * 1e3,
         "tokens_per_s": one.output_tokens_per_second,
         "tokens_per_s_per_chip": one.output_tokens_per_second_per_chip,
+        "mfu": one.mfu,
         "memory": {
             **{kind: float(value) for kind, value in one.memory.by_kind().items() if value},
             "capacity": one.capacity_bytes,
@@ -152,7 +180,7 @@ def _break_even(best: ServingEstimate, load: Load, asked: Asked) -> dict[str, An
     }
 
 
-def _show(found: Found, load: Load, asked: Asked, even: dict[str, Any] | None, simulated: ServingResult | None) -> None:
+def _show(found: Found, load: Load, asked: Asked, even: dict[str, Any] | None, more: More) -> None:
     from trnsim.hardware import load_system
     from trnsim.planner.pricing import logical_cores
     from trnsim.planner.serving import default_serving_stack
@@ -168,19 +196,25 @@ def _show(found: Found, load: Load, asked: Asked, even: dict[str, Any] | None, s
         highlight=False,
     )
     rows = []
+    pareto = found.pareto
     for one in found.best[: asked.top]:
         cost = one.usd_per_million_output_tokens
         rows.append([
-            describe(one), f"{one.chips:g}", f"{one.state.ttft * 1e3:,.0f}", f"{one.state.tpot * 1e3:,.2f}",
+            describe(one) + (" *" if one in pareto else ""), f"{one.chips:g}",
+            f"{one.state.ttft * 1e3:,.0f}", f"{one.state.tpot * 1e3:,.2f}",
             f"{one.output_tokens_per_second:,.0f}", f"{one.output_tokens_per_second_per_chip:,.1f}",
             f"{one.state.batch}", _BOUNDS[one.state.bound], f"{_used(one) / _GIB:,.1f}",
-            "" if cost is None else f"{cost:,.2f}", uncertain(one),
+            f"{one.mfu:.1%}", "" if cost is None else f"{cost:,.2f}", briefly(one),
         ])  # fmt: skip
-    columns = ["layout", "chips", "TTFT ms", "TPOT ms", "tokens/s", "a chip", "batch", "bound by", "GiB", "USD/M",
-               "support"]  # fmt: skip
+    columns = ["layout", "chips", "TTFT ms", "TPOT ms", "tokens/s", "a chip", "batch", "bound by", "GiB", "MFU",
+               "USD/M", "error"]  # fmt: skip
     out.print(table(f"Output tokens of {found.evaluated} plans evaluated, the most a chip first", columns, rows))
     pruned = "; ".join(f"{count} {reason}" for reason, count in found.pruned.items())
-    out.print(f"evaluated in {found.seconds:.2f} s; left out: {pruned or 'none'}", highlight=False)
+    out.print(
+        f"evaluated in {found.seconds:.2f} s; left out: {pruned or 'none'}; * no plan has both more tokens a chip and "
+        "a shorter TPOT",
+        highlight=False,
+    )
     kinds = ", ".join(f"{k} {float(v) / _GIB:,.1f}" for k, v in best.memory.by_kind().items() if v and k != "cache")
     cache = float(best.memory.cache) / _GIB
     out.print(
@@ -195,8 +229,12 @@ def _show(found: Found, load: Load, asked: Asked, even: dict[str, Any] | None, s
             "chip",
             highlight=False,
         )
-    if simulated is not None:
-        _show_run(out, simulated)
+    if more.explanation is not None:
+        show_explanation(out, more.explanation, describe)
+    if more.frontier is not None:
+        show_frontier(out, more.frontier, describe, briefly)
+    if more.simulated is not None:
+        show_run(out, more.simulated)
     for reason in best.reasons[:4]:
         out.print(f"{best.support}: {reason}", highlight=False)
 
@@ -233,7 +271,7 @@ def _show_money(out: Any, best: ServingEstimate, even: dict[str, Any] | None) ->
         )
 
 
-def _show_run(out: Any, simulated: ServingResult) -> None:
+def show_run(out: Any, simulated: ServingResult) -> None:
     figures = simulated.summary()
     rows = []
     for name in ("ttft", "tpot", "itl", "e2e", "queue"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trnsim.hardware.model import System
-    from trnsim.planner.search import Wanted
+    from trnsim.planner.search import Spread, Wanted
     from trnsim.workloads.layout import Layout
 
 # Formats of --dtype: of activations, and of products if another.
@@ -25,6 +26,10 @@ FORMATS = {
     "mxfp8": ("bfloat16", "mxfp8"),
     "nvfp4": ("bfloat16", "nvfp4"),
 }
+IMPLEMENTATION = (
+    "Of operators: gpu; compiler, kernel (our kernels), kernel-simulated (what is not known of them is simulated: "
+    "minutes at first), best (the faster of both for each operator). Default: gpu or compiler."
+)
 _SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
@@ -45,9 +50,7 @@ def train(
     zero: Annotated[int | None, typer.Option("--zero", help="0 to 3; default 1, or what is faster.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help=", ".join(FORMATS) + ".")] = "bf16",
     tokens: Annotated[str, typer.Option("--tokens", help="Of the whole run, such as 15T.")] = "1T",
-    implementation: Annotated[
-        str | None, typer.Option("--implementation", help="Of operators: compiler, gpu; default: the chip's.")
-    ] = None,
+    implementation: Annotated[str | None, typer.Option("--implementation", help=IMPLEMENTATION)] = None,
     stack: Annotated[str | None, typer.Option("--stack", help="Training stack; default: the chip's usual.")] = None,
     lnc: Annotated[int | None, typer.Option("--lnc", help="Cores of a logical core; default: the chip's.")] = None,
     top: Annotated[int, typer.Option("--top", help="How many layouts to show.", min=1)] = 10,
@@ -65,6 +68,13 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="What if: PATH=VALUE of the chip, as for trnsim op. Repeat.")
     ] = None,
+    chakra: Annotated[
+        Path | None, typer.Option("--chakra", help="Write the best plan's step into this folder, a trace a stage.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that search.", min=1)] = 1,
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="Search over the machines of a Ray cluster: its address, or local.")
+    ] = None,
     json: Annotated[str | None, typer.Option("--json", help="Write the plans to FILE, or - for output.")] = None,
 ) -> None:
     """Plan the training of a model: with a layout, that one; without, the best of all that fit in memory.
@@ -80,13 +90,32 @@ def train(
              "recompute": recompute, "zero": zero}  # fmt: skip
     fixed = {name: value for name in DEGREES if (value := given[name]) is not None}
     _check(fixed)
-    wanted = _wanted(model, system, chips, sequence, global_batch, fixed, dtype, implementation, stack, lnc, set_)
-    found = search(wanted, top)
+    wanted = wanted_of(model, system, chips, sequence, global_batch, fixed, dtype, implementation, stack, lnc, set_)
+    found = search(wanted, top, _spread(workers, ray))
     asked = Asked(
         tokens=parse_tokens(tokens), mtbf_hours=mtbf, checkpoint_seconds=checkpoint, restart_seconds=restart,
         price=price, price_date=price_date, against=against, explain=explain,
     )  # fmt: skip
     report(found, asked, json)
+    if chakra is not None:
+        from trnsim.commands.chakra import write_steps
+        from trnsim.commands.output import said
+
+        for path in write_steps(found.best[0].plan, chakra):
+            said(f"wrote {path}")
+
+
+def _spread(workers: int, ray: str | None) -> Spread | None:
+    """Where a search runs; None: here."""
+    if ray is not None:
+        from trnsim.planner.spread import ray_cluster
+
+        return ray_cluster("" if ray == "local" else ray)
+    if workers > 1:
+        from trnsim.planner.spread import processes
+
+        return processes(workers)
+    return None
 
 
 def _check(fixed: dict[str, int | str]) -> None:
@@ -102,10 +131,15 @@ def _check(fixed: dict[str, int | str]) -> None:
         raise InputError("--zero is 0, 1, 2 or 3", operand="--zero", value=fixed["zero"])
 
 
-def _wanted(
+def wanted_of(
     model: str, system: str, chips: int, sequence: int, global_batch: int, fixed: dict[str, int | str], dtype: str,
     implementation: str | None, stack: str | None, lnc: int | None, settings: Sequence[str] | None,
 ) -> Wanted:  # fmt: skip
+    """What options ask to search for.
+
+    Raises:
+        InputError: unknown names or formats.
+    """
     from trnsim.planner.search import Wanted
     from trnsim.planner.stack import load_training_stack
     from trnsim.planner.training import default_stack
@@ -125,18 +159,10 @@ def _wanted(
 
 def changed_system(name: str, settings: Sequence[str] | None) -> System:
     """A system, with what ``--set`` changes of its chip."""
-    from dataclasses import replace
+    from trnsim.hardware import load_system
+    from trnsim.hardware.whatif import systems_with
 
-    from trnsim.hardware import load_chip, load_system
-
-    found = load_system(name)
-    if not settings:
-        return found
-    from trnsim.hardware.whatif import choose
-
-    chosen = choose(found.chip.name, settings)
-    assert chosen is not None
-    return replace(found, chip=load_chip(chosen))
+    return load_system(systems_with([name], settings)[0])
 
 
 def parse_tokens(text: str) -> float:

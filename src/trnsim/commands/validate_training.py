@@ -11,6 +11,8 @@ from trnsim.commands.output import console, percent, table, write_json
 from trnsim.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from trnsim.validation.training.report import Validation
     from trnsim.validation.training.targets import Target
 
@@ -78,12 +80,36 @@ def _show(found: Validation) -> None:
         ]
         for c in worst
     ]))  # fmt: skip
+    _show_calculon(found, out)
     for rule, count in found.excluded:
         out.print(f"{count:5} rows left out: {rule}", highlight=False)
     for name, why in found.refused:
         out.print(f"refused: {name}: {why}", highlight=False)
     rows_used = sum(len(c.point.ids) for c in found.cases)
     out.print(f"{rows_used} of {found.rows} rows predicted, in {found.seconds:.1f} s", highlight=False)
+
+
+def _show_calculon(found: Validation, out: Console) -> None:
+    """Calculon beside ours on the points that both have."""
+    from trnsim.validation.training.paper import memory
+    from trnsim.validation.training.report import errors, sets
+
+    other = found.calculon
+    if other.why:
+        out.print(f"Calculon was not run beside: {other.why}", highlight=False)
+        return
+    ours: dict[str, list[float]] = {}
+    for point in memory():
+        ours.setdefault(point.kind, []).append(abs(point.error))
+    paper = sets(found.cases)["A100, Megatron of 2022"]
+    e = errors(paper)
+    rows = [["steps", str(len(paper)), _share(e["mape"]), _share(e["worst"]), _share(e["mape_fitted"])]]
+    rows += [[kind, str(len(v)), _share(sum(v) / len(v)), _share(max(v)), ""] for kind, v in ours.items()]
+    for number, row in enumerate(rows):
+        theirs = [abs(value) for value in other.errors(row[0])]
+        rows[number] = [*row, *([_share(sum(theirs) / len(theirs)), _share(max(theirs))] if theirs else ["", ""])]
+    columns = ["", "points", "mean", "worst", "fitted", "Calculon mean", "worst"]
+    out.print(table("Megatron of 2022 (arXiv 2205.05198), beside Calculon", columns, rows))
 
 
 def _share(value: float | None) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -96,6 +97,7 @@ def _alike(group: Group, room: int) -> bool:
     return reach % room == 0 and (room % group.stride == 0 or group.stride % room == 0)
 
 
+@lru_cache(maxsize=64)
 def _two_systems(topology: Topology) -> Topology:
     levels = (*topology.levels[:-1], replace(topology.levels[-1], members=2))
     return replace(topology, systems=2, levels=levels, name=f"{topology.name} (folded)")

@@ -19,7 +19,7 @@ from trnsim.errors import InputError, UnsupportedError
 
 from .group import Group
 from .links import LinkModel, Protocol, link_model
-from .routing import routes
+from .routing import known_routes
 from .schedule import Schedule
 from .topology import Ints, Topology
 
@@ -92,7 +92,7 @@ class Wires:
         name = source.tobytes() + target.tobytes() + weight.tobytes()
         known = keys.get(name)
         if known is None:
-            found = routes(self.topology, source, target)
+            found = known_routes(self.topology, source, target)
             links = found.links
             rate = self.topology.links.bytes_per_second
             if (links >= 0).any() and not (rate[links[links >= 0]] > 0).all():

@@ -54,6 +54,28 @@ def routes(topology: Topology, a: Ints | int, b: Ints | int) -> Routes:
     return _direct(topology, a, b)
 
 
+# Routes that were asked for, by what decides them.
+_KNOWN: dict[tuple[object, ...], Routes] = {}
+_MOST = 4096
+
+
+def known_routes(topology: Topology, a: Ints, b: Ints) -> Routes:
+    """As ``routes``, remembered: plans ask for the same pairs at many sizes. Not to be changed.
+
+    Raises:
+        InputError: as ``routes``.
+    """
+    if topology.failed_chips or topology.failed_links:
+        return routes(topology, a, b)
+    key = (topology.levels, topology.chip_count, a.tobytes(), b.tobytes())
+    found = _KNOWN.get(key)
+    if found is None:
+        if len(_KNOWN) >= _MOST:
+            _KNOWN.clear()
+        found = _KNOWN[key] = routes(topology, a, b)
+    return found
+
+
 def meeting_level(topology: Topology, a: Ints, b: Ints) -> Ints:
     """Index of the level at which the pairs meet: the nearest container of both that has links (0: the same chip)."""
     found = np.zeros(len(a), np.int64)

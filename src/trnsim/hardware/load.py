@@ -13,6 +13,7 @@ user's file may build on a known chip and say only what differs::
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +74,25 @@ def load_chip(name_or_path: str | Path) -> Chip:
 
 
 def load_system(name_or_path: str | Path) -> System:
-    """An instance, UltraServer or rack by name or alias, or from a user's TOML file; as ``load_chip``."""
+    """An instance, UltraServer or rack by name or alias, or from a user's TOML file; as ``load_chip``.
+
+    ``trn2.48xlarge[hbm.bandwidth=6TB/s]`` is a system whose chip has changes.
+    """
+    if isinstance(name_or_path, str) and name_or_path.endswith("]"):
+        return _changed_system(name_or_path)
     path = find(name_or_path, SYSTEM_SCHEMA)
     return _built_in_system(path) if ROOT in path.parents else _system(read(path, SYSTEM_SCHEMA))
+
+
+@cache
+def _changed_system(name: str) -> System:
+    from .whatif import changes_of, what_if
+
+    base, changes = changes_of(name)
+    found = load_system(base)
+    chip = what_if(found.chip, changes)
+    inside = ",".join(f"{change.path}={change.value}" for change in chip.changes)
+    return replace(found, name=f"{found.name}[{inside}]", chip=chip)
 
 
 @cache

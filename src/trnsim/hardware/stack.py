@@ -54,9 +54,16 @@ RULES: Final[dict[str, Rule]] = {
     "shapes.decode_context": _text(*_SIZES),
     "shapes.decode_context_smallest": _count(1, required=False),
     "shapes.decode_context_sizes": _LIST,
+    "operators.implementation": Rule(kind="text", choices=("usual", "best"), required=False),
+    "operators.back_to_back": Rule(kind="text", choices=("yes", "no"), required=False),
+    "operators.heads": Rule(kind="text", choices=("divided", "padded"), required=False),
+    **{f"fit.{key}": Rule(kind="ratio", low=0, high=100) for key in ("work", "fixed", "exchanges", "error")},
+    "fit.host_time": Rule(kind=DURATION, low=0, high=1e12, required=False),
+    "fit.cases": _count(1),
     "memory.utilization": _SHARE,
     "memory.cache_share": _SHARE,
     "memory.free_share": _SHARE,
+    "memory.core": Rule(kind=SIZE, low=0, high=2**40, required=False),
     "memory.reserve": Rule(kind=SIZE, low=0, high=2**40),
     "memory.graph": Rule(kind=SIZE, low=0, high=2**40),
 }
@@ -84,12 +91,30 @@ class Sizes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Constants of a stack that were fitted on measurements (``trnsim calibrate``).
+
+    Factors of operators' work, of what each takes however small it is, and of exchanges; host time a step in
+    picoseconds, None: as the stack says; the mean absolute relative error of TPOT over ``cases`` that were left out.
+    """
+
+    work: float
+    fixed: float
+    exchanges: float
+    host_ps: int | None
+    cases: int
+    error: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stack:
     """A serving stack. Times in picoseconds, sizes in bytes of one rank's memory; ``facts`` has the provenance by key.
 
     ``memory_utilization``: share of memory that the stack uses; ``cache_share``: bound on the KV cache as a share of
-    that, and ``free_share`` as a share of what is left; ``reserve_bytes`` are kept beside it, and ``graph_bytes`` for
-    each compiled graph.
+    that, and ``free_share`` as a share of what is left; ``reserve_bytes`` are kept beside it, ``core_bytes`` for each
+    physical core, and ``graph_bytes`` for each compiled graph. ``best_operators``: of each operator, the implementation
+    that takes least; ``back_to_back``: what an operator takes however small it is (its first loads and last stores) is
+    hidden behind its neighbours; ``pads_heads``: attention heads are padded to what the ranks divide.
     """
 
     name: str
@@ -111,10 +136,15 @@ class Stack:
     prefill: Sizes
     decode_batch: Sizes
     decode_context: Sizes
+    best_operators: bool
+    back_to_back: bool
+    pads_heads: bool
+    fit: Fit | None
     memory_utilization: float
     cache_share: float
     free_share: float
     reserve_bytes: int
+    core_bytes: int
     graph_bytes: int
     path: str
     facts: Table[Fact]
@@ -124,10 +154,14 @@ class Stack:
         """Keys whose values no source gives."""
         return tuple(key for key, fact in self.facts.items() if fact.confidence == "assumed")
 
-    def cache_bytes(self, memory_bytes: int, used_bytes: int, graphs: int) -> int:
+    def kept_bytes(self, graphs: int, cores: int) -> int:
+        """Bytes that the runtime keeps of the memory of a rank of so many physical cores."""
+        return self.reserve_bytes + cores * self.core_bytes + graphs * self.graph_bytes
+
+    def cache_bytes(self, memory_bytes: int, used_bytes: int, graphs: int, cores: int = 1) -> int:
         """Bytes left for the KV cache in a rank's memory beside ``used_bytes`` and ``graphs`` graphs; below 0: none."""
         budget = memory_bytes * self.memory_utilization
-        left = budget - used_bytes - self.reserve_bytes - graphs * self.graph_bytes
+        left = budget - used_bytes - self.kept_bytes(graphs, cores)
         return int(min(left * self.free_share if left > 0 else left, budget * self.cache_share))
 
 
@@ -165,6 +199,20 @@ def _sizes(document: Document, key: str) -> Sizes:
     return Sizes(rule=rule, smallest=v.get(f"shapes.{key}_smallest", 1), sizes=sizes)
 
 
+def _fit(document: Document) -> Fit | None:
+    v = document.values
+    if "fit.work" not in v:
+        return None
+    return Fit(
+        work=v["fit.work"],
+        fixed=v["fit.fixed"],
+        exchanges=v["fit.exchanges"],
+        host_ps=v.get("fit.host_time"),
+        cases=v["fit.cases"],
+        error=v["fit.error"],
+    )
+
+
 def _stack(document: Document) -> Stack:
     v, names = document.values, document.names
     return Stack(
@@ -187,10 +235,15 @@ def _stack(document: Document) -> Stack:
         prefill=_sizes(document, "prefill"),
         decode_batch=_sizes(document, "decode_batch"),
         decode_context=_sizes(document, "decode_context"),
+        best_operators=v.get("operators.implementation") == "best",
+        back_to_back=v.get("operators.back_to_back") == "yes",
+        pads_heads=v.get("operators.heads") == "padded",
+        fit=_fit(document),
         memory_utilization=v["memory.utilization"],
         cache_share=v["memory.cache_share"],
         free_share=v["memory.free_share"],
         reserve_bytes=v["memory.reserve"],
+        core_bytes=v.get("memory.core", 0),
         graph_bytes=v["memory.graph"],
         path=str(document.path),
         facts=Table(document.facts),

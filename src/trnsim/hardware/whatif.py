@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from trnsim.errors import InputError
 
 from .document import ROOT, find, read
-from .load import chip_of, load_chip
+from .load import chip_of, load_chip, load_system
 from .model import Change, Chip, Fact, Table
 from .quantity import DURATION, RATE, SIZE, Dimension
 from .rules import CHIP_SCHEMA, Rule
@@ -131,6 +131,44 @@ def chip_named_in(setting: str) -> str | None:
     """The chip that ``CHIP.PATH=VALUE`` begins with; None where it begins with the path."""
     named, _, rest = setting.partition("=")[0].strip().partition(".")
     return named if rest and _is_chip(named) else None
+
+
+def changes_of(name: str) -> tuple[str, dict[str, str]]:
+    """A name without its changes, and these by path. Raises ``InputError`` where they are not well written."""
+    base, changes = _parts(name)
+    return base, dict(changes)
+
+
+def systems_with(systems: Sequence[str], settings: Sequence[str] | None) -> list[str]:
+    """Names of systems with what ``--set`` options change of their chips: ``CHIP.PATH=VALUE`` of those with that chip,
+    ``PATH=VALUE`` of all.
+
+    Raises:
+        InputError: as ``what_if``; settings of a chip that none of the systems has.
+    """
+    found = []
+    used: set[str] = set()
+    for name in systems:
+        chip = load_system(name).chip
+        mine = []
+        for setting in settings or ():
+            named = chip_named_in(setting)
+            if named is None or load_chip(named).name == chip.name.partition("[")[0]:
+                mine.append(setting)
+                used.add(setting)
+        if not mine:
+            found.append(name)
+            continue
+        chosen = choose(chip.name, mine)
+        assert chosen is not None
+        inside = chosen.partition("[")[2]
+        found.append(f"{name.partition('[')[0]}[{inside}")
+    for setting in settings or ():
+        if setting not in used:
+            raise InputError(
+                f"--set {setting}: none of the systems has this chip", operand="--set", limit=list(systems)
+            )
+    return found
 
 
 def load_changed(name: str) -> Chip:

@@ -83,6 +83,8 @@ class CompilerCosts:
         self.chip, self.cores = chip, cores
         self._known: dict[tuple[Any, ...], OperatorCost] = {}
         self._rates: dict[str, Rates] = {}
+        self._loaded = load_chip(chip)
+        self._same = self._loaded == load_chip(_table()["chip"])
 
     def cost(self, name: str, dtype: str, **given: Any) -> OperatorCost:
         """What one use costs. ``given``: sizes of the operator.
@@ -128,8 +130,7 @@ class CompilerCosts:
         table = _table()
         sizes = found.use(given)
         time = float(self._time(found, dtype, sizes))
-        chip = load_chip(self.chip)
-        same = chip == load_chip(table["chip"])
+        chip, same = self._loaded, self._same
         here = same and (self.cores, dtype) == (table["cores"], table["dtype"])
         support, reason, error = "calibrated", table["source"], table["error_percent"]
         if found.name != "matmul":

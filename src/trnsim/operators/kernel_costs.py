@@ -12,6 +12,7 @@ from trnsim.errors import InputError
 from trnsim.hardware import load_chip
 from trnsim.operators import surface
 from trnsim.operators.cost import ENGINES, OperatorCost, OperatorCosts
+from trnsim.operators.neighbours import gather
 from trnsim.operators.samples import QUANTITIES
 from trnsim.operators.surfaces import Surfaces
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trnsim.kernels.contract import Contract, Problem
+    from trnsim.operators.neighbours import Neighbours
     from trnsim.operators.store import Store
     from trnsim.operators.surface import Surface
 
@@ -68,6 +70,7 @@ class KernelCosts:
         self._contracts = contracts()
         self._known: dict[tuple[Any, ...], OperatorCost] = {}
         self._surfaces: dict[tuple[Any, ...], Surface] = {}
+        self._neighbours: dict[tuple[Any, ...], Neighbours | None] = {}
         self.source = Surfaces(chip, cores, store, use_shipped=use_shipped)
 
     def cost(self, operator: str, dtype: str, **given: Any) -> OperatorCost:
@@ -119,6 +122,42 @@ class KernelCosts:
         if large or key in self._surfaces or self.source.within_reach(contract, repr(key)):
             return self.cost(operator, dtype, **given)
         return self.simulated(operator, dtype, **given)
+
+    def known(self, operator: str, dtype: str, **given: Any) -> OperatorCost | None:
+        """What one use costs where a surface is shipped or in the store and has its samples; None: it is not known.
+
+        Nothing is simulated.
+
+        Raises:
+            InputError: no such operator, or a use that its contract forbids.
+        """
+        contract = self.contract(operator, dtype)
+        problem = contract.problem(dtype, self.cores, given, self.generation)
+        key = self.key(contract, problem)
+        if key not in self._surfaces:
+            found = self.source.known(contract, repr(key))
+            if found is None:
+                return None
+            self._surfaces[key] = found
+        held, point = self.surface(contract, problem)
+        exact = held.samples.get(point)
+        if exact is not None:
+            return self._cost(contract, problem, exact.tolist(), held, "surface", 0.0)
+        if not held.knots or not held.covers(point):
+            return None
+        values = held.evaluate(point).tolist()
+        # Not a number: samples are missing.
+        if values[0] != values[0] or not _may_stand(held, values[_INSTRUCTIONS]):
+            return None
+        return self._cost(contract, problem, values, held, "surface", held.error(values[_INSTRUCTIONS]))
+
+    def neighbours(self, contract: Contract, problem: Problem) -> Neighbours | None:
+        """The simulated sizes of an operator in a format, by which others may be told; None: there are none."""
+        key = (contract.name, problem.dtype, *problem.options.values())
+        if key not in self._neighbours:
+            entries = self.source.entries(contract)
+            self._neighbours[key] = gather(self.chip, self.cores, contract, problem, entries)
+        return self._neighbours[key]
 
     def forget(self) -> None:
         """Costs that were asked for; surfaces stay."""

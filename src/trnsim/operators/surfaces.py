@@ -86,7 +86,7 @@ class Surfaces:
 
     def known(self, contract: Contract, key: str) -> surface.Surface | None:
         """The surface that is shipped or in the store."""
-        known = [e.surface for e in self._entries(contract) if e.key == key]
+        known = [e.surface for e in self.entries(contract) if e.key == key]
         if self.store is not None:
             rows = self.store.surfaces(self._where(contract, key))
             known += [msgspec.msgpack.decode(data, type=Entry).surface for data in rows]
@@ -109,7 +109,7 @@ class Surfaces:
         plain = self.chip if self._plain is None else self._plain.chip
         return f"{surface_key(contract, self.chip, plain)} {self.cores} {key}"
 
-    def _entries(self, contract: Contract) -> list[Entry]:
+    def entries(self, contract: Contract) -> list[Entry]:
         """The shipped entries of an operator."""
         found = self._shipped.get(contract.name)
         if found is None:

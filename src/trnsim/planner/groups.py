@@ -7,6 +7,7 @@ then context, data and pipeline parallelism. Experts are spread over ranks in th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from trnsim.errors import InputError
 from trnsim.fabric.group import Group, group
 from trnsim.fabric.predict import predict
-from trnsim.fabric.topology import topology
+from trnsim.fabric.topology import Topology, topology
 
 if TYPE_CHECKING:
     from trnsim.hardware.model import System
@@ -61,14 +62,23 @@ def stride(layout: Layout, kind: str) -> int:
     return strides[kind]
 
 
+_Groups = dict[tuple[int, int, int], Group]
+_Known = dict[tuple[str, int, int, int, int], ExchangeCost]
+
+
+@lru_cache(maxsize=64)
+def _shared(_system: System, _lnc: int | None) -> tuple[_Groups, dict[int, Topology], _Known]:
+    """What was asked for on a system: all plans of a process share it."""
+    return {}, {}, {}
+
+
 class ExchangeCosts:
     """Times of exchanges on as many of a system as they need, each of which holds ``used`` ranks of the layout."""
 
     def __init__(self, system: System, lnc: int | None = None) -> None:
         self._system, self._lnc = system, lnc
         self._held = topology(system, lnc=lnc).rank_count
-        self._groups: dict[tuple[int, int, int], Group] = {}
-        self._known: dict[tuple[str, int, int, int, int], ExchangeCost] = {}
+        self._groups, self._topologies, self._known = _shared(system, lnc)
 
     def used(self, ranks: int) -> int:
         """Ranks on each system of a layout of so many."""
@@ -97,11 +107,16 @@ class ExchangeCosts:
         key = (ranks, stride, used)
         found = self._groups.get(key)
         if found is None:
+            # NCCL is modelled with as many ranks of a group on each system: where the last has fewer, as if it had all.
+            each = max(used // stride, 1)
+            ranks = ranks if ranks <= each else -(-ranks // each) * each
             places = stride * np.arange(ranks)
             if used != self._held:
                 places = places // used * self._held + places % used
             systems = int(places[-1]) // self._held + 1
-            where = topology(self._system, systems=systems, lnc=self._lnc)
+            where = self._topologies.get(systems)
+            if where is None:
+                where = self._topologies[systems] = topology(self._system, systems=systems, lnc=self._lnc)
             found = group(where, ranks, stride=stride) if used == self._held else group(where, places.tolist())
             self._groups[key] = found
         return found

@@ -6,7 +6,7 @@ micro-batch, recomputation), not on how many layers a stage has. A layout is the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,13 +36,15 @@ if TYPE_CHECKING:
     from trnsim.workloads.operators import Step
 
 # Kinds of work. Apart are the loss, which frameworks compute in several passes over logits; products in 8 bits and less
-# (``narrow``); those of experts. ``routing`` brings tokens into their order; ``gather`` brings the weights that ranks
-# share (ZeRO 3).
+# (``narrow``); those of experts, what stands ``between`` them, and as ``groups`` how many such products of one expert
+# there are, each of which is started and cast by itself; scans of states. ``routing`` brings tokens into their order;
+# ``gather`` brings the weights that ranks share (ZeRO 3); ``ep_far`` is between systems. ``late``: what no computation
+# hides of gradients and weights; ``host``: what one does once a step.
 KINDS = (
-    "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "routing", "tp", "cp",
-    "ep", "gather", "pp", "dp", "optimizer",
+    "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "between", "groups",
+    "routing", "scans", "tp", "cp", "ep", "ep_far", "gather", "pp", "dp", "optimizer", "late", "host",
 )  # fmt: skip
-COMPUTE = slice(0, 9)
+COMPUTE = slice(0, 12)
 KIND = {name: number for number, name in enumerate(KINDS)}
 _GROUPS = {"expert_tp": "ep", "expert_dp": "dp", "embedding": "dp"}
 # Bytes that cross HBM for each score of attention in 16 bits where no kernel is fused. Forward: written by the product;
@@ -117,7 +119,7 @@ class Prices:
         p = training_pass(self.model, layout, self.sequence)
         return self._cost(*layer_steps(layout, p, layer), layout)
 
-    def _held(self, layout: Layout) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def held(self, layout: Layout) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Of each kind of layer: bytes that a micro-batch leaves for the backward pass; those that it would without
         recomputation; and parameters on the rank.
         """
@@ -171,7 +173,7 @@ class Prices:
                 row = 2
                 if isinstance(item, Exchange) and item.group != "embedding":
                     row = 1 if item.operation == "all_gather" else 0
-                time, support, reason, kind = self._item(item, layout)
+                time, support, reason, kind = self.priced(item, layout)
                 times[row, kind] += time
                 supports.add(support)
                 reasons[reason] = None
@@ -190,19 +192,15 @@ class Prices:
 
     def memory(self, layout: Layout, reserve: float = 0.0) -> list[Memory]:
         """Memory of a rank of each stage that may need the most: as ``workloads.memory.training_memory``."""
-        kept, whole, sums = self._held(layout)
+        kept, whole, sums = self.held(layout)
         counts, _ = self._stages(layout)
-        stages: list[int] = list(range(layout.pp))
-        if len(self.kinds) == 1:
-            # Of stages with as many layers the first keeps the most.
-            stages = sorted({0, int(np.argmax(counts[:, 0])), layout.pp - 1})
         found = []
-        for stage in stages:
+        for stage in self.fullest_stages(layout):
             has = counts[stage] > 0
             found.append(
                 stage_memory(
                     self.model, layout, self.sequence, stage, reserve,
-                    parameters=self._parameters(layout, stage),
+                    parameters=self.parameters(layout, stage),
                     kept=float(counts[stage] @ kept),
                     largest=float(whole[has].max(initial=0.0)),
                     gathered=float(sums[has].max(initial=0.0)),
@@ -210,7 +208,43 @@ class Prices:
             )  # fmt: skip
         return found
 
-    def _parameters(self, layout: Layout, stage: int) -> tuple[float, float]:
+    def fullest_stages(self, layout: Layout) -> list[int]:
+        """Those of which one has the fullest rank."""
+        if len(self.kinds) > 1:
+            return list(range(layout.pp))
+        # Of stages with as many layers the first keeps the most.
+        return sorted({0, int(np.argmax(self.stage_layers(layout)[:, 0])), layout.pp - 1})
+
+    def stage_layers(self, layout: Layout) -> NDArray[np.float64]:
+        """[stages, kinds of layers]: how many of each a stage has."""
+        return self._stages(layout)[0]
+
+    def remembered(self, key: tuple[Any, ...], make: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
+        """What ``make`` gives, once for a key."""
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = make()
+        return cast("NDArray[np.float64]", found)
+
+    def step_ends(self, layout: Layout) -> tuple[NDArray[np.float64], frozenset[str], tuple[str, ...]]:
+        """[stages, 3, kinds] of ``update`` of each stage, and how they are known."""
+        supports: frozenset[str] = frozenset()
+        reasons: tuple[str, ...] = ()
+        ends = np.zeros((layout.pp, 3, len(KINDS)))
+        sizes = self.stage_layers(layout)
+        told = first = self.update(layout, 0)
+        last = self.update(layout, layout.pp - 1)
+        for stage in range(layout.pp):
+            # Stages between the ends with the same layers wait for the same.
+            same = stage > 1 and bool((sizes[stage] == sizes[stage - 1]).all()) and stage < layout.pp - 1
+            if not same:
+                inner = first if stage == 0 else self.update(layout, stage)
+                told = last if stage == layout.pp - 1 else inner
+                supports, reasons = supports | told[1], tuple(dict.fromkeys((*reasons, *told[2])))
+            ends[stage] = told[0]
+        return ends, supports, reasons
+
+    def parameters(self, layout: Layout, stage: int) -> tuple[float, float]:
         one, last = layout, stage == layout.pp - 1
         key = ("parameters", self._layers_of(one, stage), stage == 0, last, one.pp > 1, one.tp, one.ep,
                one.expert_ranks, one.next_token)  # fmt: skip
@@ -238,23 +272,28 @@ class Prices:
         for forward, step in ((True, ahead), (False, after)):
             for item in step:
                 row = FORWARD if forward else WEIGHT if item.where.endswith(".weight") else BACKWARD
-                time, support, reason, kind = self._item(item, layout)
+                time, support, reason, kind = self.priced(item, layout)
                 times[row, kind] += time
                 supports.add(support)
                 reasons[reason] = None
+                if isinstance(item, Use) and item.operator == "grouped_matmul":
+                    times[row, KIND["groups"]] += float(item.sizes["experts"]) * float(item.count)
                 if isinstance(item, Use) and item.operator in PRODUCTS:
                     flops += float(item.flops)
         reasons.pop("", None)
         return Cost(times, flops, frozenset(supports), tuple(reasons))
 
-    def _item(self, item: Use | Exchange, layout: Layout) -> tuple[float, str, str, int]:
+    def priced(self, item: Use | Exchange, layout: Layout) -> tuple[float, str, str, int]:
+        """Microseconds of an operator or exchange, all its repetitions; how that is known, why; its kind."""
         if isinstance(item, Exchange):
             apart, used = stride(layout, item.group), self._used(layout)
             nbytes = _sent(item, layout)
             if item.operation == "all_to_all":
                 nbytes *= self._once(-(-int(item.ranks) * apart // used))
             told = self.exchanges.cost(item.operation, int(item.ranks), apart, nbytes, used)
-            kind = KIND["gather"] if item.phase != OPTIMIZER and item.group in ("dp", "expert_dp") else None
+            far = item.group == "ep" and int(item.ranks) * apart > used
+            kind = KIND["ep_far"] if far else None
+            kind = KIND["gather"] if item.phase != OPTIMIZER and item.group in ("dp", "expert_dp") else kind
             kind = KIND[_GROUPS.get(item.group, item.group)] if kind is None else kind
             support, reason, time = told.support, told.reason, told.microseconds * float(item.count)
         else:
@@ -300,11 +339,13 @@ def _kind(use: Use) -> int:
         return KIND["loss"]
     if use.operator == "grouped_matmul":
         return KIND["experts_narrow" if format_bytes(use.dtype) < 2 else "experts"]
+    if use.operator.startswith(("conv", "linear_attention")):
+        return KIND["scans"]
     if use.operator in ("router", "permute", "combine"):
         return KIND["routing"]
     if use.operator in PRODUCTS:
         return KIND["narrow" if format_bytes(use.dtype) < 2 else "products"]
-    return KIND["moves"]
+    return KIND["between" if use.where.startswith("experts.") else "moves"]
 
 
 def together(costs: Iterable[Cost]) -> tuple[frozenset[str], tuple[str, ...]]:

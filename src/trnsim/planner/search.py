@@ -8,32 +8,30 @@ Nothing else is left out: the search is exhaustive.
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trnsim.errors import InputError, UnsupportedError
-from trnsim.planner.pricing import Prices
+from trnsim.planner import many
 from trnsim.planner.stack import TrainingStack, load_training_stack
 from trnsim.planner.training import (
     TrainingEstimate,
     TrainingPlan,
     default_stack,
     estimate,
-    pieces_of,
     prices_of,
     ranks_per_chip,
-    step_line,
 )
 from trnsim.workloads.layout import RECOMPUTATION, Layout
 
 if TYPE_CHECKING:
     from trnsim.hardware.model import System
+    from trnsim.planner.pricing import Prices
     from trnsim.workloads.memory import Memory
     from trnsim.workloads.model import Model
 
@@ -88,7 +86,6 @@ class Found:
     Attributes:
         best: estimates, the fastest first. ``candidates``: all layouts that fit, the fastest first.
         evaluated: layouts whose step was computed; ``pruned``: others, by reason.
-        least: the layout that needs the least memory, and its largest rank's.
     """
 
     wanted: Wanted
@@ -96,12 +93,28 @@ class Found:
     candidates: tuple[Candidate, ...]
     evaluated: int
     pruned: Mapping[str, int]
-    least: tuple[Layout, Memory] | None
     seconds: float
 
 
-def search(wanted: Wanted, top: int = 10) -> Found:
-    """The ``top`` fastest layouts.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What was found in a part of a space, in the order of its layouts.
+
+    ``least``: the layout that needs the least memory, and its bytes; ``unknown``: why layouts have no time.
+    """
+
+    candidates: list[Candidate]
+    pruned: Counter[str]
+    least: tuple[Layout, float] | None
+    unknown: UnsupportedError | None
+
+
+# How parts are searched: all here, one after the other, or elsewhere (``planner.spread``); parts come back in order.
+Spread = Callable[[Callable[[Wanted], Part], Sequence[Wanted]], Sequence[Part]]
+
+
+def search(wanted: Wanted, top: int = 10, spread: Spread | None = None) -> Found:
+    """The ``top`` fastest layouts. ``spread``: how the space's parts are searched; the result is the same.
 
     Raises:
         InputError: chips that are no whole ranks, no layout at all, or none that fits (by how much, and on how many
@@ -110,43 +123,48 @@ def search(wanted: Wanted, top: int = 10) -> Found:
     """
     begin = time.perf_counter()
     system, stack, prices = _parts(wanted)
-    weights = np.append(stack.weights(system.chip), 1.0)
-    room = capacity(system, wanted.lnc)
-    pruned: Counter[str] = Counter()
-    candidates: list[Candidate] = []
-    least: tuple[Layout, Memory] | None = None
-    unknown: UnsupportedError | None = None
-    for layout, order in layouts(wanted, pruned):
-        fits = False
-        for number, how in enumerate(order):
-            if fits:
-                # More recomputation than fits is never faster.
-                pruned["recompute more than they need to"] += len(order) - number
-                break
-            one = replace(layout, recompute=how)
-            memory = max(prices.memory(one, stack.reserve_bytes), key=lambda m: float(m.total))
-            if least is None or memory.total < least[1].total:
-                least = (one, memory)
-            if memory.total > room:
-                pruned["do not fit in memory"] += 1
-                continue
-            fits = True
-            try:
-                line, _ = step_line(pieces_of(prices, one), one, weights[:-1])
-            except UnsupportedError as error:
-                pruned["use an operator or exchange that nothing is known of"] += 1
-                unknown = error
-                continue
-            candidates.append(Candidate(one, float(line @ weights), float(memory.total)))
+    found = [part(wanted)] if spread is None else spread(part, split(wanted))
+    pruned = sum((one.pruned for one in found), Counter[str]())
+    candidates = [candidate for one in found for candidate in one.candidates]
     if not candidates:
+        unknown = next((one.unknown for one in found if one.unknown is not None), None)
         if unknown is not None:
             raise unknown
-        raise _no_plan(wanted, least, room, pruned)
+        smallest = min((one.least for one in found if one.least is not None), key=lambda least: least[1], default=None)
+        raise _no_plan(wanted, _memory(prices, smallest, stack.reserve_bytes), capacity(system, wanted.lnc), pruned)
     candidates.sort(key=lambda c: (c.step_us, c.memory))
-    best = tuple(estimate(wanted.plan(c.layout), stack, prices) for c in heapq.nsmallest(
-        top, candidates, key=lambda c: (c.step_us, c.memory)
-    ))  # fmt: skip
-    return Found(wanted, best, tuple(candidates), len(candidates), dict(pruned), least, time.perf_counter() - begin)
+    best = tuple(estimate(wanted.plan(c.layout), stack, prices) for c in candidates[:top])
+    return Found(wanted, best, tuple(candidates), len(candidates), dict(pruned), time.perf_counter() - begin)
+
+
+def part(wanted: Wanted) -> Part:
+    """All layouts of a space, or of a part of it, with their times.
+
+    Raises:
+        InputError: chips that are no whole ranks.
+    """
+    system, stack, prices = _parts(wanted)
+    pruned: Counter[str] = Counter()
+    every = list(layouts(wanted, pruned))
+    room = capacity(system, wanted.lnc)
+    fit, used, without, more, smallest = many.fitting(prices, every, _order(wanted), room, stack.reserve_bytes)
+    told = many.steps(prices, fit, stack.weights(system.chip))
+    known = ~np.isnan(told.step_us)
+    for reason, count in (
+        ("do not fit in memory", without),
+        ("recompute more than they need to", more),
+        ("use an operator or exchange that nothing is known of", int((~known).sum())),
+    ):
+        if count:
+            pruned[reason] += count
+    steps, sizes = told.step_us.tolist(), used.tolist()
+    candidates = [Candidate(fit[i], steps[i], sizes[i]) for i in np.flatnonzero(known).tolist()]
+    return Part(candidates, pruned, smallest, told.unknown)
+
+
+def split(wanted: Wanted) -> list[Wanted]:
+    """The space in parts, one a degree of tensor parallelism, in order."""
+    return [replace(wanted, fixed={**wanted.fixed, "tp": tp}) for tp in _tensor_degrees(wanted)]
 
 
 def _parts(wanted: Wanted) -> tuple[System, TrainingStack, Prices]:
@@ -178,16 +196,26 @@ def ranks_of(system: System, chips: int, lnc: int | None = None) -> int:
     return int(ranks)
 
 
-def layouts(wanted: Wanted, pruned: Counter[str]) -> Iterator[tuple[Layout, tuple[str, ...]]]:
-    """Layouts that the model allows, with the recomputations to try in order; counts what it does not."""
+def _memory(prices: Prices, smallest: tuple[Layout, float] | None, reserve: float) -> tuple[Layout, Memory] | None:
+    """The layout that needs the least memory, and that of its fullest rank."""
+    if smallest is None:
+        return None
+    return smallest[0], max(prices.memory(smallest[0], reserve), key=lambda memory: float(memory.total))
+
+
+def _order(wanted: Wanted) -> tuple[str, ...]:
+    """Recomputations to try, the least first: more than fits is never faster."""
+    return (str(wanted.fixed["recompute"]),) if "recompute" in wanted.fixed else RECOMPUTATION
+
+
+def layouts(wanted: Wanted, pruned: Counter[str]) -> Iterator[Layout]:
+    """Layouts that the model allows, recomputation aside; counts what it does not."""
     model, fixed = wanted.model, wanted.fixed
     system = wanted.plan(wanted.base).on
     ranks = ranks_of(system, wanted.chips, wanted.lnc)
-    near = int(min(ranks, system.chip_count * ranks_per_chip(system, wanted.lnc)))
     count = len(model.layers)
     experts = next((layer.experts.experts for layer in model.layers if layer.experts), 1)
-    order: tuple[str, ...] = (str(fixed["recompute"]),) if "recompute" in fixed else RECOMPUTATION
-    for tp in _choices(fixed, "tp", _divisors(near)):
+    for tp in _tensor_degrees(wanted):
         for pp in _choices(fixed, "pp", _divisors(ranks // tp if ranks % tp == 0 else 1)):
             for cp in _choices(fixed, "cp", _powers(min(ranks, wanted.sequence))):
                 dp = int(fixed.get("dp", ranks // (tp * pp * cp)))
@@ -201,16 +229,24 @@ def layouts(wanted: Wanted, pruned: Counter[str]) -> Iterator[tuple[Layout, tupl
                     for ep in _choices(fixed, "ep", _powers(experts) if experts > 1 else [1]):
                         for size in _choices(fixed, "micro_batch", _MICRO_BATCHES):
                             for zero in _choices(fixed, "zero", [1, 3] if dp * cp > 1 and pp == 1 else [1]):
-                                made = replace(
+                                one = many.made(
                                     wanted.base, tp=tp, pp=pp, cp=cp, dp=dp, vpp=vpp, ep=ep, micro_batch=size,
                                     zero=zero, global_batch=wanted.global_batch,
                                 )  # fmt: skip
                                 try:
-                                    made.check(model, wanted.sequence)
+                                    one.check(model, wanted.sequence)
                                 except InputError:
                                     pruned["do not divide the model or the batch"] += 1
                                     continue
-                                yield made, order
+                                yield one
+
+
+def _tensor_degrees(wanted: Wanted) -> list[int]:
+    """Those within a system."""
+    system = wanted.plan(wanted.base).on
+    ranks = ranks_of(system, wanted.chips, wanted.lnc)
+    near = int(min(ranks, system.chip_count * ranks_per_chip(system, wanted.lnc)))
+    return _choices(wanted.fixed, "tp", _divisors(near))
 
 
 def _choices(fixed: Mapping[str, int | str], name: str, otherwise: list[int] | tuple[int, ...]) -> list[int]:
@@ -254,10 +290,9 @@ def _smallest(wanted: Wanted) -> int | None:
         chips = chips * 2 if chips < system.chip_count else -(-chips // system.chip_count) * system.chip_count * 2
         if wanted.global_batch % 2 == 0 and chips > wanted.global_batch * system.chip_count * 64:
             return None
-        for layout, order in layouts(replace(wanted, chips=chips), Counter()):
-            one = replace(layout, recompute=order[-1])
-            if max(float(m.total) for m in prices.memory(one, stack.reserve_bytes)) <= room:
-                return chips
+        every = list(layouts(replace(wanted, chips=chips), Counter()))
+        if many.fitting(prices, every, _order(wanted)[-1:], room, stack.reserve_bytes)[0]:
+            return chips
     return None
 
 

@@ -24,7 +24,7 @@ from trnsim.hardware import load_system
 from trnsim.planner.groups import ExchangeCosts, stride
 from trnsim.planner.pricing import logical_cores
 from trnsim.planner.training import peak_flops, ranks_per_chip
-from trnsim.planner.uses import UseCosts
+from trnsim.planner.uses import IMPLEMENTATIONS, UseCosts
 from trnsim.workloads.layout import Layout
 from trnsim.workloads.operators import PRODUCTS, Exchange, Use, elements, format_bytes
 from trnsim.workloads.parts import LatentAttention
@@ -64,6 +64,15 @@ class Parts:
         return self.work + self.fixed + self.exchange
 
 
+@dataclass(frozen=True)
+class _Priced:
+    """Microseconds of a use, of which ``least`` however small it is; (support, reason) of how that is known."""
+
+    total: float
+    least: float
+    known: tuple[tuple[str, str], ...]
+
+
 _ONE = Parts(1.0, 1.0, 1.0)
 
 
@@ -73,6 +82,8 @@ def computed(chip: Chip, stored: str) -> tuple[str, bool]:
 
     if stored in ("bfloat16", "float16", "float32"):
         return stored, False
+    if stored.startswith("float8_e4m3"):
+        stored = "fp8"
     if chip.core is None:
         names = {"fp8": "float8", "nvfp4": "float4"}
         has = names.get(stored) in chip.flops or (stored in ("mxfp8", "mxfp4") and gpu_format(stored) in chip.flops)
@@ -81,31 +92,47 @@ def computed(chip: Chip, stored: str) -> tuple[str, bool]:
     return (stored, False) if has else ("bfloat16", True)
 
 
+def implementations(system: System, asked: str = "", *, best: bool = False) -> tuple[str, ...]:
+    """Implementations that operators are priced by: the one asked for, the chip's usual (""), or the best of all."""
+    if asked or not best:
+        return (asked,)
+    return IMPLEMENTATIONS["nvidia" if system.chip.core is None else "neuron"]
+
+
 class StepCosts:
     """The time of a replica's step: a ``serving.RunCost``.
 
     ``supports`` and ``reasons``: how what was asked so far is known.
     """
 
-    def __init__(self, plan: ServingPlan, system: System | None = None, factors: Parts = _ONE) -> None:
-        """``factors``: of the stack, on operators and exchanges.
+    def __init__(
+        self,
+        plan: ServingPlan,
+        system: System | None = None,
+        factors: Parts = _ONE,
+        *,
+        best: bool = False,
+        stage: int = 0,
+    ) -> None:
+        """``factors``: of the stack, on operators and exchanges; ``best``: see ``implementations``; ``stage``: of the
+        pipeline, whose time alone it is.
 
         Raises:
             InputError: the layout does not fit the model or the system.
-            UnsupportedError: pipelines; formats that nothing is known of.
+            UnsupportedError: formats that nothing is known of.
         """
-        if plan.layout.pp > 1:
-            raise UnsupportedError("serving over a pipeline is not supported", operand="pp", value=plan.layout.pp)
-        self.plan, self.factors = plan, factors
+        self.plan, self.factors, self.stage = plan, factors, stage
         self.system = system or load_system(plan.system)
         chip = self.system.chip
-        self._uses = UseCosts(chip.name, plan.implementation, logical_cores(self.system, plan.lnc), casts_apart=False)
+        lnc = logical_cores(self.system, plan.lnc)
+        names = implementations(self.system, plan.implementation, best=best)
+        self._uses = [UseCosts(chip.name, name, lnc, casts_apart=False) for name in names]
         self._exchanges = ExchangeCosts(self.system, plan.lnc)
-        self._used = self._exchanges.used(plan.layout.tp * plan.layout.dp)
+        self._used = self._exchanges.used(plan.layout.tp * plan.layout.dp * plan.layout.pp)
         latent = [p for layer, _ in plan.model.kinds() for p in layer.parts if isinstance(p, LatentAttention)]
         self._latent_heads = latent[0].heads // plan.layout.tp if latent else 1
         self._bandwidth = chip.hbm.bytes_per_second / ranks_per_chip(self.system, plan.lnc) / 1e6
-        self._least: dict[tuple[str, str], float] = {}
+        self._least: dict[tuple[int, str, str], float] = {}
         self.supports: set[str] = set()
         self.reasons: dict[str, None] = {}
         self._body: dict[int, Parts] = {}
@@ -140,10 +167,10 @@ class StepCosts:
     def rest(self, tokens: int, rows: int) -> Parts:
         """All but attention over the cache, of ``tokens`` of which ``rows`` are sampled."""
         if tokens not in self._body:
-            step = prefill(self.plan.model, self.plan.layout, 1, tokens)
+            step = prefill(self.plan.model, self.plan.layout, 1, tokens, stage=self.stage)
             self._body[tokens] = self._time(i for i in step if i.where not in _HEAD and not _is_core(i.where))
         if rows not in self._heads:
-            step = decode(self.plan.model, self.plan.layout, rows, 1)
+            step = decode(self.plan.model, self.plan.layout, rows, 1, self.stage)
             self._heads[rows] = self._time(i for i in step if i.where in _HEAD)
         return self._body[tokens] + self._heads[rows]
 
@@ -151,7 +178,7 @@ class StepCosts:
         """Attention of a chunk of a prompt."""
         key = (tokens, before)
         if key not in self._chunks:
-            step = prefill(self.plan.model, self.plan.layout, 1, tokens, before)
+            step = prefill(self.plan.model, self.plan.layout, 1, tokens, before, self.stage)
             self._chunks[key] = self._time(i for i in step if _is_core(i.where))
         return self._chunks[key]
 
@@ -171,7 +198,9 @@ class StepCosts:
         if key not in self._decode:
             context = max(round(_FINE**knot), 1)
             plan = self.plan
-            step = decode(plan.model, plan.layout, sequences, context, new=tokens, cache_dtype=plan.cache_dtype)
+            step = decode(
+                plan.model, plan.layout, sequences, context, self.stage, new=tokens, cache_dtype=plan.cache_dtype
+            )
             self._decode[key] = self._time(i for i in step if _is_core(i.where)).total
         return self._decode[key]
 
@@ -214,33 +243,55 @@ class StepCosts:
         return use
 
     def _use(self, use: Use) -> tuple[float, float]:
-        """Microseconds of a use, and of what it takes however small it is."""
+        """Microseconds of a use, and of what it takes however small it is, by the implementation that takes least.
+
+        Raises:
+            UnsupportedError: no implementation has it.
+        """
+        found: list[_Priced] = []
+        refused: UnsupportedError | None = None
+        for number in range(len(self._uses)):
+            try:
+                found.append(self._priced(number, use))
+            except UnsupportedError as error:
+                refused = error
+        if not found:
+            assert refused is not None
+            raise refused
+        by = self.factors
+        best = min(found, key=lambda one: (one.total - one.least) * by.work + one.least * by.fixed)
+        for support, reason in best.known:
+            self._note(support, reason)
+        return best.total, best.least
+
+    def _priced(self, number: int, use: Use) -> _Priced:
+        """``_use`` by one implementation."""
         stored = self._stored(use)
         dtype, widened = computed(self.system.chip, stored)
         if stored != use.dtype:
             use = replace(use, dtype=dtype)
-        cost = self._uses.cost(use)
-        self._note(cost.support, cost.reason)
-        fixed = self._fixed(use)
+        cost = self._uses[number].cost(use)
+        known = [(cost.support, cost.reason)]
+        fixed = self._fixed(number, use)
         total = cost.microseconds
         if use.dtype not in _WIDE and use.operator in _NARROWED:
             # Measured products cast their left operand themselves; here the kernel before has done that.
-            wide = self._fixed(replace(use, dtype="bfloat16"))
+            wide = self._fixed(number, replace(use, dtype="bfloat16"))
             total -= max(fixed - wide, 0.0)
             fixed = min(fixed, wide)
         if widened:
             saved = float(elements(use)[2]) * float(use.count) * (2 - format_bytes(stored)) / self._bandwidth
-            self._note("extrapolated", f"{stored} weights, widened to 16 bits by {self.system.chip.name}")
+            known.append(("extrapolated", f"{stored} weights, widened to 16 bits by {self.system.chip.name}"))
             total = max(total - saved, float(use.flops) / self._peak(), fixed)
-        return total, min(fixed, total)
+        return _Priced(total, min(fixed, total), tuple(known))
 
-    def _fixed(self, use: Use) -> float:
+    def _fixed(self, number: int, use: Use) -> float:
         """Microseconds of a use whose sizes are as small as can be."""
-        key = (use.operator, use.dtype)
+        key = (number, use.operator, use.dtype)
         if key not in self._least:
             options = {k: v for k, v in use.sizes.items() if k in ("causal", "latent") or isinstance(v, str)}
             tiny = replace(use, sizes={**dict.fromkeys(use.sizes, 1), **options}, count=1)
-            self._least[key] = self._uses.cost(tiny).microseconds
+            self._least[key] = self._uses[number].cost(tiny).microseconds
         return self._least[key] * float(use.count)
 
     def _stored(self, use: Use) -> str:

@@ -1,27 +1,36 @@
 """The best layouts that serve a load: every degree of tensor parallelism and number of replicas, under constraints.
 
-The space: degrees of two up to the ranks of one system, for models with experts with and without expert
-parallelism over the same ranks; as many replicas as fill the chips that are given, or any power of two within one
-system. The search is exhaustive. Best is the most output tokens a second and chip.
+The space: degrees of two up to the ranks of one system; for models with experts also expert parallelism over the ranks
+of a replica, and over those of all replicas (attention with data parallelism); as many replicas as fill the chips that
+are given, or any power of two within one system; a pipeline where one is asked for, or where the model fits no system
+without. The search is exhaustive. Best is the most output tokens a second and chip.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from trnsim.errors import InputError, TrnsimError, UnsupportedError
 from trnsim.hardware import load_system, system_names
-from trnsim.planner.serving import ServingCase, ServingEstimate, ServingPlan
+from trnsim.hardware.stack import load_stack
+from trnsim.planner.serving import ServingCase, ServingEstimate, ServingPlan, default_serving_stack
 from trnsim.planner.training import ranks_per_chip
 from trnsim.workloads import Layout
+
+_MEMORY = "do not fit in memory"
+# Stages of the pipelines that are tried one after the other, until a model fits.
+_PIPELINES = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """A closed loop of ``users`` with prompts and outputs of one length; limits in seconds, None: none."""
+    """A closed loop of ``users`` with prompts and outputs of one length; limits in seconds, None: none.
+
+    ``cached_tokens`` of each prompt are the same for all, and reused where the stack does that.
+    """
 
     users: int
     input_tokens: int
@@ -29,25 +38,47 @@ class Load:
     ttft: float | None = None
     tpot: float | None = None
     price_type: str = ""
+    cached_tokens: int = 0
+
+    def late(self, found: ServingEstimate) -> str:
+        """The limit that a plan is over; "": none."""
+        if self.ttft is not None and found.state.ttft > self.ttft:
+            return "TTFT"
+        return "TPOT" if self.tpot is not None and found.state.tpot > self.tpot else ""
 
 
 @dataclass(frozen=True)
 class Found:
-    """Plans, the best first; how many were evaluated, and why others were left out."""
+    """Plans, the best first; ``slow`` ones are over a limit; how many were evaluated, and why others were left out."""
 
     best: tuple[ServingEstimate, ...]
     evaluated: int
     pruned: dict[str, int]
     seconds: float
+    slow: tuple[ServingEstimate, ...] = ()
+
+    @property
+    def pareto(self) -> tuple[ServingEstimate, ...]:
+        """Plans that no other beats in both output tokens a second and chip and TPOT, the most tokens first."""
+        return undominated(self.best)
+
+
+def undominated(plans: Iterable[ServingEstimate]) -> tuple[ServingEstimate, ...]:
+    """Those of ``plans`` that no other beats in both output tokens a second and chip and TPOT."""
+    found: list[ServingEstimate] = []
+    for one in sorted(plans, key=lambda e: (-e.output_tokens_per_second_per_chip, e.state.tpot)):
+        if not found or one.state.tpot < found[-1].state.tpot:
+            found.append(one)
+    return tuple(found)
 
 
 def fitted_batch(plan: ServingPlan, users: int) -> ServingPlan:
     """The plan with the batch that the load needs where graphs are compiled for one batch, which a user chooses."""
-    case = ServingCase(plan)
-    if plan.max_num_seqs is not None or case.stack.decode_batch.rule != "largest":
+    stack = load_stack(plan.stack or default_serving_stack(load_system(plan.system)))
+    if plan.max_num_seqs is not None or stack.decode_batch.rule != "largest":
         return plan
     each = -(-users // plan.layout.dp)
-    return replace(plan, max_num_seqs=max(1, min(each, case.slots(plan.max_model_len))))
+    return replace(plan, max_num_seqs=max(1, min(each, ServingCase(plan).slots(plan.max_model_len))))
 
 
 def evaluate(plan: ServingPlan, load: Load) -> ServingEstimate:
@@ -57,28 +88,29 @@ def evaluate(plan: ServingPlan, load: Load) -> ServingEstimate:
         TrnsimError: it does not fit the model, the memory or the load.
     """
     case = ServingCase(fitted_batch(plan, load.users))
-    return case.estimate(load.users, load.input_tokens, load.output_tokens, load.price_type)
+    return case.estimate(load.users, load.input_tokens, load.output_tokens, load.price_type, load.cached_tokens)
 
 
-def layouts(plan: ServingPlan, chips: float | None, fixed: dict[str, int]) -> Iterator[Layout]:
-    """The space (see the module). ``fixed``: ``tp``, ``ep``, ``dp`` that stay."""
+def layouts(plan: ServingPlan, chips: float | None, fixed: dict[str, int], pp: int = 1) -> Iterator[Layout]:
+    """The space (see the module). ``fixed``: ``tp``, ``pp``, ``ep``, ``dp`` that stay."""
     system = load_system(plan.system)
     per = ranks_per_chip(system, plan.lnc)
     most = round(system.chip_count * per)
+    pp = fixed.get("pp", pp)
     for tp in (fixed["tp"],) if "tp" in fixed else _doubled(most):
         ranks = round((chips or system.chip_count) * per)
         if "dp" in fixed:
             replicas: tuple[int, ...] = (fixed["dp"],)
         elif chips is not None:
-            if ranks % tp:
+            if ranks % (tp * pp):
                 continue
-            replicas = (ranks // tp,)
+            replicas = (ranks // (tp * pp),)
         else:
-            replicas = (1,) if "tp" in fixed else tuple(_doubled(max(ranks // tp, 1)))
-        shares = [1, tp] if plan.model.mixture and tp > 1 else [1]
-        for ep in (fixed["ep"],) if "ep" in fixed else shares:
-            for dp in replicas:
-                yield Layout(tp=tp, ep=ep, dp=dp)
+            replicas = (1,) if "tp" in fixed else tuple(_doubled(max(ranks // (tp * pp), 1)))
+        for dp in replicas:
+            shares = (1, tp, tp * dp) if plan.model.mixture else (1,)
+            for ep in (fixed["ep"],) if "ep" in fixed else dict.fromkeys(shares):
+                yield Layout(tp=tp, pp=pp, ep=ep, dp=dp)
 
 
 def _doubled(most: int) -> list[int]:
@@ -97,30 +129,55 @@ def search(plan: ServingPlan, load: Load, chips: float | None = None, fixed: dic
     best: list[ServingEstimate] = []
     slow: list[ServingEstimate] = []
     evaluated = 0
-    for layout in layouts(plan, chips, fixed or {}):
-        try:
-            found = evaluate(replace(plan, layout=layout), load)
-        except (InputError, UnsupportedError) as error:
-            errors.append(error)
-            pruned[_why(error)] += 1
-            continue
-        evaluated += 1
-        late = load.ttft is not None and found.state.ttft > load.ttft
-        if late or (load.tpot is not None and found.state.tpot > load.tpot):
-            pruned["TTFT over its limit" if late else "TPOT over its limit"] += 1
-            slow.append(found)
-            continue
-        best.append(found)
+    for pp in _PIPELINES:
+        for layout in layouts(plan, chips, fixed or {}, pp):
+            try:
+                found = evaluate(replace(plan, layout=layout), load)
+            except (InputError, UnsupportedError) as error:
+                errors.append(error)
+                pruned[why_not(error)] += 1
+                continue
+            evaluated += 1
+            late = load.late(found)
+            if late:
+                pruned[f"{late} over its limit"] += 1
+            (slow if late else best).append(found)
+        # Pipelines are for models that fit no system without.
+        if best or slow or "pp" in (fixed or {}) or not any(why_not(e) == _MEMORY for e in errors):
+            break
     if not best:
         raise _none(plan, load, slow, errors)
     best.sort(key=lambda one: -one.output_tokens_per_second_per_chip)
-    return Found(tuple(best), evaluated, dict(pruned), time.perf_counter() - begin)
+    return Found(tuple(best), evaluated, dict(pruned), time.perf_counter() - begin, tuple(slow))
 
 
-def _why(error: TrnsimError) -> str:
+def frontier(
+    plan: ServingPlan, load: Load, chips: float | None = None, fixed: dict[str, int] | None = None
+) -> tuple[ServingEstimate, ...]:
+    """Throughput against latency: the plans of all layouts under 1, 2, 4 ... users, up to those of the load, that no
+    other beats in both output tokens a second and chip and TPOT.
+
+    Raises:
+        InputError: no plan holds the constraints under any number of users.
+    """
+    found: list[ServingEstimate] = []
+    refused: InputError | None = None
+    for users in dict.fromkeys((*_doubled(load.users), load.users)):
+        try:
+            found += search(plan, replace(load, users=users), chips, fixed).best
+        except InputError as error:
+            refused = error
+    if not found:
+        assert refused is not None
+        raise refused
+    return undominated(found)
+
+
+def why_not(error: TrnsimError) -> str:
+    """Why a plan was left out, as reports count it."""
     text = str(error)
     if "does not fit" in text or "KV cache" in text or "than the KV" in text:
-        return "do not fit in memory"
+        return _MEMORY
     return "layouts that the model or system does not allow"
 
 
@@ -132,7 +189,7 @@ def _none(plan: ServingPlan, load: Load, slow: list[ServingEstimate], errors: li
             f"{ttft * 1e3:,.1f} ms, the shortest TPOT {tpot * 1e3:,.2f} ms",
             operand="limits", value=f"TTFT {_ms(load.ttft)}, TPOT {_ms(load.tpot)}",
         )  # fmt: skip
-    memory = [e for e in errors if _why(e) == "do not fit in memory"]
+    memory = [e for e in errors if why_not(e) == _MEMORY]
     if not memory:
         return InputError(
             f"no plan of {plan.model.name} on {plan.system}: " + str(errors[0] if errors else "no layout")

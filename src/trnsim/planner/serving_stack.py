@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ else:
 
 if TYPE_CHECKING:
     from trnsim.hardware.model import Chip
+    from trnsim.hardware.stack import Stack
     from trnsim.planner.serving import ServingPlan
 
 FILE = Path(__file__).with_name("serving_stacks.toml")
@@ -27,6 +28,9 @@ class StackFit:
     """Factors of operators' work, of their fixed times and of exchanges; host time a step; how well that is known.
 
     ``error_percent``: mean absolute error of TPOT over ``cases`` published configurations, each left out of the fit.
+    ``kind``, ``format`` and ``generation`` (of the chip) say what it is for; "": any. ``host_ms`` None: what the stack
+    of the catalogue says, since the fit is to times of the device. ``carried``: from an older generation; then no error
+    is known.
     """
 
     stack: str
@@ -35,9 +39,11 @@ class StackFit:
     work: float
     fixed: float
     exchanges: float
-    host_ms: float
+    host_ms: float | None
     cases: int
-    error_percent: float
+    error_percent: float | None
+    generation: str = ""
+    carried: bool = False
 
     @property
     def factors(self) -> Parts:
@@ -48,7 +54,7 @@ class StackFit:
 def stack_fits() -> tuple[StackFit, ...]:
     """All that were fitted."""
     with FILE.open("rb") as file:
-        return tuple(StackFit(**values) for values in tomllib.load(file)["fits"])
+        return tuple(StackFit(**{"host_ms": None, **values}) for values in tomllib.load(file)["fits"])
 
 
 def product_format(plan: ServingPlan, chip: Chip) -> str:
@@ -59,11 +65,25 @@ def product_format(plan: ServingPlan, chip: Chip) -> str:
     return f"{stored} in {dtype}" if widened else dtype
 
 
-def stack_fit(stack: str, plan: ServingPlan, chip: Chip) -> StackFit | None:
-    """The fit of a stack for a plan's kind of model and format, or for the kind alone; None: there is none."""
+def stack_fit(stack: Stack, plan: ServingPlan, chip: Chip) -> StackFit | None:
+    """The stack's own fit; else that of its kind of model and format, or of what contains it; None: there is none."""
+    own = stack.fit
+    if own is not None:
+        host = None if own.host_ps is None else own.host_ps / 1e9
+        return StackFit(
+            stack=stack.name, kind="", format="", work=own.work, fixed=own.fixed, exchanges=own.exchanges, host_ms=host,
+            cases=own.cases, error_percent=100 * own.error,
+        )  # fmt: skip
     kind = "experts" if plan.model.mixture else "dense"
-    for form in (product_format(plan, chip), ""):
-        for one in stack_fits():
-            if (one.stack, one.kind, one.format) == (stack, kind, form):
+    every = [one for one in stack_fits() if one.stack == stack.name]
+    mine = [one for one in every if one.generation in ("", chip.generation)]
+    if not mine and chip.core is not None:
+        older = sorted(one.generation for one in every if one.generation < chip.generation)
+        mine = [
+            replace(one, carried=True, error_percent=None) for one in every if older and one.generation == older[-1]
+        ]
+    for wanted in ((kind, product_format(plan, chip)), (kind, ""), ("", "")):
+        for one in mine:
+            if (one.kind, one.format) == wanted:
                 return one
     return None

@@ -1,9 +1,13 @@
 """Training stacks: what surrounds kernels and exchanges in a training framework, fitted on published steps.
 
 A stack has a factor for each kind of computation: how much longer it takes than its kernels alone (clocks under
-sustained load, launches, casts); and for each kind of exchange the share that computation cannot hide. Fitted for a
-framework on published training steps (``scripts/fit_training.py``), with the errors on models that the fit did not see;
-products by generation of chips, the rest for all; never by model.
+sustained load, launches, casts); for each kind of exchange the share that computation cannot hide (``late``: how long
+the rest of it takes beside its time alone); and what a host does once a step. Fitted for a framework on published
+training steps (``scripts/fit_training.py``), with the errors on models that the fit did not see; products by
+architecture of chips, the rest for all; never by model.
+
+Products run as fast as power lets them: chips of one architecture need the same energy for an operation, so that under
+sustained load their factor goes with operations a second and watt (``strain``).
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trnsim.errors import InputError
+from trnsim.hardware import load_chip
 from trnsim.planner.pricing import KINDS
 
 if sys.version_info >= (3, 11):
@@ -32,6 +37,24 @@ if TYPE_CHECKING:
 
 FILE = Path(__file__).with_name("training_stacks.toml")
 BY_GENERATION = ("products", "narrow")
+# What power limits, and the chip of each architecture that factors are of.
+STRAINED = ("products", "narrow")
+REFERENCE = {"ampere": "a100", "hopper": "h100", "blackwell": "gb200"}
+
+
+def architecture(chip: Chip) -> str:
+    """Of a chip: its generation, less what its later versions add (``blackwell ultra``)."""
+    return (chip.generation or chip.name).split()[0]
+
+
+def strain(chip: Chip) -> float:
+    """Operations a second and watt beside those of the reference of the architecture; 1 where power is not known."""
+    reference = REFERENCE.get(architecture(chip))
+    watts = chip.power.tdp_watts
+    if reference is None or not watts or "bfloat16" not in chip.flops:
+        return 1.0
+    other = load_chip(reference)
+    return chip.flops["bfloat16"] / watts / (other.flops["bfloat16"] / (other.power.tdp_watts or watts))
 
 
 @dataclass(frozen=True)
@@ -40,8 +63,8 @@ class TrainingStack:
 
     Attributes:
         family: of the chips that it is for: ``nvidia``, ``trainium``, or ``""`` for all.
-        factors: by kind; ``generations``: those of products by generation of chips, which go before.
-        errors: percent, on models that the fit did not see, by generation; ``errors_experts``: on those with experts.
+        factors: by kind; ``generations``: those of products by architecture of chips, which go before.
+        errors: percent, on models that the fit did not see, by architecture; ``errors_experts``: on those with experts.
         gradient_dtype: of the gradients, as its recipes have them.
         reserve_bytes: of a rank's memory, that the runtime takes.
     """
@@ -70,24 +93,24 @@ class TrainingStack:
                 value=self.name,
                 limit=[name for name in training_stack_names() if load_training_stack(name).family == chip.family],
             )  # fmt: skip
-        return weights(self.factors, self.generations, chip.generation)
+        return weights(self.factors, self.generations, architecture(chip), strain(chip))
 
     def known(self, chip: Chip) -> tuple[str, str]:
         """How the factors are known for a chip, and why."""
-        if self.support == "assumed" or not self.generations or chip.generation in self.generations:
+        if self.support == "assumed" or not self.generations or architecture(chip) in self.generations:
             return self.support, self.reason
         held = ", ".join(self.generations)
         return "extrapolated", f"{self.reason}; factors of products as on {held}"
 
     def error_percent(self, chip: Chip, experts: bool = False) -> float | None:
-        """Mean error on models (with experts, or without) that the fit did not see, on chips of this generation."""
-        return (self.errors_experts if experts else self.errors).get(chip.generation)
+        """Mean error on models (with experts, or without) that the fit did not see, on chips of this architecture."""
+        return (self.errors_experts if experts else self.errors).get(architecture(chip))
 
 
 def weights(
-    factors: Mapping[str, float], generations: Mapping[str, Mapping[str, float]], generation: str
+    factors: Mapping[str, float], generations: Mapping[str, Mapping[str, float]], generation: str, strained: float = 1.0
 ) -> NDArray[np.float64]:
-    """Factors by ``pricing.KINDS``; a generation without its own has the mean of the others."""
+    """Factors by ``pricing.KINDS``; an architecture without its own has the mean of the others."""
     found = dict(factors)
     for kind in BY_GENERATION:
         held = generations.get(generation, {}).get(kind)
@@ -95,7 +118,12 @@ def weights(
             held = float(np.mean(others))
         if held is not None:
             found[kind] = held
-    return np.array([float(found[kind]) for kind in KINDS])
+    return np.array([float(found[kind]) for kind in KINDS]) * strains(strained)
+
+
+def strains(strained: float) -> NDArray[np.float64]:
+    """``strained`` for what power limits, 1 for other kinds."""
+    return np.array([strained if kind in STRAINED else 1.0 for kind in KINDS])
 
 
 @cache

@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_TP, _CP, _EP, _GATHER, _DP = (KIND[name] for name in ("tp", "cp", "ep", "gather", "dp"))
+_TP, _CP, _EP, _FAR, _GATHER, _DP = (KIND[name] for name in ("tp", "cp", "ep", "ep_far", "gather", "dp"))
+_LATE = KIND["late"]
 _ATTENTION = KIND["attention"]
+# A host does something once a step; its factor counts in these.
+HOST_US = 1000.0
 # A line has the kinds, and microseconds that no factor of a stack changes.
 WIDTH = len(KINDS) + 1
 
@@ -104,19 +107,8 @@ def pieces_of(prices: Prices, layout: Layout) -> Pieces:
     if layout.pp > 1:
         send, support, reason = prices.send(layout)
         supports, reasons = supports | {support}, (*reasons, *([reason] if support != "calibrated" else []))
-    ends = np.zeros((layout.pp, 3, len(KINDS)))
-    told = first = prices.update(layout, 0)
-    last = prices.update(layout, layout.pp - 1)
-    sizes = chunks.reshape(layout.vpp, layout.pp, -1).sum(axis=0)
-    for stage in range(layout.pp):
-        # Stages between the ends with the same layers wait for the same.
-        same = stage > 1 and bool((sizes[stage] == sizes[stage - 1]).all()) and stage < layout.pp - 1
-        told = (
-            last if stage == layout.pp - 1 else first if stage == 0 else told if same else prices.update(layout, stage)
-        )
-        ends[stage] = told[0]
-        if not same:
-            supports, reasons = supports | told[1], tuple(dict.fromkeys((*reasons, *told[2])))
+    ends, more, why = prices.step_ends(layout)
+    supports, reasons = supports | more, tuple(dict.fromkeys((*reasons, *why)))
     return Pieces(times, ends, send, flops / layout.pp, supports, tuple(r for r in reasons if r))
 
 
@@ -135,6 +127,7 @@ def lines(pieces: Pieces, weights: Floats) -> Floats:
             (_TP, slice(0, 2), products),
             (_CP, slice(_ATTENTION, _ATTENTION + 1), attention),
             (_EP, COMPUTE, total[:, COMPUTE]),
+            (_FAR, COMPUTE, total[:, COMPUTE]),
             (_GATHER, COMPUTE, total[:, COMPUTE]),
         ):
             whole = total[:, kind]
@@ -148,20 +141,49 @@ def lines(pieces: Pieces, weights: Floats) -> Floats:
 
 
 def end_line(pieces: Pieces, passes: Floats, weights: Floats, layout: Layout) -> Floats:
-    """[kinds + 1] of what a step waits for at its end, on the stage that waits longest."""
+    """[kinds + 1] of what a step waits for at its end, on the stage that waits longest.
+
+    Gradients of a chunk of layers are summed while its last micro-batch goes back, and then while a group of
+    micro-batches goes back through each chunk below; weights are gathered so as the next step begins. The stages
+    behind the first end earlier and begin later, by as many passes.
+    """
     full = np.append(weights, 1.0)
-    found = np.zeros((layout.pp, WIDTH))
-    stages = passes.reshape(layout.vpp, layout.pp, 3, WIDTH).sum(axis=0)
-    found[:, : len(KINDS)] += pieces.ends[:, 2]
+    chunks = passes.reshape(layout.vpp, layout.pp, 3, WIDTH)
     often = layout.micro_batches if layout.zero >= 2 else 1
-    for row, beside in ((0, stages[:, 1] + stages[:, 2]), (1, stages[:, 0])):
+    groups = (layout.vpp - 1) * min(layout.pp, layout.micro_batches)
+    waited = pieces.ends[:, 2] @ weights
+    chosen = []
+    for row, times in ((0, chunks[:, :, 1:].sum(axis=2)), (1, chunks[:, :, 0])):
         whole = pieces.ends[:, row, _DP]
-        late = whole - often * (beside @ full) > weights[_DP] * whole
-        found[:, _DP] += np.where(late, 0.0, whole)
-        found[:, -1] += np.where(late, whole, 0.0)
-        found -= np.where(late[:, None], often * beside, 0.0)
-    worst_: Floats = found[int(np.argmax(found @ full))]
-    return worst_
+        own, mean = times[0], times.sum(axis=0) / layout.vpp
+        lasts, each = own @ full, mean @ full
+        before = np.cumsum(lasts) - lasts
+        # Waited for is the longest of: the share that nothing hides; what all chunks exchange; what the last (or first)
+        # one does.
+        options = np.stack(
+            [
+                weights[_DP] * whole,
+                weights[_LATE] * whole - often * lasts - groups * each - before,
+                weights[_LATE] * whole / layout.vpp - often * lasts - before,
+            ]
+        )
+        best = np.argmax(options, axis=0)
+        waited = waited + options[best, np.arange(layout.pp)]
+        chosen.append((whole, own, mean, best))
+    stage = int(np.argmax(waited))
+    found = np.zeros(WIDTH)
+    found[: len(KINDS)] = pieces.ends[stage, 2]
+    found[KIND["host"]] += HOST_US
+    for whole, own, mean, best in chosen:
+        if best[stage] == 0:
+            found[_DP] += whole[stage]
+            continue
+        all_chunks = best[stage] == 1
+        found[_LATE] += whole[stage] / (1 if all_chunks else layout.vpp)
+        found -= often * own[stage] + own[:stage].sum(axis=0)
+        if all_chunks:
+            found -= groups * mean[stage]
+    return found
 
 
 def step_line(pieces: Pieces, layout: Layout, weights: Floats, schedule: str = "1f1b") -> tuple[Floats, Counts]:

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
 SUPPORT = ("calibrated", "interpolated", "extrapolated", "assumed", "what-if")
 IMPLEMENTATIONS = {"nvidia": ("gpu",), "neuron": ("compiler", "kernel")}
+# What may be asked for: these, and variants (``kernel_uses``): the best of each operator, and kernels whose missing
+# sizes are simulated.
+CHOICES = {"nvidia": ("gpu", "best"), "neuron": ("compiler", "kernel", "kernel-simulated", "best")}
 # Formats of products by the name that costs have for them.
 _FORMATS = {"fp8": "float8", "nvfp4": "float4", "int8": "int8"}
 _WIDE = ("bfloat16", "float16", "float32")
+_Known = dict[tuple[Any, ...], tuple[float, str, str]]
 _Turn = Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]
 
 
@@ -48,7 +52,7 @@ class UseCosts:
     """Costs of uses on one rank of ``chip``: a GPU, or a logical core of ``lnc`` NeuronCores."""
 
     def __init__(self, chip: str, implementation: str = "", lnc: int = 1, *, casts_apart: bool = True) -> None:
-        """Costs by an implementation: ``gpu`` on GPUs; ``compiler`` or ``kernel`` on Neuron devices.
+        """Costs by an implementation: ``gpu`` on GPUs; ``compiler``, ``kernel`` ... (``CHOICES``) on Neuron devices.
 
         ``casts_apart``: casts of a product's operands to narrow formats are operators of their own, as in training.
 
@@ -56,8 +60,10 @@ class UseCosts:
             InputError: an implementation that the chip does not have.
         """
         family = load_chip(chip).family
-        known = IMPLEMENTATIONS["nvidia" if family == "nvidia" else "neuron"]
+        known = CHOICES["nvidia" if family == "nvidia" else "neuron"]
         self.implementation = implementation or known[0]
+        if (family, implementation) == ("nvidia", "best"):
+            self.implementation = "gpu"  # there is no other
         if self.implementation not in known:
             raise InputError(
                 f"{chip} has no implementation {implementation!r}", operand="implementation", value=implementation,
@@ -65,7 +71,7 @@ class UseCosts:
             )  # fmt: skip
         self.chip, self.lnc, self._casts_apart = chip, lnc, casts_apart
         self._costs = _costs(chip, self.implementation, lnc)
-        self._known: dict[tuple[Any, ...], tuple[float, str, str]] = {}
+        self._known = _known(chip, self.implementation, lnc, casts_apart)
 
     def cost(self, use: Use) -> UseCost:
         """What a use takes.
@@ -74,11 +80,17 @@ class UseCosts:
             UnsupportedError: the implementation has no such operator or shape.
         """
         product = use.operator in PRODUCTS
-        key = (use.operator, use.dtype, *use.sizes.items())
+        key = (use.operator, use.dtype, self._lies(use), *use.sizes.items())
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self._one(use)
         return UseCost(found[0] * use.count, product, found[1], found[2])
+
+    def _lies(self, use: Use) -> str:
+        """Which dimension a product contracts, where its cost depends on it: kernels'."""
+        if use.operator != "matmul" or self.implementation in ("gpu", "compiler"):
+            return ""
+        return "weight" if use.where.endswith(".weight") else "input" if use.where.endswith(".input") else "forward"
 
     @property
     def _casts(self) -> GpuCosts:
@@ -99,6 +111,9 @@ class UseCosts:
         format_ = _FORMATS.get(dtype, dtype)
         if use.operator not in _NARROW and format_ not in _WIDE:
             format_ = "bfloat16"
+        lies = self._lies(use) if name == "matmul" else ""
+        if lies:
+            sizes |= _LIES[lies]
         try:
             cost = self._costs.cost(name, format_, **sizes)
         except InputError as error:
@@ -124,6 +139,13 @@ def _indices(s: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 _MAYBE = frozenset(
     ("causal", "window", "residual", "scaled", "latent", "width", "with_lse", "bias", "contract", "inverse")
 )
+# Activations lie [tokens, width], weights [inputs, outputs]. A gradient of weights contracts tokens; one of inputs,
+# outputs.
+_LIES = {
+    "forward": {"contract_lhs": 1, "contract_rhs": 0},
+    "input": {"contract_lhs": 1, "contract_rhs": 1},
+    "weight": {"contract_lhs": 0, "contract_rhs": 0},
+}
 _NARROW = frozenset(("matmul", "grouped_matmul", "gated_mlp", "mlp", "decode_attention"))
 _MOVING = frozenset(
     ("permute", "combine", "conv", "conv_backward", "linear_attention", "linear_attention_backward")
@@ -136,6 +158,14 @@ _TURNS: dict[str, _Turn] = {
 
 
 @cache
+def _known(
+    _chip: str, _implementation: str, _lnc: int, _casts_apart: bool
+) -> dict[tuple[Any, ...], tuple[float, str, str]]:
+    """What was asked for: (microseconds, support, reason) by use. All plans of a process share it."""
+    return {}
+
+
+@cache
 def _costs(chip: str, implementation: str, lnc: int) -> Costs:
     if implementation == "gpu":
         from trnsim.operators.gpu import GpuCosts
@@ -145,8 +175,13 @@ def _costs(chip: str, implementation: str, lnc: int) -> Costs:
         from trnsim.operators.compiled import CompilerCosts
 
         return CompilerCosts(chip, lnc)
-    if implementation == "kernel":
-        raise UnsupportedError("the implementation 'kernel' is not available for plans yet; use 'compiler'")
+    if implementation in ("kernel", "kernel-simulated", "best"):
+        from trnsim.operators.store import default_store
+        from trnsim.planner.kernel_uses import KernelUses
+
+        store, _ = default_store()
+        simulate = implementation == "kernel-simulated"
+        return KernelUses(chip, lnc, store, simulate=simulate, best=implementation == "best")
     raise InternalError(f"no implementation {implementation}")
 
 

@@ -126,7 +126,10 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
 
 
 def _powers(low: float, high: float, base: int) -> list[float]:
-    """Powers of ``base`` from ``low`` to ``high``, thinned to a dozen."""
+    """Powers of ``base`` from ``low`` to ``high``, thinned to a dozen; few: 1, 2, 3, 5, 7 times those of ten."""
     first, last = math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9)
+    if last - first < 2:
+        tens = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        return [x for ten in tens for x in (n * 10.0**ten for n in (1, 2, 3, 5, 7)) if low <= x <= high]
     step = max(1, -(-(last - first + 1) // 12))
     return [float(base) ** e for e in range(first, last + 1, step)]

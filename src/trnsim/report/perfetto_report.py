@@ -38,13 +38,8 @@ def write_perfetto(calls: Sequence[KernelCall], path: str | os.PathLike[str]) ->
 
 def perfetto_bytes(calls: Sequence[KernelCall]) -> bytes:
     """The trace as bytes."""
-    try:
-        from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as protos
-        from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
-    except ImportError as error:
-        raise InputError("a Perfetto trace needs the perfetto package: pip install 'trnsim[perfetto]'") from error
     stream = io.BytesIO()
-    writer = _Writer(StreamingTraceProtoBuilder(stream), protos)
+    writer = trace_writer(stream)
     offset = 0
     for number, call in enumerate(calls):
         view = View.of(call)
@@ -53,7 +48,17 @@ def perfetto_bytes(calls: Sequence[KernelCall]) -> bytes:
     return stream.getvalue()
 
 
-class _Writer:
+def trace_writer(stream: io.BytesIO) -> TraceWriter:
+    """What writes packets of a new trace to ``stream``; InputError when the ``perfetto`` package is not installed."""
+    try:
+        from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as protos
+        from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
+    except ImportError as error:
+        raise InputError("a Perfetto trace needs the perfetto package: pip install 'trnsim[perfetto]'") from error
+    return TraceWriter(StreamingTraceProtoBuilder(stream), protos)
+
+
+class TraceWriter:
     """Packets of one sequence, with names interned."""
 
     def __init__(self, builder: Any, protos: Any) -> None:
@@ -148,7 +153,7 @@ class _Writer:
 class _CallWriter:
     """One call's processes, tracks and events, ``offset`` nanoseconds into the trace."""
 
-    def __init__(self, writer: _Writer, view: View, number: int, offset: int) -> None:
+    def __init__(self, writer: TraceWriter, view: View, number: int, offset: int) -> None:
         self.writer = writer
         self.view = view
         self.offset = offset

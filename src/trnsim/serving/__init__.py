@@ -11,7 +11,7 @@
 741
 """
 
-from .cost import AffineCost, RunCost, Step, StepCost
+from .cost import AffineCost, EndingCost, RunCost, Step, StepCost
 from .result import Distribution, ServingResult
 from .settings import (
     CacheSettings,
@@ -29,6 +29,7 @@ __all__ = [
     "AffineCost",
     "CacheSettings",
     "Distribution",
+    "EndingCost",
     "HostSettings",
     "Pool",
     "ReplicaSettings",

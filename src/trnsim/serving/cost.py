@@ -30,12 +30,17 @@ class Step:
     ``prefill_tokens[i]`` tokens of a prompt are computed after ``prefill_context[i]`` that the cache holds already.
     Each sequence of ``decode_context`` (tokens in the cache before the step) computes ``decode_tokens`` tokens: 1, or
     1 + k under speculation with drafts of k tokens. int64 arrays.
+
+    ``prefill_requests`` and ``decode_requests`` say whose they are (numbers of the workload's requests), for what
+    computes tokens; a time must not depend on them. Where a step is padded, requests are fewer than sequences.
     """
 
     prefill_tokens: Integers = field(default_factory=lambda: NONE)
     prefill_context: Integers = field(default_factory=lambda: NONE)
     decode_context: Integers = field(default_factory=lambda: NONE)
     decode_tokens: int = 1
+    prefill_requests: Integers = field(default_factory=lambda: NONE)
+    decode_requests: Integers = field(default_factory=lambda: NONE)
 
     @property
     def total_tokens(self) -> int:
@@ -61,6 +66,15 @@ class RunCost(StepCost, Protocol):
         Step i has ``sequences`` sequences of ``tokens`` tokens each, with contexts that sum up to ``context_sum[i]``
         and whose longest is ``context_max[i]``. Must equal ``step_ps`` of each of these steps.
         """
+        ...
+
+
+@runtime_checkable
+class EndingCost(StepCost, Protocol):
+    """A cost that computes tokens and so knows when an answer ends before it has all tokens that were asked for."""
+
+    def ended(self, requests: Integers) -> npt.NDArray[np.bool_]:
+        """Which of ``requests`` end with the last token that they got. Asked after every step, of all that run."""
         ...
 
 

@@ -14,7 +14,7 @@ class Records:
     def __init__(self, input_tokens: Integers, output_tokens: Integers) -> None:
         count = len(input_tokens)
         self.input = input_tokens
-        self.output = output_tokens
+        self.output: Integers = output_tokens.copy()
         # Tokens that the pool which serves it now is to have put out: 1 where another pool decodes.
         self.target: Integers = output_tokens.copy()
         self.arrival = np.full(count, -1, np.int64)

@@ -18,7 +18,7 @@ import numpy as np
 from trnsim.errors import InternalError
 
 from .cache import BlockKeys, KvCache
-from .cost import NONE, Integers, RunCost, Step, StepCost
+from .cost import NONE, EndingCost, Integers, RunCost, Step, StepCost
 from .log import STEP_COLUMNS, Columns, Emissions
 from .records import Records
 from .settings import ReplicaSettings
@@ -63,7 +63,8 @@ class Replica:
         self.settings = settings
         self.records = records
         self.cost = cost
-        self._runs = cost if isinstance(cost, RunCost) else None
+        self._ending = cost if isinstance(cost, EndingCost) else None
+        self._runs = cost if isinstance(cost, RunCost) and self._ending is None else None
         self.step_limit = step_limit if self._runs is not None else 1
         scheduler, cache = settings.scheduler, settings.cache
         longest = scheduler.max_model_len
@@ -342,6 +343,8 @@ class Replica:
             prefill_context=context[decoding:].copy(),
             decode_context=context[:decoding].copy() if decodes else NONE,
             decode_tokens=settings.decode_tokens,
+            prefill_requests=self.table[REQUEST, decoding : self.n].copy(),
+            decode_requests=self.table[REQUEST, :decoding].copy() if decodes else NONE,
         )
         device = int(self.cost.step_ps(settings.shapes.pad(step)))
         if device < 0:
@@ -400,7 +403,7 @@ class Replica:
             batch, padded_sum, padded_max = settings.shapes.pad_decode(n, tokens, context_sum, context_max)
             device = np.asarray(self._runs.decode_steps_ps(batch, tokens, padded_sum, padded_max), np.int64)
         else:
-            step = Step(decode_context=context.copy(), decode_tokens=tokens)
+            step = Step(decode_context=context.copy(), decode_tokens=tokens, decode_requests=live[REQUEST].copy())
             device = np.array([self.cost.step_ps(settings.shapes.pad(step))], np.int64)
         if device.shape != (steps,) or device.min() < 0:
             raise InternalError("a step cost gave a wrong number of times, or a negative one", value=device.shape)
@@ -451,6 +454,8 @@ class Replica:
         if plan.chunks.size:
             self._prefill(plan, now)
         live = self.table[:, : self.n]
+        if self._ending is not None:
+            self._end()
         over = live[LEFT] <= 0
         if over.any():
             for i in np.flatnonzero(over):
@@ -467,6 +472,17 @@ class Replica:
             self.records.finish[done] = now
             self._steady = False
         return finished
+
+    def _end(self) -> None:
+        """Those whose answers end here are to put out what they have, and no more."""
+        assert self._ending is not None
+        rows = np.flatnonzero(self.table[CONTEXT, : self.n] >= self.table[GOAL, : self.n])
+        request = self.table[REQUEST, rows]
+        over = self._ending.ended(request)
+        rows, request = rows[over], request[over]
+        emitted = self.records.target[request] - self.table[LEFT, rows]
+        self.records.target[request] = self.records.output[request] = emitted
+        self.table[LEFT, rows] = 0
 
     def _decode(self, plan: _Plan) -> None:
         count, steps = plan.decoding, plan.ends.size

@@ -7,7 +7,7 @@ its own fields; what they mean together is checked by ``ReplicaSettings``.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -226,7 +226,7 @@ class StaticShapes:
             # Sequences that pad the batch read what the graph reads for any, or nothing where contexts are not padded.
             filler = context[0] if self.decode_context else 0
             context = np.concatenate([context, np.full(batch - context.size, filler, np.int64)])
-        return Step(tokens, step.prefill_context, context, step.decode_tokens)
+        return replace(step, prefill_tokens=tokens, decode_context=context)
 
     def pad_decode(
         self, sequences: int, tokens: int, context_sum: Integers, context_max: Integers

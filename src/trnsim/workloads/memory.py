@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from trnsim.numerics import as_dtype
 from trnsim.workloads.layout import Layout, stage_kinds
 from trnsim.workloads.model import Model
@@ -62,14 +64,18 @@ def states(dense: Count, experts: Count, layout: Layout) -> Memory:
     return Memory(weights=weight, gradients=gradient, optimizer=optimizer)
 
 
-def in_flight(layout: Layout, stage: int) -> int:
-    """Chunks of a stage whose activations live at once, at most (1F1B; interleaved as Megatron-LM schedules it)."""
+def in_flight(layout: Layout, stage: int) -> Any:
+    """Chunks of a stage whose activations live at once, at most (1F1B; interleaved as Megatron-LM schedules it).
+
+    An array where degrees of the layout are.
+    """
     if layout.pp == 1:
         return 1
     ahead = layout.pp - stage - 1
     if layout.vpp > 1:
         ahead = 2 * ahead + (layout.vpp - 1) * layout.pp
-    return min(ahead + 1, layout.micro_batches * layout.vpp)
+    most = layout.micro_batches * layout.vpp
+    return min(ahead + 1, most) if isinstance(most, int) else np.minimum(ahead + 1, most)
 
 
 def layer_activations(model: Model, layout: Layout, sequence: Count, stage: int = 0) -> Count:

@@ -119,7 +119,9 @@ def test_search_sorts_by_throughput_a_chip_and_keeps_limits():
 )
 def test_nothing_fits(model: str, system: str, load: dict[str, float], words: str):
     with pytest.raises(InputError, match=words):
-        search(plan(system, model=model, max_model_len=384), Load(users=1, input_tokens=256, output_tokens=128, **load))
+        search(
+            plan(system, model=model, max_model_len=384), Load(users=1, input_tokens=256, output_tokens=128, **load), 8
+        )
 
 
 def test_the_batch_of_compiled_graphs_is_that_of_the_load():

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from trnsim.errors import InputError, UnsupportedError
-from trnsim.hardware import load_system
+from trnsim.hardware import load_chip, load_system
 from trnsim.planner.economics import break_even, cost_of, energy_of, run_of
 from trnsim.planner.pricing import KIND, KINDS
 from trnsim.planner.search import Wanted, describe, layouts, search
-from trnsim.planner.stack import load_training_stack, training_stack_names
-from trnsim.planner.training import Pieces, TrainingPlan, estimate, prices_of, step_line
+from trnsim.planner.stack import architecture, load_training_stack, strain, training_stack_names
+from trnsim.planner.training import Pieces, TrainingPlan, end_line, estimate, prices_of, step_line
 from trnsim.workloads import Layout, load_model, training_memory
+from trnsim.workloads.layout import RECOMPUTATION
 
 MODEL = load_model("llama-3.1-8b")
 
@@ -35,7 +36,7 @@ def _pieces(forward=None, ends=None, **kinds):
 
 def _weights(**given):
     found = np.ones(len(KINDS))
-    for name, value in given.items():
+    for name, value in ({"host": 0.0} | given).items():
         found[KIND[name]] = value
     return found
 
@@ -54,12 +55,52 @@ def _weights(**given):
         (_pieces(products=100, experts=50, ep=40), _weights(ep=0.5), 170),
         # Gradients hide behind the backward pass, of which there is none here; weights behind the forward pass.
         (_pieces(forward={"products": 100}, ends={(0, "dp"): 30, (1, "dp"): 30}), _weights(dp=0.1), 133),
+        (_pieces(forward={"products": 100}, ends={(0, "dp"): 30, (1, "dp"): 30}), _weights(dp=0.1, late=0.8), 127),
         (_pieces(forward={"products": 100}, ends={(2, "optimizer"): 7}), _weights(), 107),
+        # Milliseconds of a host.
+        (_pieces(products=100), _weights(host=0.02), 120),
+        # Of three experts' products, 5 microseconds each.
+        (_pieces(products=100, groups=3), _weights(groups=5.0), 115),
     ],
 )
 def test_what_computation_hides(pieces, weights, expected):
     line, _ = step_line(pieces, Layout(), weights)
     assert line[:-1] @ weights + line[-1] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "expected"),
+    [
+        # Two chunks of a stage: own pass, and a group of two through the other, 30 in all, hide both chunks' gradients.
+        (50, 20),
+        # The gradients of the last chunk hide behind its own pass alone.
+        (24, 2),
+        (18, 0.9),
+    ],
+)
+def test_gradients_of_chunks_hide_behind_those_below(gradients, expected):
+    passes = np.zeros((4, 3, len(KINDS) + 1))
+    passes[:, 1, KIND["products"]] = 10
+    ends = np.zeros((2, 3, len(KINDS)))
+    ends[0, 0, KIND["dp"]] = gradients
+    pieces = Pieces(np.zeros((4, 3, len(KINDS))), ends, 0.0, 0.0, frozenset(), ())
+    weights = _weights(dp=0.05)
+    line = end_line(pieces, passes, weights, Layout(pp=2, vpp=2, global_batch=4))
+    assert line @ np.append(weights, 1.0) == pytest.approx(expected)
+
+
+def test_power_limits_products():
+    b200, gb200, gb300, trn2 = (load_chip(name) for name in ("b200", "gb200", "gb300", "trn2"))
+    assert strain(gb200) == 1.0
+    assert strain(trn2) == 1.0
+    # The same operations with more watts, or fewer.
+    assert strain(gb300) == pytest.approx(1200 / 1400)
+    assert strain(b200) == pytest.approx(2250 / 1000 / (2500 / 1200))
+    assert architecture(gb300) == architecture(b200) == "blackwell"
+    products = {
+        chip.name: load_training_stack("megatron-core").weights(chip)[KIND["products"]] for chip in (gb200, gb300)
+    }
+    assert products["gb300"] / products["gb200"] == pytest.approx(1200 / 1400)
 
 
 def test_step_adds_up_and_counts_flops():
@@ -105,8 +146,8 @@ def test_search_is_exhaustive_and_agrees_with_single_plans():
     room = load_system("dgx-h100").chip.hbm.capacity_bytes
     reserve = load_training_stack("megatron-core").reserve_bytes
     times = []
-    for layout, order in layouts(wanted, pruned):
-        for how in order:
+    for layout in layouts(wanted, pruned):
+        for how in RECOMPUTATION:
             one = replace(layout, recompute=how)
             if max(m.total for m in training_memory(MODEL, one, 4096, reserve)) <= room:
                 times.append(estimate(wanted.plan(one)).step_us)

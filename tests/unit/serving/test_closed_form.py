@@ -16,6 +16,7 @@ from trnsim.serving import (
     closed_loop,
     lengths,
     powers_of_two,
+    shared_prefix,
     simulate,
 )
 from trnsim.serving.closed_form import steady_state
@@ -128,3 +129,26 @@ def test_a_small_cache_bounds_the_batch():
         steady_state(cost, spec(), users=1, input_tokens=11000, output_tokens=100)
     with pytest.raises(InputError, match=r"users"):
         steady_state(cost, spec(), users=0, input_tokens=10, output_tokens=10)
+
+
+@pytest.mark.parametrize("policy", ["mixed", "prefill-first"])
+@pytest.mark.parametrize("cached", [256, 768, 1000])
+def test_shared_prefixes_against_the_engine(policy, cached):
+    cache = CacheSettings(capacity_bytes=10**6, elements_per_token=1, dtype="float8_e4m3", prefix_reuse=True)
+    settings = ReplicaSettings(
+        cache=cache,
+        scheduler=SchedulerSettings(policy=policy, max_num_seqs=16, max_num_batched_tokens=2048, max_model_len=LONGEST),
+    )
+    cost = AffineCost(fixed_ps=2e9, per_token_ps=2e7, per_context_ps=1e4, per_pair_ps=1e2)
+    form = steady_state(cost, settings, users=8, input_tokens=1024, output_tokens=128, cached_tokens=cached)
+    load = shared_prefix(closed_loop(8, lengths(1024, 160), lengths(128, 160)), np.zeros(160, np.int64), cached, 16)
+    result = simulate(load, Pool(cost=cost, settings=settings))
+    assert form.output_tokens_per_second == pytest.approx(result.output_tokens_per_second, rel=0.04)
+    assert form.tpot == pytest.approx(result.tpot[40:].mean(), rel=0.06)
+    whole = steady_state(cost, settings, users=8, input_tokens=1024, output_tokens=128)
+    assert form.output_tokens_per_second > whole.output_tokens_per_second
+
+
+def test_prefixes_need_a_cache_that_reuses_them():
+    with pytest.raises(InputError, match="does not reuse"):
+        steady_state(AffineCost(fixed_ps=1.0), spec(), users=1, input_tokens=64, output_tokens=8, cached_tokens=32)

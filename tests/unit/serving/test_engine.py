@@ -539,3 +539,38 @@ def test_a_cost_that_knows_no_runs_gives_the_same():
 
     requests = closed_loop(8, lengths(30, 40, spread=0.5), lengths(30, 40, spread=0.5, seed=1))
     same(serve(requests, replica()), serve(requests, replica(), Stepwise()))
+
+
+class Ending:
+    """100 a step and 1 a token; answers end after the token number that ``ends`` has for a request."""
+
+    def __init__(self, ends):
+        self.ends, self.seen, self.tokens = ends, [], {}
+
+    def step_ps(self, step):
+        self.seen.append((step.prefill_requests.tolist(), step.decode_requests.tolist()))
+        for request in (*step.prefill_requests.tolist(), *step.decode_requests.tolist()):
+            self.tokens[request] = self.tokens.get(request, 0) + 1
+        return UNIT.step_ps(step)
+
+    def ended(self, requests):
+        return np.array([self.tokens[r] >= self.ends.get(r, 99) for r in requests.tolist()], bool)
+
+
+def test_answers_that_end_early_make_room():
+    """Two slots, three requests of 4 tokens; the first ends with its second token, and the third takes its place."""
+    cost = Ending({0: 2})
+    spec = replica(max_num_seqs=2, policy="prefill-first", chunks=False, max_prefills=1)
+    work = load((0, 10, 4), (0, 10, 4), (0, 10, 4))
+    result = serve(work, spec, cost)
+    assert cost.seen == [([0], []), ([1], []), ([], [0, 1]), ([2], []), ([], [1, 2]), ([], [1, 2]), ([], [2])]
+    assert result.output_tokens.tolist() == [2, 4, 4]
+    assert work.output_tokens.tolist() == [4, 4, 4]
+    assert result.finish_ps.tolist() == [322, 636, 737]
+    assert [np.sum(result.emissions[0] == i) for i in range(3)] == [2, 4, 4]
+
+
+def test_an_answer_may_end_with_its_first_token():
+    result = serve(load((0, 10, 4), (0, 10, 1)), replica(), Ending({0: 1}))
+    assert result.output_tokens.tolist() == [1, 1]
+    assert result.summary()["tpot"] is None

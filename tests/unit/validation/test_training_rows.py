@@ -11,7 +11,9 @@ import pytest
 from trnsim.errors import InputError
 from trnsim.planner.stack import FILE
 from trnsim.planner.training import TrainingPlan, pieces_of, prices_of
+from trnsim.validation.training.calculon import Calculon, read, run_calculon
 from trnsim.validation.training.fit import EXPECTATION, Factors, Point, fit, time_us
+from trnsim.validation.training.paper import memory
 from trnsim.validation.training.report import errors, sets, to_json, validate
 from trnsim.validation.training.rows import COLUMNS, excluded, framework, plan_of, read_rows
 from trnsim.workloads import Layout, load_model
@@ -36,7 +38,13 @@ def _read(tmp_path, *changes):
     [
         ({"chip": "TPU v5p"}, "a chip that the catalogue has no system of"),
         ({"model": "LLAMA3_8B LoRA"}, "fine-tuning"),
-        ({"notes": "CHECK"}, "does not multiply"),
+        ({"notes": "CHECK: tp*pp differs"}, "does not multiply"),
+        ({"notes": "embedding of the Meta checkpoint"}, None),
+        ({"zero_fsdp": "FSDP=64 (0)"}, "two configurations"),
+        ({"zero_fsdp": "DDP (FSDP column absent)"}, None),
+        ({"n_chips": "0.5"}, "part of a chip"),
+        ({"pp": "4", "cp": "1", "global_batch": "16"}, "chunks of its pipeline"),
+        ({"pp": "4", "cp": "1", "global_batch": "16", "vp": "2"}, None),
         ({"global_batch": ""}, "no batch"),
         ({"seq_len": ""}, "no sequence length"),
         ({"metric": "relative speed"}, "no measurement"),
@@ -66,6 +74,88 @@ def test_what_rows_omit(tmp_path):
     assert [framework(row) for row in (rows[0], rows[4])] == ["megatron-core", "megatron-2021"]
 
 
+def test_later_prints_correct_earlier_ones(tmp_path):
+    first = {"id": "a", "value": "7", "date": "2023-08", "tp": "8", "cp": "1", "software": "s"}
+    later = first | {"id": "b", "date": "2023-09", "pp": "1", "tp": "4"}
+    other = first | {"id": "c", "value": "8"}
+    rows = _read(tmp_path, first, later, other)
+    assert [excluded(row) is None for row in rows] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"chip": "Trainium1", "model": "HuggingFace BERT-large"}, "neuronx-bert"),
+        ({"chip": "Trainium1"}, "neuronx-distributed"),
+        ({"chip": "A100-80GB", "zero_fsdp": "ZeRO-3"}, "deepspeed-2021"),
+        ({"chip": "A100-80GB", "source": "arXiv 2205.05198 table"}, "megatron-2022"),
+        ({"model": "Llama3-70B (MaxText FSDP)"}, "maxtext"),
+        ({"chip": "GB300", "dtype": "MXFP8", "moe": "yes", "date": "NeMo 26.08"}, "megatron-core-graphs"),
+        ({"chip": "GB300", "dtype": "MXFP8", "moe": "yes", "date": "NeMo 26.04"}, "megatron-core"),
+        ({"chip": "B300", "dtype": "MXFP8", "moe": "yes", "date": "NeMo 26.08"}, "megatron-core"),
+    ],
+)
+def test_frameworks(tmp_path, change, name):
+    assert framework(_read(tmp_path, change)[0]) == name
+
+
+def test_the_paper_s_other_points_join(tmp_path):
+    change = {"source": "arXiv 2205.05198", "chip": "A100-80GB", "cp": ""}
+    rows = _read(tmp_path, change)
+    assert [row["model"] for row in rows[1:]] == ["turing-530B", "turing-530B"]
+    plans = [plan_of(row).layout for row in rows[1:]]
+    assert [(p.tp, p.pp, p.vpp, p.dp, p.micro_batches, p.recompute) for p in plans] == [
+        (8, 35, 3, 1, 280, "full"),
+        (8, 35, 3, 1, 280, "selective"),
+    ]
+
+
+def test_published_memory():
+    assert max(abs(point.error) for point in memory()) < 0.05
+
+
+PRINTED = """\
+*Params & Opt,|,none,,,|,seqsel,,,
+Model,|,Profile,Calc,Delta,|,Profile,Calc,Delta,
+megatron-22B,|,45.5,40.5,11%,|,45.5,41,10%,
+Ave,,8.49%
+Activations,|,none,,,|,seq,,,|,sel,,,|,seqsel,,,|,full,,,
+megatron-22B,|,100.0%,100.00%,0.00%,|,66.84%,66.92%,-0.11%,|,49.42%,43.17%,12.66%,|,16%,17%,-8%,|,7%,9%,-3%,
+Ave,,6.69%
+End-to-end,|,full,,,,|,seqsel,,,,
+Model,|,Profile,Calc,Delta,GiB,|,Profile,Calc,Delta,GiB,
+megatron-22B,|,1.42,1.40,1.72%,48.15,|,1.1,1.14,-3.33%,52.08,
+"""
+
+
+def test_calculon_s_tables():
+    found = read(PRINTED)
+    assert found == {
+        ("states", "megatron-22B", "none"): (45.5, 40.5),
+        ("states", "megatron-22B", "selective"): (45.5, 41.0),
+        ("steps", "megatron-22B", "full"): (1.42, 1.40),
+        ("steps", "megatron-22B", "selective"): (1.1, 1.14),
+    }
+    assert Calculon(found).errors("steps") == pytest.approx([1.40 / 1.42 - 1, 1.14 / 1.1 - 1])
+
+
+def test_calculon_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRNSIM_CALCULON", raising=False)
+    assert "TRNSIM_CALCULON" in run_calculon().why
+    assert "bin/calculon" in run_calculon(str(tmp_path)).why
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "calculon").write_text("raise SystemExit('no such thing')")
+    assert "no such thing" in run_calculon(str(tmp_path)).why
+
+
+@pytest.mark.skipif(not os.environ.get("TRNSIM_CALCULON"), reason="TRNSIM_CALCULON names no checkout")
+def test_calculon_runs():
+    found = run_calculon()
+    assert not found.why
+    assert len(found.errors("steps")) == 8
+    assert all(point.calculon in {model for _, model, _ in found.values} for point in memory())
+
+
 def test_missing_columns(tmp_path):
     (tmp_path / "training.csv").write_text("id,model\n")
     with pytest.raises(InputError, match="has no column"):
@@ -79,8 +169,9 @@ def _points(truth: Factors) -> list[Point]:
             layout = Layout(tp=tp, cp=cp, dp=32 // tp // cp, zero=1, micro_batch=size, global_batch=256)
             plan = TrainingPlan(model=load_model(model), system="dgx-h100", layout=layout, sequence=8192)
             point = Point(
-                key="", ids=("a",), framework="f", generation="hopper", chip="h100", model=model, narrow=False,
-                moe=False, plan=plan, pieces=pieces_of(prices_of(plan), layout), measured_us=1.0, model_flops=1.0,
+                key="", ids=("a",), framework="f", generation="hopper", strain=1.0, chip="h100", model=model,
+                narrow=False, moe=False, plan=plan, pieces=pieces_of(prices_of(plan), layout), measured_us=1.0,
+                model_flops=1.0,
             )  # fmt: skip
             found.append(replace(point, measured_us=time_us(point, truth)))
     return found
@@ -88,7 +179,8 @@ def _points(truth: Factors) -> list[Point]:
 
 def test_fit_finds_the_factors_that_made_the_steps():
     truth = Factors(
-        {**EXPECTATION.values, "attention": 1.1, "moves": 1.6, "tp": 0.6}, {"hopper": {"products": 1.25, "narrow": 1.1}}
+        {**EXPECTATION.values, "attention": 1.05, "moves": 1.2, "tp": 0.45},
+        {"hopper": {"products": 1.25, "narrow": 1.1}},
     )
     points = _points(truth)
     found = fit(points)
@@ -106,11 +198,16 @@ def published():
 
 def test_published_steps(published):
     assert published.predicted_share >= 0.95
+    assert not published.unfit
     grouped = sets(published.cases)
     dense, paper = errors(grouped["Nvidia, dense"]), errors(grouped["A100, Megatron of 2022"])
+    assert dense["mape"] < 0.05
     assert dense["mape"] < 0.8 * dense["null_mape"]
+    assert paper["cases"] == 8
     assert paper["mape"] < 0.04
     assert paper["worst"] < 0.09
+    assert errors(grouped["Trainium, decoders"])["mape"] < 0.08
+    assert errors(grouped["Nvidia, experts"])["mape"] < 0.16
     assert len(to_json(published)["cases"]) == len(published.cases)
 
 

@@ -23,6 +23,8 @@ _LEAST = 8
 # How far factors are held near 1, as a share of the points' weight; relative errors below which rows count alike.
 _PULL, _FLOOR = 1e-3, 0.05
 _AS_MEASURED = (1.0, 1.0, 1.0)
+# Configurations of a stack from which one factor, and from which all constants are fitted.
+ONE_FACTOR, ALL_FACTORS = 3, 8
 
 
 @dataclass(frozen=True)
@@ -145,3 +147,32 @@ def _predict(p: Point, fits: dict[str, Floats], parts: Sequence[float]) -> float
         if name in fits:
             return float(np.dot(fits[name], parts))
     return float(sum(parts[:3]))
+
+
+def fitted(points: Sequence[Point]) -> Floats:
+    """Constants of one stack: of work, fixed times, exchanges and host time; of few points, one factor on all."""
+    return _one_solve(points, _columns, _AS_MEASURED if len(points) >= ALL_FACTORS else (1.0,))
+
+
+def predicted(point: Point, others: Sequence[Point]) -> float:
+    """Milliseconds of ``point`` by the fit of others."""
+    return float(np.dot(fitted(others), _columns(point, len(others))))
+
+
+def null_predicted(point: Point, others: Sequence[Point]) -> float:
+    """As ``predicted``, by bytes and FLOPs over rates plus a constant; of few points, bytes alone."""
+    return float(np.dot(_one_solve(others, _null_columns), _null_columns(point, len(others))))
+
+
+def _one_solve(
+    points: Sequence[Point], columns: Callable[[Point, int], Sequence[float]], near: Sequence[float] = ()
+) -> Floats:
+    return solve([columns(p, len(points)) for p in points], [p.measured_ms for p in points], near)
+
+
+def _columns(p: Point, count: int) -> Sequence[float]:
+    return p.parts if count >= ALL_FACTORS else (sum(p.parts[:3]),)
+
+
+def _null_columns(p: Point, count: int) -> Sequence[float]:
+    return p.null if count >= ALL_FACTORS else p.null[:1]

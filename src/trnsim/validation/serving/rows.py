@@ -1,4 +1,4 @@
-"""Published serving runs: rows of ``inference.csv``, which are left out by rule, and the plan that each is a run of.
+"""Published serving runs: rows of ``inference.csv``, and the plan that each is a run of.
 
 What a row omits is filled by written rules: keys and values are in 16 bits on vLLM and SGLang, whose default is that of
 activations, and in 8 bits on TensorRT-LLM where weights have 8 bits or less, as ModelOpt's checkpoints name both;
@@ -11,33 +11,23 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trnsim.errors import InputError, TrnsimError
-from trnsim.hardware import load_system
 from trnsim.hardware.stack import load_stack
 from trnsim.planner.serving import ServingCase, ServingPlan, weight_parts
+from trnsim.validation.serving.rules import SYSTEMS, stack_of
 from trnsim.workloads import Layout, entry, load_model
 
 FILE = "inference.csv"
+FULL = "the cache does not hold all users at once"
 COLUMNS = (
     "id", "model", "system", "chip", "n_chips", "tp", "pp", "ep", "dp", "batch_or_concurrency", "input_len",
     "output_len", "weight_dtype", "kv_dtype", "framework", "mode", "ttft_ms", "tpot_ms", "spec_decode", "quality",
     "notes",
 )  # fmt: skip
-# The system that the chips of a row stand in.
-SYSTEMS = {
-    "H100": "dgx-h100",
-    "H200": "dgx-h200",
-    "B200": "dgx-b200",
-    "B300": "dgx-b300",
-    "GB200": "u-p6e-gb200x72",
-    "GB300": "gb300-nvl72",
-}
-STACKS = {"vllm": "vllm-gpu", "sglang": "sglang-gpu", "trtllm": "trtllm-gpu"}
-LATE_MS = 10_000.0
 _FORMATS = {"fp8": "fp8", "nvfp4/fp4": "nvfp4", "bf16": "bf16", "int4": "int4"}
 
 
@@ -61,59 +51,44 @@ class Row:
         return default if found is None else int(found)
 
     @property
-    def stack(self) -> str:
-        return STACKS.get(self["framework"].split(" ")[0].lower(), "")
+    def moe(self) -> tuple[int, int] | None:
+        """(ranks that share an expert, ranks that share the experts) as the notes have them."""
+        found = re.search(r"moe_tp=(\d+) moe_ep=(\d+)", self["notes"])
+        return None if found is None else (int(found[1]), int(found[2]))
+
+    @property
+    def counters(self) -> tuple[Counters, Counters] | None:
+        """Counters of a prompt's graph and of a decode step's, as a profiler gave them; None: there are none."""
+        rates = re.search(r"MBU[^:]*: CTE ([\d.]+) / TKG ([\d.]+)", self["notes"])
+        moved = re.search(r"HBM Read: CTE ([\d.]+) (\wB) / TKG ([\d.]+) (\wB)", self["notes"])
+        if rates is None or moved is None or not float(rates[1]) or not float(rates[2]):
+            return None
+        units = {"GB": 1e9, "MB": 1e6, "KB": 1e3}
+        pairs = ((rates[1], moved[1], moved[2]), (rates[2], moved[3], moved[4]))
+        prompt, step = (Counters(float(share), float(size) * units[unit]) for share, size, unit in pairs)
+        return prompt, step
+
+    @property
+    def breakdown(self) -> dict[str, float]:
+        """Milliseconds of a decode step by part, where a profile in the notes says so; {}: there is none."""
+        profile = re.search(r"profile: (.*)", self["notes"])
+        found = re.findall(r"([A-Za-z][A-Za-z -]*?) ~([\d.]+) ms", profile[1]) if profile else []
+        return {name.strip(): float(value) for name, value in found}
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A reason to leave a row out. ``reason`` is what reports count."""
+class Counters:
+    """``share`` of HBM's rate that a graph used on a core, and bytes that it read."""
 
-    reason: str
-    holds: Callable[[Row], bool]
+    share: float
+    read_bytes: float
 
-
-def _named(row: Row) -> tuple[int, int] | None:
-    """(ranks that share an expert, ranks that share the experts) as the notes have them."""
-    found = re.search(r"moe_tp=(\d+) moe_ep=(\d+)", row["notes"])
-    return None if found is None else (int(found[1]), int(found[2]))
+    def milliseconds(self, bytes_per_second: float) -> float:
+        """Time of the graph on a core with so much of HBM's rate."""
+        return self.read_bytes / (self.share * bytes_per_second) * 1e3
 
 
-def _contradicts(row: Row) -> bool:
-    """The degrees do not multiply to the chips, or those of experts to other ranks, or the name has other chips."""
-    ranks = row.count("tp") * row.count("dp") * row.count("pp")
-    moe = _named(row)
-    named = re.search(r"_tp(\d+)_", row["id"])
-    if named is not None and int(named[1]) != row.count("n_chips"):
-        return True
-    return ranks != row.count("n_chips") or (moe is not None and moe != (1, 1) and moe[0] * moe[1] != ranks)
-
-
-def _beyond(row: Row) -> bool:
-    """A replica of more chips than a system has: servers of eight are not joined so, and the columns are mistaken."""
-    return row.count("n_chips") > load_system(SYSTEMS[row["chip"]]).chip_count
-
-
-RULES: tuple[Rule, ...] = (
-    Rule("a chip that the catalogue has no system of", lambda row: row["chip"] not in SYSTEMS),
-    Rule("not aggregated serving", lambda row: row["mode"] != "aggregated serving"),
-    Rule("not measured silicon", lambda row: "measured silicon" not in row["quality"]),
-    Rule("a stack that the catalogue does not have", lambda row: not row.stack),
-    Rule("speculation", lambda row: bool(row["spec_decode"])),
-    Rule("no TPOT", lambda row: not row.number("tpot_ms")),
-    Rule("no lengths or users", lambda row: not all(row.number(c) for c in COLUMNS[9:12])),
-    Rule("TTFT over 10 s", lambda row: (row.number("ttft_ms") or 0.0) >= LATE_MS),
-    Rule("its layout does not multiply to its chips, or its name has others", _contradicts),
-    Rule("a replica over more than one system", _beyond),
-)
-
-
-def excluded(row: Row) -> str | None:
-    """The reason why a row is left out, or None."""
-    return next((rule.reason for rule in RULES if rule.holds(row)), None)
-
-
-def read_rows(path: str | Path) -> list[Row]:
+def read_rows(path: str | Path, columns: Sequence[str] = COLUMNS) -> list[Row]:
     """Rows of ``inference.csv`` or of the folder that has it.
 
     Raises:
@@ -122,18 +97,18 @@ def read_rows(path: str | Path) -> list[Row]:
     file = Path(path)
     file = file / FILE if file.is_dir() else file
     try:
-        with file.open(encoding="utf-8", newline="") as stream:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
-            missing = sorted(set(COLUMNS) - set(reader.fieldnames or ()))
+            missing = sorted(set(columns) - set(reader.fieldnames or ()))
             if missing:
-                raise InputError(f"{file} has no column {', '.join(missing)}", operand="data", limit=COLUMNS)
+                raise InputError(f"{file} has no column {', '.join(missing)}", operand="data", limit=columns)
             return [Row(values) for values in reader]
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
 
 
-def plan_of(row: Row) -> ServingPlan:
-    """The plan that a row is a run of.
+def plan_of(row: Row, stack: str = "") -> ServingPlan:
+    """The plan that a row is a run of; ``stack`` of the catalogue, "": that of its framework.
 
     Raises:
         TrnsimError: unknown model or format, or a layout that does not fit the model.
@@ -145,12 +120,13 @@ def plan_of(row: Row) -> ServingPlan:
     as_shipped = format_ == "nvfp4" and shipped.get("experts") == "mxfp4"
     formats = shipped if as_shipped else weight_parts(format_, shipped)
     users, dp = row.count("batch_or_concurrency"), row.count("dp")
-    expert_tp, ep = _named(row) or (row.count("tp"), 1)
-    narrow = row.stack == "trtllm-gpu" and format_ != "bf16"
+    expert_tp, ep = row.moe or (row.count("tp"), 1)
+    stack = stack or stack_of(row)[1]
+    narrow = stack == "trtllm-gpu" and format_ != "bf16"
     layout = Layout(tp=row.count("tp"), dp=dp, pp=row.count("pp"))
     if model.mixture:
         layout = Layout(tp=row.count("tp"), dp=dp, pp=row.count("pp"), ep=ep, expert_tp=expert_tp)
-    stack, prompt = row.stack, row.count("input_len")
+    prompt = row.count("input_len")
     whole = None if load_stack(stack).chunks else -(-(prompt + users + 64) // 64) * 64
     return ServingPlan(
         model=model,
@@ -170,7 +146,7 @@ def try_case(row: Row) -> tuple[ServingCase | None, str]:
     try:
         case = ServingCase(plan_of(row))
         if case.slots(case.plan.max_model_len) < (case.plan.max_num_seqs or 1):
-            return None, "the cache does not hold all users at once"
+            return None, FULL
         return case, ""
     except TrnsimError as error:
         return None, str(error)

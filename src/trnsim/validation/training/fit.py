@@ -3,7 +3,8 @@
 A step is a sum of kinds of work (``planner.training.step_line``), each times a factor of the stack. Factors are those
 of least squared relative error, drawn to what they are expected to be where few rows say otherwise. What a step waits
 for depends on the factors themselves (``max``), so sums are made anew until they stay. Products have factors by
-generation of chips and width of format; the others hold for all chips of a framework.
+architecture and width of format, drawn to each other; the others hold for all chips of a framework. A framework may be
+near another one: its factors are drawn to those.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trnsim.planner.pricing import KINDS
-from trnsim.planner.stack import BY_GENERATION, weights
+from trnsim.planner.stack import BY_GENERATION, REFERENCE, strains, weights
 from trnsim.planner.training import Pieces, pieces_of, prices_of, step_line
 
 if TYPE_CHECKING:
@@ -26,33 +27,57 @@ if TYPE_CHECKING:
 
 # Expected factors, how far they may lie from it at no great cost (one standard deviation), and their bounds. Products
 # run at lower clocks under load than in benchmarks of single kernels; element-wise kernels are many and small, and
-# compilers join some; shares of exchanges that are exposed lie between none and all of them, and somewhat more where
-# networks are slower than predicted. A loss that no kernel fuses passes over logits in float32 several times.
+# compilers join some; norms and activations cast what they give; a loss that no kernel fuses passes over logits in
+# float32 several times, scans write what lies between their blocks. Shares of exchanges that are exposed lie between
+# none and all of them, and somewhat more where networks are slower than predicted; what is late of gradients cannot
+# take less than 0.6 of the time predicted, where links would be full; of what brings tokens to experts some cannot be
+# hidden, as they wait for it. ``groups``: microseconds; ``host``: milliseconds a step.
 EXPECTED: Mapping[str, tuple[float, float, float, float]] = {
-    "products": (1.1, 0.15, 0.5, 2.5),
-    "narrow": (1.1, 0.2, 0.5, 2.5),
-    "attention": (1.0, 0.2, 0.3, 2.5),
-    "moves": (1.2, 0.5, 0.0, 5.0),
+    "products": (1.2, 0.1, 0.5, 2.5),
+    "narrow": (1.2, 0.1, 0.5, 2.5),
+    "attention": (1.0, 0.1, 0.3, 2.5),
+    "moves": (1.1, 0.2, 0.0, 5.0),
     "loss": (4.0, 2.0, 0.5, 20.0),
-    "casts": (1.0, 0.5, 0.0, 5.0),
-    "experts": (1.2, 0.3, 0.3, 5.0),
-    "experts_narrow": (1.2, 0.3, 0.3, 5.0),
-    "routing": (1.5, 1.0, 0.0, 10.0),
+    "casts": (0.7, 0.2, 0.0, 5.0),
+    "experts": (1.5, 0.2, 0.3, 5.0),
+    "experts_narrow": (2.0, 0.3, 0.3, 5.0),
+    "routing": (1.5, 0.3, 0.0, 10.0),
+    "between": (2.0, 0.75, 0.3, 20.0),
+    "groups": (10.0, 20.0, 0.0, 200.0),
+    "scans": (5.0, 4.0, 0.5, 30.0),
     "tp": (0.5, 0.25, 0.0, 1.5),
     "cp": (0.3, 0.25, 0.0, 1.5),
-    "ep": (0.8, 0.25, 0.0, 1.5),
+    "ep": (0.4, 0.15, 0.2, 1.5),
+    "ep_far": (0.5, 0.15, 0.0, 1.5),
     "gather": (0.2, 0.3, 0.0, 4.0),
     "pp": (0.5, 0.5, 0.0, 3.0),
-    "dp": (0.2, 0.2, 0.0, 1.5),
+    "dp": (0.1, 0.1, 0.0, 1.5),
     "optimizer": (1.0, 0.3, 0.0, 4.0),
+    "late": (0.8, 0.2, 0.6, 1.5),
+    "host": (30.0, 40.0, 0.0, 300.0),
 }
+# How far factors of products lie from each other on one architecture (of widths of formats), and across architectures
+# (of one width), at no great cost: chips are alike in what sustained load does to their clocks.
+ALIKE = (0.005, 0.1)
 # What models without experts do not do.
-WITH_EXPERTS = ("experts", "experts_narrow", "routing", "ep")
+WITH_EXPERTS = ("experts", "experts_narrow", "between", "groups", "routing", "scans", "ep", "ep_far")
+# Standard deviation of products' factors where operators' costs are carried over from other chips, as on Trainium.
+CARRIED = 0.5
 # Relative error of a published step itself, one standard deviation.
 NOISE = 0.03
 # Relative errors beyond which a step is taken for one that no factors explain.
-LARGE = 0.08
+LARGE = 0.05
 _ROUNDS = 12
+
+
+@dataclass(frozen=True)
+class Member:
+    """A published step, in microseconds; ``release`` of what it ran on."""
+
+    id: str
+    release: str
+    plan: TrainingPlan
+    measured_us: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +86,15 @@ class Point:
 
     Attributes:
         framework: which rows share factors.
-        members: (id, plan, microseconds of a step) of each published step.
+        noise: relative error of the step, one standard deviation.
+        generation, strain: architecture of the chip, and how much power limits it (``planner.stack``).
     """
 
     key: str
     ids: tuple[str, ...]
     framework: str
     generation: str
+    strain: float
     chip: str
     model: str
     narrow: bool
@@ -76,7 +103,13 @@ class Point:
     pieces: Pieces
     measured_us: float
     model_flops: float
-    members: tuple[tuple[str, TrainingPlan, float], ...] = ()
+    members: tuple[Member, ...] = ()
+    noise: float = NOISE
+
+    @property
+    def releases(self) -> int:
+        """How many its members ran on."""
+        return len({m.release for m in self.members})
 
     @property
     def ranks(self) -> int:
@@ -90,60 +123,66 @@ def base_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Factors:
-    """Fitted factors: of products by generation, of the others for all."""
+    """Fitted factors: of products by architecture (``generations``), of the others for all."""
 
     values: Mapping[str, float]
     generations: Mapping[str, Mapping[str, float]]
 
-    def weights(self, generation: str) -> NDArray[np.float64]:
+    def weights(self, generation: str, strained: float = 1.0) -> NDArray[np.float64]:
         """By ``KINDS``."""
-        return weights(self.values, self.generations, generation)
+        return weights(self.values, self.generations, generation, strained)
 
 
 EXPECTATION = Factors({kind: EXPECTED[kind][0] for kind in KINDS}, {})
 
 
-def fit(points: Sequence[Point], start: Factors = EXPECTATION) -> Factors:
-    """Factors of these points: of what all models do from those without experts, then of what experts add."""
+def fit(points: Sequence[Point], near: Factors = EXPECTATION) -> Factors:
+    """Factors of these points, near those expected or those of a framework like this one: of what all models do from
+    those without experts, then of what experts add.
+    """
     dense = [p for p in points if not p.moe]
-    if not dense or len(dense) == len(points):
-        return _fit(points, start, KINDS)
-    shared = _fit(dense, start, [k for k in KINDS if k not in WITH_EXPERTS])
+    if near is not EXPECTATION or not dense or len(dense) == len(points):
+        return _fit(points, near, near, KINDS)
+    shared = _fit(dense, near, near, [k for k in KINDS if k not in WITH_EXPERTS])
     missing = {p.generation for p in points} - {p.generation for p in dense}
     free = (*WITH_EXPERTS, *(BY_GENERATION if missing else ()))
-    return _fit([p for p in points if p.moe], shared, free)
+    return _fit([p for p in points if p.moe], shared, near, free, shared.generations)
 
 
-def _fit(points: Sequence[Point], start: Factors, free: Sequence[str]) -> Factors:
-    """Factors of these kinds; others stay as they are, and so do those of generations that ``start`` has."""
+def _fit(
+    points: Sequence[Point], start: Factors, near: Factors, free: Sequence[str], settled: Iterable[str] = ()
+) -> Factors:
+    """Factors of these kinds; others stay as ``start`` has them, and so do those of ``settled`` generations."""
     generations = sorted({p.generation for p in points})
-    names = [(kind, g) for kind in BY_GENERATION for g in generations if kind in free]
+    names = [(kind, g) for kind in BY_GENERATION for g in generations if kind in free and g not in settled]
     names += [(kind, "") for kind in KINDS if kind not in BY_GENERATION and kind in free]
-    if free is not KINDS and start is not EXPECTATION and "ep" in free:
-        names = [(kind, g) for kind, g in names if g not in start.generations]
-    prior, loose, low, high = np.array([EXPECTED[kind] for kind, _ in names]).T
+    prior = _values(near, names)
+    loose, low, high = np.array([EXPECTED[kind][1:] for kind, _ in names]).T
+    loose = np.where([bool(g) and g not in REFERENCE for _, g in names], CARRIED, loose)
+    alike = _alike(names)
     place = {name: i for i, name in enumerate(names)}
     columns = {
         g: [(number, place.get((k, g if k in BY_GENERATION else ""))) for number, k in enumerate(KINDS)]
         for g in generations
     }
     found, before = start, _values(start, names)
+    noise = np.array([p.noise for p in points])
     for _ in range(_ROUNDS):
         matrix, target = np.zeros((len(points), len(names))), np.zeros(len(points))
         for row, point in enumerate(points):
-            held = found.weights(point.generation)
+            held, scale = found.weights(point.generation, point.strain), strains(point.strain)
             line, _ = step_line(point.pieces, point.plan.layout, held)
             rest = line[-1]
             for number, column in columns[point.generation]:
                 if column is None:
                     rest += line[number] * held[number]
                 else:
-                    matrix[row, column] = line[number] / (point.measured_us * NOISE)
-            target[row] = (1 - rest / point.measured_us) / NOISE
+                    matrix[row, column] = line[number] * scale[number] / (point.measured_us * point.noise)
+            target[row] = (1 - rest / point.measured_us) / point.noise
         # Steps that no factors explain count by their error, not its square.
-        trust = _trust((matrix @ before - target) * NOISE)
-        whole = np.vstack([matrix * trust[:, None], np.diag(1 / loose)])
-        values = _bounded(whole, np.concatenate([target * trust, prior / loose]), low, high)
+        trust = _trust((matrix @ before - target) * noise)
+        whole = np.vstack([matrix * trust[:, None], np.diag(1 / loose), alike])
+        values = _bounded(whole, np.concatenate([target * trust, prior / loose, np.zeros(len(alike))]), low, high)
         # Half a step: what is exposed changes with the factors, and would swing.
         values = (values + before) / 2
         found = _replaced(found, names, values)
@@ -151,6 +190,19 @@ def _fit(points: Sequence[Point], start: Factors, free: Sequence[str]) -> Factor
             break
         before = values
     return found
+
+
+def _alike(names: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+    """Rows that draw factors of products to each other."""
+    rows = []
+    for i, (kind, generation) in enumerate(names):
+        for j, (other, another) in enumerate(names[:i]):
+            if not generation or not another or (kind != other) == (generation != another):
+                continue
+            row = np.zeros(len(names))
+            row[i], row[j] = 1 / ALIKE[kind == other], -1 / ALIKE[kind == other]
+            rows.append(row)
+    return np.array(rows).reshape(len(rows), len(names))
 
 
 def _trust(errors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -210,40 +262,48 @@ class Predicted:
         return self.left_out_us / self.point.measured_us - 1
 
 
-def folds(points: Sequence[Point]) -> tuple[list[Predicted], dict[str, Factors]]:
+def folds(
+    points: Sequence[Point], samples: Sequence[Point], after: Mapping[str, str]
+) -> tuple[list[Predicted], dict[str, Factors]]:
     """Each point predicted by a fit on all, and by one on all other models; and by the null model of the same fold.
 
-    Also the fits on all, by framework.
+    Args:
+        samples: what is fitted: points, and those of frameworks that others of their members ran on.
+        after: frameworks whose factors others' are near, by framework; those are left out without the model, too.
+
+    Returns:
+        the points, and the fits on all by framework.
     """
-    found, fits = [], {}
-    for framework in dict.fromkeys(p.framework for p in points):
-        mine = [p for p in points if p.framework == framework]
-        whole = fits[framework] = fit(mine)
-        without = {name: fit([p for p in mine if base_name(p.model) != name], whole) for name in _names(mine)}
-        for point in mine:
-            others = [p for p in mine if base_name(p.model) != base_name(point.model)]
-            found.append(
-                Predicted(
-                    point,
-                    time_us(point, whole),
-                    time_us(point, without[base_name(point.model)]),
-                    _null(point, others),
-                    without[base_name(point.model)],
-                )
-            )
-    return found, fits
+    by: dict[str, list[Point]] = {}
+    for point in samples:
+        by.setdefault(point.framework, []).append(point)
+    fits: dict[tuple[str, str], Factors] = {}
+
+    def fitted(framework: str, without: str) -> Factors:
+        mine = [p for p in by.get(framework, []) if base_name(p.model) != without]
+        if without and len(mine) == len(by.get(framework, [])) and not after.get(framework):
+            return fitted(framework, "")
+        if (framework, without) not in fits:
+            other = after.get(framework)
+            near = fitted(other, without) if other else EXPECTATION
+            fits[framework, without] = fit(mine, near) if mine else near
+        return fits[framework, without]
+
+    found = []
+    for point in points:
+        mine = base_name(point.model)
+        others = [p for p in points if p.framework == point.framework and base_name(p.model) != mine]
+        whole, without = fitted(point.framework, ""), fitted(point.framework, mine)
+        found.append(Predicted(point, time_us(point, whole), time_us(point, without), _null(point, others), without))
+    return found, {framework: fitted(framework, "") for framework in by}
 
 
 def time_us(point: Point, factors: Factors, plan: TrainingPlan | None = None) -> float:
     """Of a step of the point, or of one of its members, with these factors."""
-    found = factors.weights(point.generation)
+    found = factors.weights(point.generation, point.strain)
     pieces = point.pieces if plan is None else pieces_of(prices_of(plan), plan.layout)
     line, _ = step_line(pieces, (plan or point.plan).layout, found)
     return float(line[:-1] @ found + line[-1])
-
-
-def _names(points: Iterable[Point]) -> list[str]:
-    return list(dict.fromkeys(base_name(p.model) for p in points))
 
 
 def _null(point: Point, others: Sequence[Point]) -> float | None:

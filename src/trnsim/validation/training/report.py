@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from trnsim.errors import TrnsimError
+from trnsim.planner.stack import architecture, strain
 from trnsim.planner.training import TrainingPlan, model_flops, pieces_of, prices_of
-from trnsim.validation.training.fit import Factors, Point, Predicted, base_name, folds
-from trnsim.validation.training.rows import Row, excluded, framework, step_seconds, try_plan
-from trnsim.validation.training.targets import Target, targets
+from trnsim.validation.training.calculon import Calculon, run_calculon
+from trnsim.validation.training.fit import NOISE, Factors, Member, Point, Predicted, base_name, folds
+from trnsim.validation.training.paper import memory
+from trnsim.validation.training.rows import FRAMEWORKS, Row, excluded, fits, framework, product, step_seconds, try_plan
+from trnsim.validation.training.targets import Target, memory_targets, targets
 
+Run = tuple[Row, TrainingPlan, float]
 SCHEMA = "trnsim-training-1"
+DECODERS = "Trainium, decoders"
+# What cases of a framework are compared as; those of others by whether they have experts.
+SETS = {
+    "maxtext": "Nvidia, MaxText",
+    "neuronx-distributed": DECODERS,
+    "neuronx-bert": "Trainium, encoders",
+    "megatron-2022": "A100, Megatron of 2022",
+    "megatron-2021": "A100, Megatron of 2021",
+    "deepspeed-2021": "A100, ZeRO 3 of 2021",
+}
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Cases, rows left out by rule, rows that could not be predicted, and the wall time."""
+    """Cases, rows left out by rule, rows that could not be predicted, and the wall time.
+
+    ``unfit``: rows that are judged not to fit; ``fitted_on``: rows and models that a stack's fit saw.
+    """
 
     cases: tuple[Predicted, ...]
     fits: dict[str, Factors]
@@ -29,11 +46,15 @@ class Validation:
     refused: tuple[tuple[str, str], ...]
     rows: int
     seconds: float
+    unfit: tuple[str, ...] = ()
+    fitted_on: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    calculon: Calculon = field(default_factory=Calculon)
 
     @property
     def targets(self) -> tuple[Target, ...]:
         """What the model has to reach."""
-        return targets(sets(self.cases), self.predicted_share)
+        found = targets(sets(self.cases), self.predicted_share)
+        return (*found, *memory_targets(memory(), self.unfit, sum(len(c.point.ids) for c in self.cases)))
 
     @property
     def predicted_share(self) -> float:
@@ -47,7 +68,8 @@ def validate(rows: Sequence[Row]) -> Validation:
     begin = time.perf_counter()
     left_out: Counter[str] = Counter()
     refused: list[tuple[str, str]] = []
-    groups: dict[str, list[tuple[Row, TrainingPlan, float]]] = {}
+    unfit: list[str] = []
+    groups: dict[str, list[Run]] = {}
     for row in rows:
         why = excluded(row)
         if why is not None:
@@ -58,24 +80,65 @@ def validate(rows: Sequence[Row]) -> Validation:
         if plan is None or seconds is None:
             refused.append((row["id"], why or "no time of a step"))
             continue
-        groups.setdefault(_key(row, plan), []).append((row, plan, seconds))
-    points = []
-    for key, members in groups.items():
         try:
-            points.append(_point(key, members))
+            pieces_of(prices_of(plan), plan.layout)
         except TrnsimError as error:
-            refused += [(row["id"], str(error)) for row, _, _ in members]
-    cases, fits = folds(points)
+            refused.append((row["id"], str(error)))
+            continue
+        groups.setdefault(_key(row, plan), []).append((row, plan, seconds))
+        if not fits(plan, row["chip"]):
+            unfit.append(row["id"])
+    runs = [(key, case) for key, members in groups.items() for case in _cases(members)]
+    points = [_point(key, case) for key, case in runs]
+    samples = [_point(key, some) for key, case in runs for some in _by_framework(case)]
+    after = {name: held["after"] for name, held in FRAMEWORKS.items() if "after" in held}
+    cases, fitted = folds(points, samples, after)
+    paper = any(c.point.framework == "megatron-2022" for c in cases)
     return Validation(
-        tuple(cases), fits, tuple(left_out.most_common()), tuple(refused), len(rows), time.perf_counter() - begin
+        cases=tuple(cases),
+        fits=fitted,
+        excluded=tuple(left_out.most_common()),
+        refused=tuple(refused),
+        rows=len(rows),
+        seconds=time.perf_counter() - begin,
+        unfit=tuple(unfit),
+        fitted_on={name: _counted([s for s in samples if s.framework == name]) for name in fitted},
+        calculon=run_calculon() if paper else Calculon(why="none of its points is among the rows"),
     )
+
+
+def _counted(samples: Sequence[Point]) -> tuple[int, int]:
+    """(rows, models)."""
+    return sum(len(s.ids) for s in samples), len({base_name(s.model) for s in samples})
+
+
+def _cases(members: list[Run]) -> list[list[Run]]:
+    """Runs of a layout that differ in data parallelism or release only: as many micro-batches, or as large batches."""
+    found: list[list[Run]] = []
+    for run in members:
+        layout = run[1].layout
+        same = [
+            case for case in found
+            if any(layout.micro_batches == o.layout.micro_batches or layout.global_batch == o.layout.global_batch
+                   for _, o, _ in case)
+        ]  # fmt: skip
+        found = [case for case in found if case not in same] + [[*(r for case in same for r in case), run]]
+    return found
+
+
+def _by_framework(members: Sequence[Run]) -> list[list[Run]]:
+    """Runs of a case by what they ran on: fits see each."""
+    found: dict[str, list[Run]] = {}
+    for run in members:
+        found.setdefault(framework(run[0]), []).append(run)
+    return list(found.values())
 
 
 def _key(row: Row, plan: TrainingPlan) -> str:
     """Rows that differ in data-parallel size or release only have one key."""
     one = plan.layout
     lay = f"tp{one.tp} pp{one.pp} vpp{one.vpp} cp{one.cp} ep{one.ep} zero{one.zero}"
-    batch = f"mb{one.micro_batch} x{one.micro_batches} {one.recompute}"
+    batch = f"mb{one.micro_batch} {one.recompute}"
     names = (
         row["chip"],
         plan.model.name,
@@ -83,21 +146,24 @@ def _key(row: Row, plan: TrainingPlan) -> str:
         f"{plan.sequence}",
         lay,
         batch,
-        framework(row),
+        product(framework(row)),
     )
     return " ".join(n for n in names if n)
 
 
-def _point(key: str, members: list[tuple[Row, TrainingPlan, float]]) -> Point:
+def _point(key: str, members: list[Run]) -> Point:
     """The group's median run, by time for a rank's work."""
     ordered = sorted(members, key=lambda m: m[2] / (m[1].layout.micro_batches * m[1].layout.micro_batch))
-    _, plan, seconds = ordered[len(ordered) // 2]
+    row, plan, seconds = ordered[len(ordered) // 2]
+    found = tuple(Member(r["id"], f"{r['software']} {r['date']}", p, time * 1e6) for r, p, time in members)
+    spread = float(FRAMEWORKS[framework(row)].get("release_spread", 0.0))
     chip = plan.on.chip
     return Point(
-        key=key,
+        key=f"{key} x{plan.layout.micro_batches}",
         ids=tuple(row["id"] for row, _, _ in members),
-        framework=framework(members[0][0]),
-        generation=chip.generation or chip.name,
+        framework=framework(row),
+        generation=architecture(chip),
+        strain=strain(chip),
         chip=chip.name,
         model=plan.model.name,
         narrow=bool(plan.layout.product_dtype),
@@ -106,7 +172,8 @@ def _point(key: str, members: list[tuple[Row, TrainingPlan, float]]) -> Point:
         pieces=pieces_of(prices_of(plan), plan.layout),
         measured_us=seconds * 1e6,
         model_flops=model_flops(plan),
-        members=tuple((row["id"], member, time * 1e6) for row, member, time in members),
+        members=found,
+        noise=float(np.hypot(NOISE, spread / np.sqrt(len({m.release for m in found})))),
     )
 
 
@@ -115,18 +182,10 @@ def sets(cases: Sequence[Predicted]) -> dict[str, list[Predicted]]:
     found: dict[str, list[Predicted]] = {}
     for case in cases:
         p = case.point
-        if p.framework == "neuronx-distributed":
-            name = "Trainium, decoders" if p.plan.model.causal else "Trainium, encoders"
-        elif p.framework == "megatron-2022":
-            name = "A100, Megatron of 2022"
-        elif p.framework == "megatron-2021":
-            name = "A100, Megatron of 2021"
-        elif p.framework == "deepspeed-2021":
-            name = "A100, ZeRO 3 of 2021"
-        elif p.framework == "maxtext":
-            name = "Nvidia, MaxText"
-        else:
-            name = "Nvidia, experts" if p.moe else "Nvidia, dense"
+        name = SETS.get(p.framework, "")
+        if name == DECODERS and p.releases < 2:
+            name += " of one release"
+        name = name or f"Nvidia, {'experts' if p.moe else 'dense'}"
         found.setdefault(name, []).append(case)
     return found
 
@@ -161,6 +220,15 @@ def to_json(found: Validation) -> dict[str, Any]:
             "predicted_share": found.predicted_share,
             "targets": [asdict(t) | {"met": t.met} for t in found.targets],
             "seconds": found.seconds,
+        },
+        "memory": [asdict(point) | {"error": point.error} for point in memory()],
+        "does_not_fit": list(found.unfit),
+        "calculon": {
+            "why_not": found.calculon.why,
+            "values": [
+                {"kind": kind, "model": model, "recompute": mode, "measured": held, "predicted": told}
+                for (kind, model, mode), (held, told) in found.calculon.values.items()
+            ],
         },
         "excluded": [{"rule": rule, "rows": count} for rule, count in found.excluded],
         "refused": [{"id": row, "why": why} for row, why in found.refused],

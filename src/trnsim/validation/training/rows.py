@@ -1,12 +1,7 @@
 """Published training steps: rows of ``training.csv``, which are left out by rule, and the plan that each is a run of.
 
-What a row omits is filled by written rules: no recomputation named is none if that fits, else selective, else full; a
-degree of parallelism that is not given is 1, but chunks of a stage are those that all other rows of the same model,
-chip and pipeline have; no micro-batch is 1; before the papers that brought them (May 2022: FlashAttention, sequence
-parallelism and selective recomputation) a run has none of the three, and recomputes layers (arXiv 2104.04473, 3.5);
-weights are shared (ZeRO 3) where FSDP is named without a pipeline, optimiser states (ZeRO 1) elsewhere: with a
-pipeline, weights are gathered once a step (arXiv 2407.21783, 3.3.2); a rank of Trainium is a logical core of the chip's
-default size.
+The rules are data, ``validation/subset.toml``: which rows count, what they ran on, and how what they omit is filled.
+A rank of Trainium is a logical core of the chip's default size.
 """
 
 from __future__ import annotations
@@ -16,52 +11,27 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from trnsim.errors import InputError, TrnsimError
+from trnsim.errors import InputError, InternalError, TrnsimError
 from trnsim.hardware import load_system
-from trnsim.planner.training import TrainingPlan, ranks_per_chip
-from trnsim.workloads import Layout, Model, load_model, training_memory
+from trnsim.planner.stack import load_training_stack
+from trnsim.planner.training import TrainingPlan, default_stack, ranks_per_chip, with_layout
+from trnsim.validation.subset import first, holds, subset
+from trnsim.validation.training.paper import PAPER, steps
+from trnsim.workloads import Layout, load_model, training_memory
 
 FILE = "training.csv"
 COLUMNS = (
-    "id", "model", "layers", "hidden", "seq_len", "chip", "n_chips", "tp", "pp", "vp", "cp", "ep", "dp", "zero_fsdp",
-    "act_recompute", "micro_batch", "global_batch", "dtype", "software", "metric", "value", "step_time_s", "quality",
-    "source", "date", "notes",
+    "id", "model", "layers", "hidden", "moe", "seq_len", "chip", "n_chips", "tp", "pp", "vp", "cp", "ep", "dp",
+    "zero_fsdp", "act_recompute", "micro_batch", "global_batch", "dtype", "software", "metric", "value", "step_time_s",
+    "quality", "source", "date", "notes",
 )  # fmt: skip
-# The system that the chips of a row stand in. Coherent host memory (bytes of a chip's share) takes activations that
-# the chip has no room for.
-SYSTEMS = {
-    "A100-80GB": "dgx-a100",
-    "H100": "dgx-h100",
-    "H200": "dgx-h200",
-    "B200": "dgx-b200",
-    "B300": "dgx-b300",
-    "GB200": "u-p6e-gb200x72",
-    "GB300": "gb300-nvl72",
-    "Trainium1": "trn1.32xlarge",
-    "Trainium2": "trn2.48xlarge",
-}
-_COHERENT = ("GB200", "GB300")
-# What rows ran on (``framework``), and the chips that it is for if not Nvidia's.
-TITLES = {
-    "neuronx-distributed": "NeuronX Distributed, and transformers-neuronx before it, compiled by neuronx-cc",
-    "megatron-2021": "Megatron-LM of 2021 (arXiv 2104.04473)",
-    "megatron-2022": "Megatron-LM of 2022 with sequence parallelism (arXiv 2205.05198)",
-    "deepspeed-2021": "DeepSpeed with ZeRO 3, of 2021 (arXiv 2104.04473)",
-    "megatron-core": "Megatron-Core with Transformer Engine: NeMo and Megatron-Bridge, 2024 to 2026",
-    "maxtext": "MaxText on GPUs, with XLA",
-}
-FAMILIES = {"neuronx-distributed": "trainium"}
-# Formats of gradients as recipes have them: Megatron-Bridge's set ``grad_reduce_in_fp32 = False``.
-GRADIENTS = {"megatron-core": "bfloat16", "maxtext": "bfloat16"}
-_FORMATS = (
-    (r"NVFP4", "bfloat16", "nvfp4"),
-    (r"MXFP8", "bfloat16", "mxfp8"),
-    (r"FP8", "bfloat16", "fp8"),
-    (r"^FP32$", "float32", ""),
-    (r"^FP16$", "float16", ""),
-    (r"BF16|MIXED|AUTOCAST", "bfloat16", ""),
-)
+# What a measurement is told by.
+_MEASURED = ("model", "chip", "n_chips", "software", "metric", "value")
+RULES = subset("training")
+SYSTEMS: Mapping[str, str] = RULES["systems"]
+FRAMEWORKS: Mapping[str, Mapping[str, Any]] = {held["name"]: held for held in RULES["frameworks"]}
 
 
 @dataclass(frozen=True)
@@ -79,41 +49,26 @@ class Row:
         except ValueError:
             return None
 
-    def count(self, name: str, default: int = 1) -> int:
+    def count(self, name: str) -> int:
         found = self.number(name)
-        return default if found is None else int(found)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A reason to leave a row out. ``reason`` is what reports count."""
-
-    reason: str
-    holds: Callable[[Row], bool]
-
-
-def _says(column: str, pattern: str) -> Callable[[Row], bool]:
-    compiled = re.compile(pattern, re.IGNORECASE)
-    return lambda row: bool(compiled.search(row[column]))
-
-
-RULES: tuple[Rule, ...] = (
-    Rule("a chip that the catalogue has no system of", lambda row: row["chip"] not in SYSTEMS),
-    Rule("no measurement of a run", _says("metric", r"relative|configuration only")),
-    Rule("fine-tuning: not all weights are trained, or samples of other lengths", _says("model", r"lora|sft")),
-    Rule("no language model", _says("model", r"ViT|CLIP|Perc?e?r?v?eiver|Perveriver")),
-    Rule("its layout does not multiply to its devices", _says("notes", r"CHECK")),
-    Rule("two configurations in one row", lambda row: any("(" in row[c] for c in ("tp", "pp", "vp", "micro_batch"))),
-    Rule("part of a chip", lambda row: (row.number("n_chips") or 0) < 1),
-    Rule("no batch", lambda row: row.number("global_batch") is None),
-    Rule("no sequence length", lambda row: row.number("seq_len") is None),
-    Rule("no pipeline degree where a share of devices has none", lambda row: _share(row) is None),
-)
+        return int(RULES["fill"]["count"] if found is None else found)
 
 
 def excluded(row: Row) -> str | None:
     """The reason why a row is left out, or None."""
-    return next((rule.reason for rule in RULES if rule.holds(row)), None)
+    tests: Mapping[str, Callable[[float], bool]] = {
+        "no share": lambda _: _share(row) is None,
+        "corrected": lambda _: bool(row["corrected"]),
+        "chunks": lambda limit: not row["vp"] and _waits(row) > limit,
+    }
+    found = first(RULES["exclude"], row, RULES, lambda name, limit: tests[name](limit))
+    return None if found is None else str(found["reason"])
+
+
+def _waits(row: Row) -> float:
+    """What a pipeline waits for without interleaving, as a share of what it computes."""
+    batches = row.count("global_batch") / ((_share(row) or 1) * row.count("micro_batch"))
+    return (row.count("pp") - 1) / max(batches, 1.0)
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -130,34 +85,58 @@ def read_rows(path: str | Path) -> list[Row]:
             missing = sorted(set(COLUMNS) - set(reader.fieldnames or ()))
             if missing:
                 raise InputError(f"{file} has no column {', '.join(missing)}", operand="data", limit=COLUMNS)
-            return _completed([Row(values) for values in reader])
+            rows = [Row(values) for values in reader]
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error}") from error
+    if any(PAPER in row["source"] for row in rows):
+        # Where some points of the paper are, so are the others.
+        held = {row["id"] for row in rows}
+        rows += [Row(values) for values in steps() if values["id"] not in held]
+    return _corrected(_completed(rows))
 
 
 def _completed(rows: list[Row]) -> list[Row]:
-    """A pipeline whose chunks a row omits has those that all other rows of the same model, chip and pipeline have."""
-    held: dict[tuple[str, str, str], set[str]] = {}
+    """Chunks of a pipeline that rows omit."""
+    like = RULES["fill"]["chunks_like"]
+    held: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
         if row["vp"]:
-            held.setdefault((row["model"], row["chip"], row["pp"]), set()).add(row["vp"])
+            held.setdefault(tuple(row[name] for name in like), set()).add(row["vp"])
     found = []
     for row in rows:
-        same = held.get((row["model"], row["chip"], row["pp"]), set())
+        same = held.get(tuple(row[name] for name in like), set())
         fill = not row["vp"] and row.count("pp") > 1 and len(same) == 1
         found.append(Row({**row.values, "vp": next(iter(same))}) if fill else row)
     return found
 
 
+def _corrected(rows: list[Row]) -> list[Row]:
+    """Marks rows of which a later one has the same measurement, and another layout."""
+    held: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        held.setdefault(tuple(row[name] for name in _MEASURED), []).append(row)
+    found = []
+    for row in rows:
+        same = held[tuple(row[name] for name in _MEASURED)]
+        later = [r for r in same if r["date"] > row["date"] and any(r[n] != row[n] for n in ("tp", "pp"))]
+        found.append(Row({**row.values, "corrected": later[-1]["id"]}) if row["value"] and later else row)
+    return found
+
+
 def framework(row: Row) -> str:
-    """The stack that a row ran on, by its chip and software."""
-    if row["chip"].startswith("Trainium"):
-        return "neuronx-distributed"
-    if row["chip"].startswith("A100"):
-        if "ZERO-3" in row["zero_fsdp"].upper():
-            return "deepspeed-2021"
-        return "megatron-2022" if "2205.05198" in row["source"] else "megatron-2021"
-    return "maxtext" if "maxtext" in row["model"].lower() or "maxtext" in row["source"].lower() else "megatron-core"
+    """The stack that a row ran on."""
+    found = first(RULES["frameworks"], row, RULES, _no_test)
+    assert found is not None
+    return str(found["name"])
+
+
+def product(name: str) -> str:
+    """The framework that a name is a release of: rows that differ in release only are one case."""
+    return str(FRAMEWORKS[name].get("release_of", name))
+
+
+def _no_test(name: str, limit: float) -> bool:
+    raise InternalError(f"no test {name!r} of a framework, with limit {limit}")
 
 
 def _share(row: Row) -> int | None:
@@ -181,16 +160,15 @@ def plan_of(row: Row) -> TrainingPlan:
     """
     layers, hidden = row.number("layers"), row.number("hidden")
     model = load_model(row["model"], layers=int(layers) if layers else None, hidden=int(hidden) if hidden else None)
-    dtype, narrow = next(
-        ((dtype, narrow) for pattern, dtype, narrow in _FORMATS if re.search(pattern, row["dtype"].upper())),
-        ("bfloat16", ""),
+    form: Mapping[str, str] = next(
+        (held for held in RULES["formats"] if re.search(held["matches"], row["dtype"].upper())), {}
     )
-    shared = row["zero_fsdp"].upper()
-    whole = ("FSDP" in shared and "FSDP=0" not in shared and "ABSENT" not in shared) or "ZERO-3" in shared
+    dtype, narrow = form.get("dtype", "bfloat16"), form.get("products", "")
+    whole = holds(RULES["fill"]["weights_shared"], row, RULES, _no_test)
     pp, share = row.count("pp"), _share(row)
     assert share is not None
     year = re.search(r"20\d\d(-\d\d)?", row["date"])
-    old = year is not None and str(year[0]) <= "2022-05"
+    old = year is not None and str(year[0]) <= RULES["fill"]["unfused_until"]
     named = "sequence" in row["act_recompute"].lower()
     layout = Layout(
         flash=not old,
@@ -201,31 +179,38 @@ def plan_of(row: Row) -> TrainingPlan:
         cp=row.count("cp"),
         ep=row.count("ep"),
         vpp=row.count("vp") if pp > 1 else 1,
-        zero=(3 if pp == 1 else 1) if whole or "FSDP" in row["model"] else 1,
+        zero=3 if whole and pp == 1 else 1,
         micro_batch=row.count("micro_batch"),
         global_batch=row.count("global_batch"),
         dtype=dtype,
         product_dtype=narrow,
-        gradient_dtype=GRADIENTS.get(framework(row), "float32"),
+        gradient_dtype=FRAMEWORKS[framework(row)].get("gradient_dtype", "float32"),
     )
     sequence = row.count("seq_len")
-    layout = _recomputed(row, model, layout, sequence)
-    return TrainingPlan(model=model, system=SYSTEMS[row["chip"]], layout=layout, sequence=sequence)
+    return _recomputed(row, TrainingPlan(model=model, system=SYSTEMS[row["chip"]], layout=layout, sequence=sequence))
 
 
-def _recomputed(row: Row, model: Model, layout: Layout, sequence: int) -> Layout:
+def _recomputed(row: Row, plan: TrainingPlan) -> TrainingPlan:
     named = row["act_recompute"].lower()
     if "full" in named or "selective" in named:
-        return replace(layout, recompute="full" if "full" in named else "selective")
-    system = load_system(SYSTEMS[row["chip"]])
-    room = system.chip.hbm.capacity_bytes / ranks_per_chip(system)
-    if row["chip"] in _COHERENT:
-        room *= 2
-    for how in ("none", "selective", "full") if layout.flash else ("full",):
-        tried = replace(layout, recompute=how)
-        if max(stage.total for stage in training_memory(model, tried, sequence)) <= room:
-            return tried
-    return replace(layout, recompute="full")
+        return with_layout(plan, replace(plan.layout, recompute="full" if "full" in named else "selective"))
+    ways = RULES["fill"]["recompute" if plan.layout.flash else "recompute_unfused"]
+    tried = [with_layout(plan, replace(plan.layout, recompute=how)) for how in ways]
+    return next((one for one in tried if fits(one, row["chip"])), tried[-1])
+
+
+def room(plan: TrainingPlan, chip: str) -> float:
+    """Bytes of a rank: its share of the chip's memory, and of the host's where that is coherent."""
+    system = plan.on
+    found = system.chip.hbm.capacity_bytes / ranks_per_chip(system, plan.lnc)
+    return found * 2 if re.search(RULES["fill"]["coherent"], chip) else found
+
+
+def fits(plan: TrainingPlan, chip: str) -> bool:
+    """Whether a run is judged to fit, with what the runtime takes."""
+    reserve = load_training_stack(default_stack(plan.on)).reserve_bytes
+    stages = training_memory(plan.model, plan.layout, plan.sequence, reserve)
+    return bool(max(float(m.total) for m in stages) <= room(plan, chip))
 
 
 def step_seconds(row: Row, plan: TrainingPlan) -> float | None:

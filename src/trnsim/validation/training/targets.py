@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trnsim.validation.training.fit import Predicted, time_us
+from trnsim.validation.training.fit import Member, Point, Predicted, time_us
+
+if TYPE_CHECKING:
+    from trnsim.planner.training import TrainingPlan
+    from trnsim.validation.training.paper import MemoryPoint
+    from trnsim.workloads import Layout
 
 # Rank-microseconds of a sequence that two layouts must differ by for the sign of the difference to count.
 APART = 0.10
@@ -57,6 +63,17 @@ def targets(sets: Mapping[str, Sequence[Predicted]], predicted_share: float) -> 
     return tuple(found)
 
 
+def memory_targets(points: Sequence[MemoryPoint], unfit: Sequence[str], rows: int) -> tuple[Target, ...]:
+    """What predictions of memory have to reach."""
+    found = [
+        Target("memory: published runs that are judged to fit", 1 - len(unfit) / max(rows, 1), 1.0, rows, least=True)
+    ]
+    for kind, name in (("states", "parameters and optimiser"), ("activations", "activations")):
+        errors = [abs(p.error) for p in points if p.kind == kind]
+        found.append(Target(f"memory of Megatron of 2022: {name}, worst", max(errors), 0.05, len(errors)))
+    return tuple(found)
+
+
 def _mean(cases: Sequence[Predicted]) -> float:
     return float(np.mean([abs(c.error) for c in cases]))
 
@@ -77,9 +94,9 @@ def _over_null(cases: Sequence[Predicted]) -> float | None:
     return _mean(both) / null
 
 
-def _work(case: Predicted, microseconds: float) -> float:
+def _work(plan: TrainingPlan, microseconds: float) -> float:
     """Rank-microseconds of a sequence."""
-    layout = case.point.plan.layout
+    layout = plan.layout
     return microseconds * layout.ranks / (layout.micro_batches * layout.micro_batch * layout.dp)
 
 
@@ -87,49 +104,70 @@ def scale_out(cases: Sequence[Predicted]) -> list[float]:
     """Relative errors of how a step's rank-time changes with data parallelism alone, from the fewest ranks on."""
     found = []
     for case in cases:
-        members = sorted(case.point.members, key=lambda m: m[1].layout.ranks)
-        first = members[0] if members else None
-        if first is None or members[-1][1].layout.ranks == first[1].layout.ranks:
+        members = sorted(case.point.members, key=lambda m: m.plan.layout.ranks)
+        if not members or members[-1].plan.layout.ranks == members[0].plan.layout.ranks:
             continue
-        base = _rank_time(case, first[1], first[2])
-        for _, plan, measured in members[1:]:
-            if plan.layout.ranks > first[1].layout.ranks:
-                ratio = _rank_time(case, plan, measured)
+        first = members[0]
+        base = _both(case, first)
+        for member in members[1:]:
+            if member.plan.layout.ranks > first.plan.layout.ranks:
+                ratio = _both(case, member)
                 found.append(ratio[0] / base[0] / (ratio[1] / base[1]) - 1)
     return found
 
 
-def _rank_time(case: Predicted, plan: object, measured: float) -> tuple[float, float]:
-    from trnsim.planner.training import TrainingPlan
-
-    assert isinstance(plan, TrainingPlan)
-    each = plan.layout.micro_batches * plan.layout.micro_batch
-    return time_us(case.point, case.factors, plan) / each, measured / each
+def _both(case: Predicted, member: Member) -> tuple[float, float]:
+    """(predicted, measured) work of a member."""
+    return _work(member.plan, time_us(case.point, case.factors, member.plan)), _work(member.plan, member.measured_us)
 
 
 def narrow(cases: Sequence[Predicted]) -> list[float]:
-    """Relative errors of how much longer a step in bfloat16 takes than one of the same model and chip in 8 bits."""
+    """Relative errors of how much longer a step in bfloat16 takes than in 8 bits, on the same chip and release."""
     found = []
     for one, other in combinations(cases, 2):
-        a, b = one.point, other.point
-        same = (a.chip, a.model, a.plan.sequence, a.framework) == (b.chip, b.model, b.plan.sequence, b.framework)
-        if same and a.narrow != b.narrow:
-            measured = _work(one, a.measured_us) / _work(other, b.measured_us)
-            found.append(_work(one, one.left_out_us) / _work(other, other.left_out_us) / measured - 1)
+        formats = {_format(one.point), _format(other.point)}
+        if _alike(one.point) == _alike(other.point) and "bfloat16" in formats and formats & {"fp8", "mxfp8"}:
+            found += [a[0] / b[0] / (a[1] / b[1]) - 1 for a, b in _together(one, other)]
     return found
 
 
 def signs(cases: Sequence[Predicted]) -> list[bool]:
-    """Whether of two layouts of one chip, model and format that differ by more than 10 % the faster one is named."""
+    """Whether of two layouts of one chip, model, format and release that differ by more than 10 % the faster one is
+    named.
+    """
     found = []
     for one, other in combinations(cases, 2):
         a, b = one.point, other.point
-        formats = [(p.plan.layout.product_dtype or p.plan.layout.dtype) for p in (a, b)]
-        same = (a.chip, a.model, a.plan.sequence, a.framework) == (b.chip, b.model, b.plan.sequence, b.framework)
-        if not same or formats[0] != formats[1]:
+        if _alike(a) != _alike(b) or _format(a) != _format(b) or _without_batch(a) == _without_batch(b):
             continue
-        measured = _work(one, a.measured_us) / _work(other, b.measured_us) - 1
-        if abs(measured) > APART:
-            predicted = _work(one, one.left_out_us) / _work(other, other.left_out_us) - 1
-            found.append((predicted > 0) == (measured > 0))
+        for first, second in _together(one, other):
+            measured = first[1] / second[1] - 1
+            if abs(measured) > APART:
+                found.append((first[0] / second[0] > 1) == (measured > 0))
     return found
+
+
+def _without_batch(point: Point) -> Layout:
+    return replace(point.plan.layout, dp=1, global_batch=None)
+
+
+def _together(one: Predicted, other: Predicted) -> Iterator[tuple[tuple[float, float], tuple[float, float]]]:
+    """(predicted, measured) work of both, for each release that both ran on."""
+    for release in sorted({m.release for m in one.point.members} & {m.release for m in other.point.members}):
+        yield _of(one, release), _of(other, release)
+
+
+def _of(case: Predicted, release: str) -> tuple[float, float]:
+    """(predicted, measured) work of the median run of a release."""
+    members = sorted(
+        (m for m in case.point.members if m.release == release), key=lambda m: _work(m.plan, m.measured_us)
+    )
+    return _both(case, members[len(members) // 2])
+
+
+def _alike(point: Point) -> tuple[object, ...]:
+    return point.chip, point.model, point.plan.sequence, point.framework
+
+
+def _format(point: Point) -> str:
+    return point.plan.layout.product_dtype or point.plan.layout.dtype

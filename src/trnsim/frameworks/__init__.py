@@ -1,0 +1,1 @@
+"""Front ends of frameworks: models on simulated chips."""
