@@ -115,9 +115,9 @@ class Surface:
         )
 
     def add(self, point: Point, values: NDArray[np.float64]) -> None:
-        """Keep a sample; what is at no knots is one of its own."""
+        """Keep a sample."""
         self.samples[point] = values
-        if "_table" in self.__dict__ and self._at_knots(point):
+        if "_table" in self.__dict__ and self._is_at_knots(point):
             self._table[self._row(point)] = values
 
     def needed(self, point: Sequence[int]) -> list[Point]:
@@ -277,7 +277,7 @@ class Surface:
             stride *= len(places)
         return found[::-1]
 
-    def _at_knots(self, point: Point) -> bool:
+    def _is_at_knots(self, point: Point) -> bool:
         return all(at in places for at, (places, _) in zip(point, self._places, strict=True))
 
     def _row(self, point: Point) -> int:
@@ -289,7 +289,7 @@ class Surface:
         count = len(self._places[0][0]) * self._places[0][1] if self.knots else 1
         table = np.full((count, len(QUANTITIES)), np.nan)
         for point, values in self.samples.items():
-            if self._at_knots(point):
+            if self._is_at_knots(point):
                 table[self._row(point)] = values
         return table
 
