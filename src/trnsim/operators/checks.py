@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trnsim.errors import TrnsimError
+from trnsim.errors import InputError, TrnsimError
 from trnsim.operators.kernel_costs import contracts
 from trnsim.operators.samples import QUANTITIES
 
@@ -84,7 +84,10 @@ def _sized(costs: KernelCosts, contract: Contract, problem: Problem, least: int,
         size = contract.coordinates(problem)[axis.name] * (wanted / instructions) ** (1 / axis.degree)
         grown = contract.placed(problem, {axis.name: max(axis.low, round(size / axis.grain) * axis.grain)})
         given = _given(contract, problem.resized(grown))
-        again = contract.problem(problem.dtype, problem.cores, given, problem.generation)
+        try:
+            again = contract.problem(problem.dtype, problem.cores, given, problem.generation)
+        except InputError:  # larger than the kernel takes
+            break
         if costs.key(contract, again) != costs.key(contract, problem):
             break
         problem = again
