@@ -128,9 +128,9 @@ def _attention(draw: Any) -> dict[str, int]:
 
 
 def _training(draw: Any) -> dict[str, int]:
-    """Whole sequences."""
-    sizes = _attention(draw)
-    return {**sizes, "keys": sizes["queries"]}
+    """Whole sequences, of lengths as they are trained with."""
+    length = _log(draw, 256, 32768, 64)
+    return {**_attention(draw), "queries": length, "keys": length}
 
 
 def _decode(draw: Any) -> dict[str, int]:
