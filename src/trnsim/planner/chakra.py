@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import heapq
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -79,10 +80,25 @@ def write(trace: Trace, path: str | Path) -> None:
     """Write a trace, whole or not at all.
 
     Raises:
+        InputError: the file cannot be written.
         UnsupportedError: the package ``protobuf`` is not installed.
     """
-    from trnsim.report.files import write_bytes_atomic
+    data, path = encoded(trace), Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
+
+def encoded(trace: Trace) -> bytes:
+    """The bytes of a trace's file.
+
+    Raises:
+        UnsupportedError: the package ``protobuf`` is not installed.
+    """
     known = messages()
     head = known["GlobalMetadata"](version=trace.version)
     for name, value in trace.metadata.items():
@@ -96,7 +112,7 @@ def write(trace: Trace, path: str | Path) -> None:
         for name, value in node.attributes.items():
             _put(message.attr, name, value)
         parts.append(_framed(message))
-    write_bytes_atomic(Path(path), b"".join(parts))
+    return b"".join(parts)
 
 
 def read(path: str | Path) -> Trace:

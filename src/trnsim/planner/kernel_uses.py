@@ -27,7 +27,6 @@ from trnsim.operators.kernel_costs import KernelCosts
 from trnsim.operators.neighbours import roofline_us
 
 if TYPE_CHECKING:
-    from trnsim.kernels.contract import Contract, Problem
     from trnsim.operators.store import Store
 
     Sizes = Mapping[str, Any]
@@ -117,7 +116,7 @@ class KernelUses:
             found = None
         return found or self._near(contract, problem) or self._parts(name, dtype, given)
 
-    def _near(self, contract: Contract, problem: Problem) -> OperatorCost | None:
+    def _near(self, contract: Any, problem: Any) -> OperatorCost | None:
         near = self.kernels.neighbours(contract, problem)
         if near is None:
             return None
@@ -162,13 +161,13 @@ class KernelUses:
         )
 
 
-def _is_small(contract: Contract, problem: Problem) -> bool:
+def _is_small(contract: Any, problem: Any) -> bool:
     if contract.name not in _QUICK:
         return False
     return bool(contract.flops(problem) <= _SMALL_FLOPS and contract.bytes(problem) <= _SMALL_BYTES)
 
 
-def _taken(contract: Contract, given: Sizes) -> dict[str, Any]:
+def _taken(contract: Any, given: Sizes) -> dict[str, Any]:
     """The sizes that a contract has; a width of values that is that of keys is 0 there."""
     known = {*contract.sizes, *contract.options}
     found = {name: value for name, value in given.items() if name in known}

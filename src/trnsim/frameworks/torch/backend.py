@@ -188,7 +188,11 @@ def step(function: Callable[..., Any], *, compiled: bool = True, **options: Any)
 
 def register() -> None:
     """Make the name known to ``torch.compile``, where the package's entry point is not installed."""
+    from importlib.metadata import entry_points
+
+    if any(point.name == "trnsim" for point in entry_points(group="torch_dynamo_backends")):
+        return
     from torch._dynamo.backends import registry
 
-    if "trnsim" not in registry._BACKENDS or registry._COMPILER_FNS.get("trnsim") is None:
+    if "trnsim" not in registry._COMPILER_FNS:
         registry.register_backend(name="trnsim")(trnsim)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -135,3 +140,24 @@ def test_a_step_without_data():
     for _ in range(2):
         step()
     assert [s.time_ps > 0 for s in step.report().steps] == [True, True]
+
+
+def test_a_script_that_imports_nothing_of_ours_finds_the_entry_point(tmp_path):
+    """As an installed package: its entry point is found, and does not meet the name that an import registers."""
+    info = tmp_path / "trnsim-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: trnsim\nVersion: 0\n")
+    (info / "entry_points.txt").write_text("[torch_dynamo_backends]\ntrnsim = trnsim.frameworks.torch.backend:trnsim\n")
+    script = (
+        "import torch\n"
+        "compiled = torch.compile(torch.nn.Linear(8, 4), backend='trnsim')\n"
+        "assert compiled(torch.ones(2, 8)).shape == (2, 4)\n"
+        "import trnsim.torch\n"
+        "assert trnsim.torch.report().total_ps > 0\n"
+    )
+    source = str(Path(trnsim.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), source))}
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert run.returncode == 0, run.stderr
