@@ -59,11 +59,11 @@ def _run(options: argparse.Namespace, rows: list[checks.Row]) -> None:
     places: dict[tuple[str, int], KernelCosts] = {}
     done = {row["number"] for row in rows}
     draws = Draws(options.seed, options.least, options.most)
-    begin = time.monotonic()
     gc.set_threshold(100_000, 50, 100)  # traces are many objects that live together
     numbers = list(range(part - 1, options.count, parts))
     if options.smallest_first:
         numbers.sort(key=draws.size)
+    begin = time.monotonic()
     for number in numbers:
         chip, cores, operator, *_ = draws.use(number)
         wanted = all(

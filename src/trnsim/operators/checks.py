@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trnsim.errors import TrnsimError
+from trnsim.errors import InputError, TrnsimError
 from trnsim.operators.kernel_costs import contracts
 from trnsim.operators.samples import QUANTITIES
 
@@ -42,16 +42,16 @@ def check(costs: KernelCosts, draws: Draws, number: int) -> Row:
     try:
         problem = contract.problem(dtype, cores, given, costs.generation)
         problem = _sized(costs, contract, problem, draws.least, draws.most)
-        row["given"] = given = {**problem.sizes, **problem.options}
+        row["given"] = given = _given(contract, problem)
         found = costs.cost(operator, dtype, **given)
         built = time.process_time()
         whole = costs.sample(contract, problem)
     except TrnsimError as error:
         return {**row, "how": "refused", "reason": str(error)}
-    surface, _ = costs.surface(contract, problem)
+    surface, point = costs.surface(contract, problem)
     return {
         **row,
-        "how": found.how,
+        "how": "simulated" if point in surface.samples else found.how,
         "error": found.time_ps / float(whole[0]) - 1,
         "us": float(whole[0]) / 1e6,
         "instructions": round(float(whole[_INSTRUCTIONS])),
@@ -59,6 +59,10 @@ def check(costs: KernelCosts, draws: Draws, number: int) -> Row:
         "build_s": round(built - begin, 2),
         "simulate_s": round(time.process_time() - built, 2),
     }
+
+
+def _given(contract: Contract, problem: Problem) -> dict[str, Any]:
+    return {name: size for name, size in problem.sizes.items() if name in contract.sizes} | dict(problem.options)
 
 
 def _sized(costs: KernelCosts, contract: Contract, problem: Problem, least: int, most: int) -> Problem:
@@ -69,7 +73,7 @@ def _sized(costs: KernelCosts, contract: Contract, problem: Problem, least: int,
         point = costs.surface(contract, problem)[1]
         if not found.covers(point):
             break
-        costs.prepare(contract, [problem])
+        costs.cost(contract.name, problem.dtype, **_given(contract, problem))  # takes the samples that it needs
         instructions = float(found.evaluate(point)[_INSTRUCTIONS])
         if np.isnan(instructions):  # the surface is not good there: the use is simulated
             instructions = float(costs.sample(contract, problem)[_INSTRUCTIONS])
@@ -79,8 +83,11 @@ def _sized(costs: KernelCosts, contract: Contract, problem: Problem, least: int,
         wanted = (least if instructions < least else most / 1.2) * 1.1
         size = contract.coordinates(problem)[axis.name] * (wanted / instructions) ** (1 / axis.degree)
         grown = contract.placed(problem, {axis.name: max(axis.low, round(size / axis.grain) * axis.grain)})
-        sizes = {name: grown[name] for name in contract.sizes if name in grown}
-        again = contract.problem(problem.dtype, problem.cores, {**sizes, **problem.options}, problem.generation)
+        given = _given(contract, problem.resized(grown))
+        try:
+            again = contract.problem(problem.dtype, problem.cores, given, problem.generation)
+        except InputError:  # larger than the kernel takes
+            break
         if costs.key(contract, again) != costs.key(contract, problem):
             break
         problem = again

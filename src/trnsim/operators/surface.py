@@ -117,7 +117,7 @@ class Surface:
     def add(self, point: Point, values: NDArray[np.float64]) -> None:
         """Keep a sample."""
         self.samples[point] = values
-        if "_table" in self.__dict__:
+        if "_table" in self.__dict__ and self._is_at_knots(point):
             self._table[self._row(point)] = values
 
     def needed(self, point: Sequence[int]) -> list[Point]:
@@ -277,6 +277,9 @@ class Surface:
             stride *= len(places)
         return found[::-1]
 
+    def _is_at_knots(self, point: Point) -> bool:
+        return all(at in places for at, (places, _) in zip(point, self._places, strict=True))
+
     def _row(self, point: Point) -> int:
         return sum(places[at] * stride for at, (places, stride) in zip(point, self._places, strict=True))
 
@@ -286,7 +289,7 @@ class Surface:
         count = len(self._places[0][0]) * self._places[0][1] if self.knots else 1
         table = np.full((count, len(QUANTITIES)), np.nan)
         for point, values in self.samples.items():
-            if all(at in places for at, (places, _) in zip(point, self._places, strict=True)):
+            if self._is_at_knots(point):
                 table[self._row(point)] = values
         return table
 

@@ -116,6 +116,17 @@ def test_a_bilinear_time_is_found_again(a, b):
     assert max(asked) <= (50, 100)
 
 
+def test_a_sample_at_no_knots_is_one_of_its_own():
+    contract = synthetic()
+    sample, _ = sample_of(lambda a, b: 1e6 + 1000.0 * a * b)
+    made = surface.build(contract, contract.problem("float32", 1, {"a": 1, "b": 1}), sample)
+    before = found_at(contract, made, sample, 100, 9)
+    for point in ((137, 9), (100, 9)):
+        made.add(point, np.full(len(QUANTITIES), 5.0))
+        assert made.samples[point][0] == 5
+    assert found_at(contract, made, sample, 100, 9) == before
+
+
 @given(st.integers(1, 3000), st.integers(1, 3000))
 @settings(deadline=None, max_examples=30)
 def test_what_blocks_move_on_is_found_again(a, b):
