@@ -17,6 +17,7 @@ from trnsim import nki
 from trnsim.cli import app
 from trnsim.errors import CompilerError, HardwareError, InputError
 from trnsim.hardware import load_chip
+from trnsim.machine.trace import _pack, _unpack
 from trnsim.nki import isa as nisa
 from trnsim.nki import language as nl
 from trnsim.recording import VERSION, load_recording, save_recording, time_again
@@ -197,7 +198,8 @@ def test_bad_files(case, tmp_path):
 
 def test_damaged_columns_are_found(tmp_path):
     saved = recorded(profiled("many kinds"), tmp_path / "one.trace")
-    saved.traces[0].storages.pop()
+    trace = saved.traces[0]
+    trace.storage_columns = {name: _pack(_unpack(column)[:-1]) for name, column in trace.storage_columns.items()}
     with pytest.raises(InputError, match="damaged: IndexError: storage outside of its table"):
         time_again(saved)
 

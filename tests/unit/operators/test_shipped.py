@@ -20,6 +20,7 @@ CONTRACTS = contracts()
 CHIPS = ("trn1", "trn2", "trn3", "inf2")
 SMALL = "softmax"
 AGAIN = "run make surfaces"
+SUPPORT = ("calibrated", "interpolated", "extrapolated", "assumed")
 
 
 def code(text):
@@ -94,7 +95,8 @@ def test_shipped_samples_are_what_kernels_take(chip, operator):
         sampler = Sampler(chip)
         found = surface.simulated(contract, problem, made.axes, point, lambda use, s=sampler: s(contract, use))
         assert found[0].tolist() == values.tolist(), AGAIN
-        assert found[1:] == (made.support, made.reason), AGAIN
+        # A surface is known as its last sample is; this is another.
+        assert SUPPORT.index(found[1]) <= SUPPORT.index(made.support), AGAIN
 
 
 def test_every_group_of_uses_has_one_that_is_allowed():

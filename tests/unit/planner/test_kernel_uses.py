@@ -7,6 +7,7 @@ import pytest
 from trnsim.errors import InputError
 from trnsim.operators.compiled import CompilerCosts
 from trnsim.operators.kernel_costs import KernelCosts
+from trnsim.planner import kernel_uses
 from trnsim.planner.kernel_uses import KernelUses
 from trnsim.planner.uses import UseCosts
 from trnsim.workloads.operators import Use
@@ -38,8 +39,7 @@ def known_adam(kernels):
         ("matmul", {"m": 3, "k": 512, "n": 384, "contract_lhs": 1}, "simulated", None),
         # Too large for that.
         ("rmsnorm", {"rows": 100_000, "width": 3072}, "neighbours", "extrapolated"),
-        # What has kernels of its parts.
-        ("grouped_matmul", {"tokens": 4096, "k": 1024, "n": 512, "experts": 8}, "parts", "extrapolated"),
+        ("grouped_matmul", {"tokens": 4096, "k": 1024, "n": 512, "experts": 8}, "neighbours", "extrapolated"),
     ],
 )
 def test_how(uses, name, sizes, how, support):
@@ -55,6 +55,14 @@ def test_how(uses, name, sizes, how, support):
         own = KernelCosts("trn2", 2)
         alone = own.cost(name, "bfloat16", **sizes) if how == "surface" else own.simulated(name, "bfloat16", **sizes)
         assert found.time_ps == alone.time_ps
+
+
+def test_parts(uses):
+    """What has kernels of its parts takes as long as they do, one after the other."""
+    found = uses._parts("grouped_matmul", "bfloat16", {"tokens": 4096, "k": 1024, "n": 512, "experts": 8})
+    one = uses.cost("matmul", "bfloat16", **kernel_uses._product(512, 1024, 512))
+    assert (found.how, found.support) == ("parts", "extrapolated")
+    assert found.time_ps == pytest.approx(8 * one.time_ps)
 
 
 def test_what_no_kernel_stands_for_is_compiled_and_named(uses):

@@ -49,12 +49,24 @@ def install(current: Callable[[], Chip | None]) -> None:
 
 def end_graphs() -> None:
     """Have ``torch.compile`` end a graph where a kernel is called, and not look inside. Done once."""
-    import torch._dynamo
-
     for kind in (Kernel, OldKernel):
         vars_of: Any = kind
-        if not hasattr(kind.__call__, "_torchdynamo_disable"):
-            vars_of.__call__ = torch._dynamo.disable(kind.__call__, reason="an NKI kernel is no part of a graph")
+        if not hasattr(kind.__call__, "ends_graphs"):
+            vars_of.__call__ = _ending(kind.__call__)
+
+
+def _ending(plain: Callable[..., Any]) -> Callable[..., Any]:
+    import torch._dynamo
+
+    disabled = torch._dynamo.disable(plain, reason="an NKI kernel is no part of a graph")
+
+    @functools.wraps(plain)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # Elsewhere PyTorch's own frames would stand between a kernel and the line that called it.
+        return disabled(self, *args, **kwargs) if torch.compiler.is_compiling() else plain(self, *args, **kwargs)
+
+    vars(call)["ends_graphs"] = True
+    return call
 
 
 def _asking(plain: Callable[..., Any], current: Callable[[], Chip | None]) -> Callable[..., Any]:
