@@ -5,41 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trnsim.frameworks import torch as _torch
-from trnsim.frameworks.torch import (
-    Chip,
-    Generation,
-    OperatorError,
-    Report,
-    autocast,
-    current,
-    default_chip,
-    device,
-    generations,
-    report,
-    share,
-    step,
-)
 
 if TYPE_CHECKING:
-    from trnsim.frameworks.torch import Served, serve
+    from trnsim.frameworks.torch import *  # noqa: F403
 
-__all__ = [
-    "Chip",
-    "Generation",
-    "OperatorError",
-    "Report",
-    "Served",
-    "autocast",
-    "current",
-    "default_chip",
-    "device",
-    "generations",
-    "report",
-    "serve",
-    "share",
-    "step",
-]
+__all__ = _torch.__all__
 
 
 def __getattr__(name: str) -> Any:
     return getattr(_torch, name)
+
+
+def __dir__() -> list[str]:
+    return _torch.__all__

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from trnsim.errors import InternalError
 
@@ -21,12 +22,21 @@ _KEYS = {"reason", "where", "any_of", "matches", "empty", "below", "at_least", "
 _OTHER = {"name", "title", "family", "gradient_dtype", "after", "release_of", "release_spread", "like", "graphs"}
 
 
-class Columns(Protocol):
-    """A row: texts by column."""
+@dataclass(frozen=True)
+class PublishedRow:
+    """One published run; texts as in the file."""
 
-    def __getitem__(self, name: str) -> str: ...
+    values: Mapping[str, str]
 
-    def number(self, name: str) -> float | None: ...
+    def __getitem__(self, name: str) -> str:
+        return (self.values.get(name) or "").strip()
+
+    def number(self, name: str) -> float | None:
+        """A column as a number; None where it is empty or has words."""
+        try:
+            return float(self[name])
+        except ValueError:
+            return None
 
 
 @cache
@@ -37,7 +47,9 @@ def subset(name: str) -> Mapping[str, Any]:
     return found
 
 
-def holds(rule: Mapping[str, Any], row: Columns, tables: Mapping[str, Any], test: Callable[[str, float], bool]) -> bool:
+def holds(
+    rule: Mapping[str, Any], row: PublishedRow, tables: Mapping[str, Any], test: Callable[[str, float], bool]
+) -> bool:
     """Whether all that a rule says is so of a row.
 
     Args:
@@ -61,7 +73,7 @@ def holds(rule: Mapping[str, Any], row: Columns, tables: Mapping[str, Any], test
 
 
 def first(
-    rules: list[Mapping[str, Any]], row: Columns, tables: Mapping[str, Any], test: Callable[[str, float], bool]
+    rules: list[Mapping[str, Any]], row: PublishedRow, tables: Mapping[str, Any], test: Callable[[str, float], bool]
 ) -> Mapping[str, Any] | None:
     """The first rule that holds; None: none does."""
     return next((rule for rule in rules if holds(rule, row, tables, test)), None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from trnsim.errors import InputError, TrnsimError
 from trnsim.hardware.stack import load_stack
 from trnsim.planner.serving import ServingCase, ServingPlan, weight_parts
 from trnsim.validation.serving.rules import SYSTEMS, stack_of
+from trnsim.validation.subset import PublishedRow
 from trnsim.workloads import Layout, entry, load_model
 
 FILE = "inference.csv"
@@ -32,19 +33,8 @@ _FORMATS = {"fp8": "fp8", "nvfp4/fp4": "nvfp4", "bf16": "bf16", "int4": "int4"}
 
 
 @dataclass(frozen=True)
-class Row:
-    """One published run; texts as in the file."""
-
-    values: Mapping[str, str]
-
-    def __getitem__(self, name: str) -> str:
-        return (self.values.get(name) or "").strip()
-
-    def number(self, name: str) -> float | None:
-        try:
-            return float(self[name])
-        except ValueError:
-            return None
+class Row(PublishedRow):
+    """A published serving run."""
 
     def count(self, name: str, default: int = 1) -> int:
         found = self.number(name)

@@ -17,7 +17,7 @@ from trnsim.errors import InputError, InternalError, TrnsimError
 from trnsim.hardware import load_system
 from trnsim.planner.stack import load_training_stack
 from trnsim.planner.training import TrainingPlan, default_stack, ranks_per_chip, with_layout
-from trnsim.validation.subset import first, holds, subset
+from trnsim.validation.subset import PublishedRow, first, holds, subset
 from trnsim.validation.training.paper import PAPER, steps
 from trnsim.workloads import Layout, load_model, training_memory
 
@@ -35,19 +35,8 @@ FRAMEWORKS: Mapping[str, Mapping[str, Any]] = {held["name"]: held for held in RU
 
 
 @dataclass(frozen=True)
-class Row:
-    """One published run; texts as in the file."""
-
-    values: Mapping[str, str]
-
-    def __getitem__(self, name: str) -> str:
-        return (self.values.get(name) or "").strip()
-
-    def number(self, name: str) -> float | None:
-        try:
-            return float(self[name])
-        except ValueError:
-            return None
+class Row(PublishedRow):
+    """A published training run."""
 
     def count(self, name: str) -> int:
         found = self.number(name)
