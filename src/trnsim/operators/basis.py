@@ -4,12 +4,15 @@ A coordinate is so many tiles, the last perhaps a part of one. Time at whole til
 Knots lie closer where a loop begins: in the first block, and in the second, which stands for all that follow. Beyond it
 time grows by the same with every block (degree one) or by as much more as it did from block to block (degree two).
 What a part of a tile takes less than a whole one comes from knots of its own, the smallest parts.
+
+Or no knots are used: a coordinate is then so many blocks beyond one that ends as it does, with as many tiles of a block
+and the same part of one, and only blocks are extrapolated (``Knots.own``).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,15 +23,27 @@ if TYPE_CHECKING:
 Weights = dict[int, float]
 # A weight that is nothing but rounding.
 NOTHING = 1e-12
+# Windows that a use is extrapolated by at most where blocks have not settled, while these are not of more blocks: what
+# little the blocks of samples differ counts so many times, by each axis.
+MOST_WINDOWS, LONGEST_WINDOW = 8, 32
+# What a coordinate is between knots: one of them, whole tiles between two, a part of a tile.
+AT_KNOT, BETWEEN, PART = range(3)
 
 
 @dataclass(frozen=True)
 class Knots:
-    """The knots of an axis, in tiles, and those where the smallest part of a tile is sampled too."""
+    """The knots of an axis, in tiles, and those where the smallest part of a tile is sampled too.
+
+    ``window``: blocks that together take as long as as many blocks after them (``degree`` 1), or longer by as much each
+    time (2); ``unsettled``: by how much they do not, in proportion.
+    """
 
     axis: Axis
     whole: tuple[int, ...]
     parts: tuple[int, ...]
+    window: int = 1
+    degree: int = 1
+    unsettled: float = 0.0
 
     @classmethod
     def of(cls, axis: Axis, more: Iterable[int] = (), more_parts: Iterable[int] = ()) -> Knots:
@@ -48,11 +63,13 @@ class Knots:
             parts = {low, 2 * low, *begins, top}
         whole = {at for at in whole | set(more) if low <= at <= top}
         parts = {at for at in (parts | set(more_parts)) & whole if (at - 1) * axis.tile + axis.grain >= axis.low}
-        return cls(axis, tuple(sorted(whole)), tuple(sorted(parts)) if axis.tile > axis.grain else ())
+        some = tuple(sorted(parts)) if axis.tile > axis.grain else ()
+        return cls(axis, tuple(sorted(whole)), some, degree=axis.degree)
 
     def and_at(self, tiles: int, *, part: bool = False) -> Knots:
         """With a knot more, if it is among those of loops that have not settled."""
-        return Knots.of(self.axis, (*self.whole, tiles), (*self.parts, tiles) if part else self.parts)
+        found = Knots.of(self.axis, (*self.whole, tiles), (*self.parts, tiles) if part else self.parts)
+        return replace(found, window=self.window, degree=self.degree, unsettled=self.unsettled)
 
     def tiles_of(self, coordinate: int) -> int:
         """Up to the end of a coordinate, of which blocks that repeat are left out."""
@@ -110,6 +127,67 @@ class Knots:
         rest = coordinate - blocks * axis.block
         further = (blocks + 1) * axis.block // 2
         return [(1.0, rest, 0), (blocks, rest, further), (-blocks, rest - axis.block, further)]
+
+    @property
+    def end(self) -> int:
+        """That of the block that stands for those that follow."""
+        return _base_of(self.axis) * self.axis.tile + self.axis.block
+
+    @property
+    def repeats(self) -> bool:
+        """Whether there are blocks that are extrapolated."""
+        return _repeats(self.axis)
+
+    def own(self, coordinate: int, *, settled: bool = True) -> Weights:
+        """Coordinates of samples that end as this one does, and how they weigh; ``settled``: blocks along all axes."""
+        windows, start, step = self._windows(coordinate, settled=settled)
+        if not windows:
+            return {coordinate: 1.0}
+        if self.degree == 1:
+            shares: tuple[float, ...] = (1.0 - windows, windows)
+        else:
+            shares = (
+                (windows - 1) * (windows - 2) / 2, -windows * (windows - 2.0), windows * (windows - 1) / 2,
+            )  # fmt: skip
+        return {start + number * step: share for number, share in enumerate(shares) if share}
+
+    def nearer(self, coordinate: int, more: int, *, settled: bool = True) -> int:
+        """So many windows beyond those samples; the coordinate itself where it is not further."""
+        if self.axis.carries:
+            beyond = -(-(coordinate - self.end) // self.axis.block)
+            return coordinate - max(0, beyond - more - 1) * self.axis.block
+        windows, start, step = self._windows(coordinate, settled=settled)
+        return start + min(windows, self.degree + more) * step if windows else coordinate
+
+    def within(self, coordinate: int, *, settled: bool = True) -> int:
+        """The last of those samples."""
+        if self.axis.carries:
+            return coordinate - max(0, -(-(coordinate - self.end) // self.axis.block)) * self.axis.block
+        windows, start, step = self._windows(coordinate, settled=settled)
+        return start + self.degree * step if windows else coordinate
+
+    def form(self, coordinate: int) -> int:
+        """Whether it is at a knot, between two or a part of a tile; more by three beyond the last block sampled."""
+        tiles, within = -(-coordinate // self.axis.tile), self.tiles_of(coordinate)
+        if tiles * self.axis.tile != coordinate or within > self.whole[-1]:
+            found = PART
+        else:
+            found = AT_KNOT if within in self.whole else BETWEEN
+        return found + 3 * (within < tiles)
+
+    def _windows(self, coordinate: int, *, settled: bool) -> tuple[int, int, int]:
+        """How many windows it is extrapolated by, from which coordinate, that ends as it does, and how long one is."""
+        axis = self.axis
+        if axis.carries or not _repeats(axis):
+            return 0, coordinate, 0
+        blocks = (-(-coordinate // axis.tile) - self.tiles_of(coordinate)) // (axis.block // axis.tile)
+        window = self.window
+        while not settled and blocks // window > MOST_WINDOWS and 2 * window <= LONGEST_WINDOW:
+            window *= 2
+        windows = blocks // window
+        if windows <= self.degree:
+            return 0, coordinate, 0
+        return windows, coordinate - windows * window * axis.block, window * axis.block
 
     @property
     def coordinates(self) -> tuple[int, ...]:

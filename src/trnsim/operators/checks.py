@@ -53,6 +53,7 @@ def check(costs: KernelCosts, draws: Draws, number: int) -> Row:
         **row,
         "how": "simulated" if point in surface.samples else found.how,
         "error": found.time_ps / float(whole[0]) - 1,
+        "told": found.error_percent,
         "us": float(whole[0]) / 1e6,
         "instructions": round(float(whole[_INSTRUCTIONS])),
         "samples": len(surface.samples),
@@ -73,10 +74,7 @@ def _sized(costs: KernelCosts, contract: Contract, problem: Problem, least: int,
         point = costs.surface(contract, problem)[1]
         if not found.covers(point):
             break
-        costs.cost(contract.name, problem.dtype, **_given(contract, problem))  # takes the samples that it needs
-        instructions = float(found.evaluate(point)[_INSTRUCTIONS])
-        if np.isnan(instructions):  # the surface is not good there: the use is simulated
-            instructions = float(costs.sample(contract, problem)[_INSTRUCTIONS])
+        instructions = costs.quantities(contract, problem)[0][_INSTRUCTIONS]
         if least <= instructions <= most:
             break
         axis = max(free, key=lambda one: one.degree)

@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = Path(__file__).with_name("shipped") / "sources.txt"
 _TRACE = ("numerics", "releases", "machine", "isa", "nki", "session.py")
 _TIME = ("timing", "units.py", "hardware/model.py", "hardware/timing_constants.py", "operators/samples.py")
-_SURFACE = ("operators/surface.py", "operators/basis.py")
+_SURFACE = ("operators/building.py", "operators/surface.py", "operators/basis.py")
 # Older releases, which our kernels do not use, and what reads saved traces of other generations.
 _NOT = ("nki/versions/", "isa/retarget.py")
 _DIGITS = 16

@@ -10,7 +10,7 @@ import numpy as np
 
 from trnsim.errors import InputError
 from trnsim.hardware import load_chip
-from trnsim.operators import surface
+from trnsim.operators import building, surface
 from trnsim.operators.cost import ENGINES, OperatorCost, OperatorCosts
 from trnsim.operators.neighbours import gather
 from trnsim.operators.samples import QUANTITIES
@@ -32,14 +32,14 @@ _MODULES = (
 )  # fmt: skip
 # Costs that are remembered as they are.
 _KNOWN = 100_000
-_INSTRUCTIONS = QUANTITIES.index("instructions")
 # Operations and bytes of a use that takes a second or so to simulate: 32,000 products, 16,000 tiles of 128 x 2,048.
 _AT_ONCE, _AT_ONCE_BYTES = 32_000 * 2 * 128 * 128 * 512, 16_000 * 2 * 128 * 2048
-# Uses of fewer instructions are simulated in about as long as a sample takes: a surface must be this good to stand in.
-# What happens once is much of their time, and is not a polynomial of sizes.
-_SMALL, _SMALL_ERROR = 2000, 0.01
-# Uses of so many are a sample of their own where a surface does not tell their time.
+# Uses of more products are not simulated to be shipped, where a surface does not tell their time.
 _LARGE = 20_000
+# With which errors surfaces are used for uses of at most so many products, which are simulated instead.
+_ERRORS = ((10_000, 0.01), (building.LARGEST_SAMPLE, 0.02))
+# Uses that are extrapolated each from samples of their own, before a surface interpolates.
+_FEW = 4
 _BUSY = QUANTITIES.index(f"busy {ENGINES[0]}")
 
 
@@ -70,6 +70,7 @@ class KernelCosts:
         self._contracts = contracts()
         self._known: dict[tuple[Any, ...], OperatorCost] = {}
         self._surfaces: dict[tuple[Any, ...], Surface] = {}
+        self._extrapolated: dict[tuple[Any, ...], int] = {}
         self._neighbours: dict[tuple[Any, ...], Neighbours | None] = {}
         self.source = Surfaces(chip, cores, store, use_shipped=use_shipped)
 
@@ -86,27 +87,81 @@ class KernelCosts:
             return known
         contract = self.contract(operator, dtype)
         problem = contract.problem(dtype, self.cores, given, self.generation)
-        found, point = self.surface(contract, problem)
-        exact = found.samples.get(point)
-        values, error = None if exact is None else exact.tolist(), 0.0
-        if values is None and found.knots and found.covers(point):
-            values = found.evaluate(point).tolist()
-            # Not a number: samples are missing.
-            if values[0] != values[0] and _may_stand(found, _at_most(found, point)):
-                self._fill(found, contract, problem, [point])
-                values = found.evaluate(point).tolist()
-            error = found.error(values[_INSTRUCTIONS])
-            if not _may_stand(found, values[_INSTRUCTIONS]):
-                values = None
-        how = "surface"
-        if values is None:
-            surface.refuse_if_large(contract, problem)
-            quantities, support, reason = self.source.sampler(contract, problem)
-            values, how, found = quantities.tolist(), "simulated", surface.Surface((), {}, (), support, reason)
+        values, error, found, how = self.quantities(contract, problem)
         if len(self._known) >= _KNOWN:
             self._known.clear()
         self._known[use] = self._cost(contract, problem, values, found, how, error)
         return self._known[use]
+
+    def quantities(self, contract: Contract, problem: Problem) -> tuple[list[float], float | None, Surface, str]:
+        """What a use takes, the error that checks tell, the surface, and how it is known.
+
+        Raises:
+            UnsupportedError: too large to be simulated and not to be extrapolated.
+        """
+        values, error, found = self._told(contract, problem)
+        if values is not None:
+            return values.tolist(), error, found, "surface"
+        building.refuse_if_large(contract, problem, _why(found, self.surface(contract, problem)[1]))
+        values, support, reason = self.source.sampler(contract, problem)
+        return values.tolist(), None, surface.Surface((), {}, (), support, reason), "simulated"
+
+    def _told(self, contract: Contract, problem: Problem) -> tuple[NDArray[np.float64] | None, float | None, Surface]:
+        """What a surface says of a use, with the error that checks tell; None where that is not good."""
+        found, point = self.surface(contract, problem)
+        exact = found.samples.get(point)
+        if exact is not None:
+            return exact, 0.0, found
+        if not found.knots or not found.covers(point) or not _is_good(found.unsettled(point), contract, problem):
+            return None, None, found
+        if found.interpolates(point):
+            values = found.evaluate(point)
+            if values[0] != values[0]:  # not a number: samples are missing
+                self._fill(found, contract, problem, [point])
+                values = found.evaluate(point)
+            return values, found.error(point, own=False), found
+        found = self._extrapolating(found, contract, problem, point)
+        own, error = found.extrapolate(point), found.error(point, own=True)
+        if own is None or error is None or not _is_good(error, contract, problem):
+            return None, None, found
+        if found.may_interpolate(point):
+            self._compare(found, contract, problem, point, float(own[0]))
+        return own, error, found
+
+    def _extrapolating(self, found: Surface, contract: Contract, problem: Problem, point: tuple[int, ...]) -> Surface:
+        """The surface, with samples that end as a use does, unless the use itself is simulated sooner."""
+        missing = [at for _, at in found.own(point) if at not in found.samples]
+        compared = found.error(point, own=True) is not None
+        if not missing and compared:
+            return found
+        uses = [building.placed(contract, problem, found.axes, at) for at in missing]
+        if sum(building.work(contract, use) for use in uses) >= building.work(contract, problem):
+            return found
+        key = self.key(contract, problem)
+        self._extrapolated[key] = self._extrapolated.get(key, 0) + 1
+        if self._extrapolated[key] > _FEW and not found.refined and not self.source.chip.changes:
+            found = self._refined(found, contract, problem)
+        sample = self.source.sampler_of(contract)
+        building.fill(found, contract, problem, missing, sample)
+        if not compared:
+            building.check(found, contract, problem, point, sample)
+        self.source.keep(contract, problem, repr(key), found)
+        return found
+
+    def _refined(self, found: Surface, contract: Contract, problem: Problem) -> Surface:
+        """The surface that interpolates too."""
+        key = self.key(contract, problem)
+        made = self._surfaces[key] = building.refine(found, contract, problem, self.source.sampler_of(contract))
+        self.source.keep(contract, problem, repr(key), made)
+        return made
+
+    def _compare(
+        self, found: Surface, contract: Contract, problem: Problem, point: tuple[int, ...], time_ps: float
+    ) -> None:
+        """Check what is interpolated at a use, against what is extrapolated from samples that end as it does."""
+        building.fill(found, contract, problem, found.missing(point), self.source.sampler_of(contract))
+        found.compared(surface.Check(point, float(found.evaluate(point)[0]), time_ps))
+        self.source.keep(contract, problem, repr(self.key(contract, problem)), found)
 
     def once(self, operator: str, dtype: str, **given: Any) -> OperatorCost:
         """What one use costs, as soon as may be: simulated whole where there is no surface yet and it is not large.
@@ -145,11 +200,15 @@ class KernelCosts:
             return self._cost(contract, problem, exact.tolist(), held, "surface", 0.0)
         if not held.knots or not held.covers(point):
             return None
-        values = held.evaluate(point).tolist()
+        values, error = held.evaluate(point) if held.interpolates(point) else held.extrapolate(point), None
+        if values is not None and values[0] == values[0]:
+            error = held.error(point, own=not held.interpolates(point))
+        elif held.refined:
+            values, error = held.evaluate(point), held.most_wrong(point)
         # Not a number: samples are missing.
-        if values[0] != values[0] or not _may_stand(held, values[_INSTRUCTIONS]):
+        if values is None or values[0] != values[0] or error is None or error > surface.LARGEST_ERROR:
             return None
-        return self._cost(contract, problem, values, held, "surface", held.error(values[_INSTRUCTIONS]))
+        return self._cost(contract, problem, values.tolist(), held, "surface", error)
 
     def neighbours(self, contract: Contract, problem: Problem) -> Neighbours | None:
         """The simulated sizes of an operator in a format, by which others may be told; None: there are none."""
@@ -172,7 +231,7 @@ class KernelCosts:
         """
         contract = self.contract(operator, dtype)
         problem = contract.problem(dtype, self.cores, given, self.generation)
-        surface.refuse_if_large(contract, problem)
+        building.refuse_if_large(contract, problem)
         quantities, support, reason = self.source.sampler(contract, problem)
         return self._cost(
             contract, problem, quantities.tolist(), surface.Surface((), {}, (), support, reason), "simulated", 0.0
@@ -235,18 +294,14 @@ class KernelCosts:
     def prepare(self, contract: Contract, problems: Sequence[Problem]) -> Surface:
         """The surface that uses of one regime have in common, with the samples that they need."""
         found, _ = self.surface(contract, problems[0])
-        points = [self.surface(contract, problem)[1] for problem in problems] if found.knots else []
-        lacking = [point for point in dict.fromkeys(points) if found.covers(point) and point not in found.samples]
-        # On a chip that a user changed, instructions and errors are those of the chip as it is.
-        told = self.source.unchanged(contract, problems[0], repr(self.key(contract, problems[0]))) or found
-        around = [p for p in lacking if found.missing(p) and _may_stand(told, _instructions(told, p))]
-        if around:
-            self._fill(found, contract, problems[0], around)
-        counts = {p: _instructions(told, p) for p in lacking}
-        alone = [p for p, count in counts.items() if count <= _LARGE and not _may_stand(told, count)]
-        if alone:
-            surface.fill(found, contract, problems[0], alone, self.source.sampler_of(contract))
-            self.source.keep(contract, problems[0], repr(self.key(contract, problems[0])), found)
+        if found.knots and not found.refined and not self.source.chip.changes:
+            found = self._refined(found, contract, problems[0])
+        for problem in problems if found.knots else ():
+            point = self.surface(contract, problem)[1]
+            told = self._told(contract, problem)[0] is not None or not found.covers(point)
+            if not told and building.products(contract, problem) <= _LARGE:
+                building.take(found, contract, problem, point, self.source.sampler_of(contract))
+                self.source.keep(contract, problem, repr(self.key(contract, problem)), found)
         return found
 
     def key(self, contract: Contract, problem: Problem) -> tuple[Any, ...]:
@@ -264,7 +319,7 @@ class KernelCosts:
         return found, tuple([coordinates[knots.axis.name] for knots in found.knots])
 
     def _cost(
-        self, contract: Contract, problem: Problem, values: list[float], found: Surface, how: str, error: float
+        self, contract: Contract, problem: Problem, values: list[float], found: Surface, how: str, error: float | None
     ) -> OperatorCost:
         support, reason = self.source.labelled(found.support, found.reason)
         return OperatorCost(
@@ -277,7 +332,7 @@ class KernelCosts:
             support=support,
             reason=reason,
             how=how,
-            error_percent=100 * error if how == "surface" and found.checks else None,
+            error_percent=100 * error if how == "surface" and error is not None else None,
             busy_ps=dict(zip(ENGINES, values[_BUSY : _BUSY + len(ENGINES)], strict=True)),
         )
 
@@ -287,25 +342,51 @@ class KernelCosts:
         columns = [np.broadcast_to(coordinates[axis.name], (count,)) for axis in found.axes]
         points = np.stack(columns, axis=1) if columns else np.empty((count, 0), np.int64)
         quantities = np.full((count, len(QUANTITIES)), np.nan)
-        inside = np.array([found.covers(point) for point in points.tolist()]) if found.knots else np.zeros(count, bool)
-        if inside.any():
-            quantities[inside] = found.evaluate_many(points[inside])
-            missing = inside & np.isnan(quantities[:, 0])
-            if missing.any():
-                lacking = [tuple(p) for p in np.unique(points[missing], axis=0).tolist()]
-                self._fill(found, contract, one, [p for p in lacking if _may_stand(found, _at_most(found, p))])
-                quantities[missing] = found.evaluate_many(points[missing])
-        counts, places = np.unique(np.where(inside, quantities[:, _INSTRUCTIONS], 0), return_inverse=True)
-        wrong = np.array([not _may_stand(found, number) for number in counts.tolist()])
-        whole = ~inside | wrong[places]
-        for number in np.flatnonzero(whole & inside).tolist():
-            exact = found.samples.get(tuple(points[number].tolist()))
-            if exact is not None:
-                quantities[number], whole[number] = exact, False
+        if found.knots:
+            unique, places = np.unique(points, axis=0, return_inverse=True)
+            quantities = self._inside(found, contract, one, [tuple(at) for at in unique.tolist()])[places.ravel()]
+        whole = np.isnan(quantities[:, 0])
         if whole.any():
             uses = some.resized({name: np.broadcast_to(size, (count,))[whole] for name, size in some.sizes.items()})
             quantities[whole] = self._simulated(contract, uses, int(whole.sum()))
         return quantities
+
+    def _inside(
+        self, found: Surface, contract: Contract, one: Problem, points: list[tuple[int, ...]]
+    ) -> NDArray[np.float64]:
+        """The quantities at coordinates of a regime; not a number where a use is to be simulated whole."""
+        quantities = np.full((len(points), len(QUANTITIES)), np.nan)
+        cells: dict[tuple[int, ...], list[int]] = {}
+        for number, at in enumerate(points):
+            if found.covers(at):
+                cells.setdefault(found.cell(at), []).append(number)
+        if len(points) > _FEW and cells and not found.refined and not self.source.chip.changes:
+            found = self._refined(found, contract, one)
+        for numbers in cells.values():
+            left = list(numbers)
+            while left and found.may_interpolate(points[left[0]]):  # those that more checks may vouch for
+                self._one(quantities, found, contract, one, points, left.pop(len(left) // 2))
+            if left and found.interpolates(points[left[0]]):
+                array = np.array([points[number] for number in left], np.int64)
+                values = found.evaluate_many(array)
+                missing = np.isnan(values[:, 0])
+                if missing.any():
+                    self._fill(found, contract, one, [points[left[n]] for n in np.flatnonzero(missing).tolist()])
+                    values = found.evaluate_many(array)
+                quantities[left] = values
+            else:
+                for number in left:
+                    self._one(quantities, found, contract, one, points, number)
+        return quantities
+
+    def _one(
+        self, quantities: NDArray[np.float64], found: Surface, contract: Contract, one: Problem,
+        points: list[tuple[int, ...]], number: int,
+    ) -> None:  # fmt: skip
+        problem = building.placed(contract, one, found.axes, points[number])
+        values = self._told(contract, problem)[0]
+        if values is not None:
+            quantities[number] = values
 
     def _simulated(self, contract: Contract, some: Problem, count: int) -> NDArray[np.float64]:
         names = list(some.sizes)
@@ -314,38 +395,31 @@ class KernelCosts:
         found = []
         for row in unique.tolist():
             use = some.resized(dict(zip(names, row, strict=True)))
-            surface.refuse_if_large(contract, use)
+            building.refuse_if_large(contract, use)
             found.append(self.source.sampler(contract, use)[0])
         return np.stack(found)[places]
 
     def _fill(self, found: Surface, contract: Contract, problem: Problem, points: Iterable[tuple[int, ...]]) -> None:
         """Take the samples that some coordinates lack, and keep the surface with them."""
         for point in points:
-            surface.fill(found, contract, problem, found.missing(point), self.source.sampler_of(contract))
+            building.fill(found, contract, problem, found.missing(point), self.source.sampler_of(contract))
         self.source.keep(contract, problem, repr(self.key(contract, problem)), found)
 
 
-def _may_stand(found: Surface, instructions: float) -> bool:
-    """Whether a surface tells the time of a use of so many instructions well enough; not where that is unknown."""
-    if not instructions >= 0:
-        return False
-    return found.error(instructions) <= (_SMALL_ERROR if instructions < _SMALL else surface.LARGEST_ERROR)
+def _is_good(error: float, contract: Contract, problem: Problem) -> bool:
+    """Whether a use may be told with this error: less where it can be simulated instead."""
+    if error <= _ERRORS[0][1]:
+        return True
+    work = building.products(contract, problem)
+    return error <= next((limit for most, limit in _ERRORS if work <= most), surface.LARGEST_ERROR)
 
 
-def _instructions(found: Surface, point: tuple[int, ...]) -> float:
-    """Instructions of a use, or more where samples are missing."""
-    known = float(found.evaluate(point)[_INSTRUCTIONS])
-    return _at_most(found, point) if np.isnan(known) else known
-
-
-def _at_most(found: Surface, point: Sequence[int]) -> float:
-    """Instructions of the smallest sample that is as large along every axis, which no use at ``point`` has more of."""
-    larger = (
-        values[_INSTRUCTIONS]
-        for other, values in found.samples.items()
-        if all(a >= b for a, b in zip(other, point, strict=True))
-    )
-    return float(min(larger, default=float("inf")))
+def _why(found: Surface, point: tuple[int, ...]) -> str:
+    """Why a use is not extrapolated."""
+    for knots, at in zip(found.knots, point, strict=True):
+        if knots.unsettled and knots.within(at, settled=False) < at:
+            return f"blocks of {knots.axis.name} differ by {knots.unsettled:.1%}, and this is one of many"
+    return "checks are further off than a surface may be"
 
 
 def _groups(contract: Contract, problem: Problem, count: int) -> list[NDArray[np.int64]]:

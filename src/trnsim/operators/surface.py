@@ -1,58 +1,41 @@
 """Surfaces: the cost of a kernel as a function of its sizes, from samples that are simulated.
 
 In one regime a kernel's loops differ in how often they run, and engines that work in order settle into a period: each
-further block of a loop takes as long as the one before. So a cost is interpolated between samples at the knots of every
-axis (``basis``), which lie where loops begin and end, and grows with the number of blocks beyond. What an axis needs is
-found along it alone: between its knots another sample is taken, and becomes a knot where it is not what was expected.
-A use needs the samples around it only; they are taken when it is asked for. More samples, which no knots belong to,
-tell the error.
+further block of a loop takes as long as the one before. So the cost of a use is that of fewer blocks along every axis,
+whose last ones end as its own do, and grows with the number of blocks (``own``). Samples are those of this use, and of
+others that end so.
+
+For any use at once, a cost is interpolated between samples at the knots of every axis (``basis``), which lie where
+loops begin and end (``evaluate``). That is as good as the checks say that were made in the same *cell*: of the same
+axes at knots, between them, of a part of a tile, beyond the last block sampled. Where there are none it is not used.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, product
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trnsim.errors import UnsupportedError
-from trnsim.operators.basis import Knots
 from trnsim.operators.samples import QUANTITIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from trnsim.kernels.contract import Axis, Contract, Problem
+    from trnsim.kernels.contract import Axis
+    from trnsim.operators.basis import Knots
 
     Point = tuple[int, ...]
-    Sample = Callable[[Problem], tuple[NDArray[np.float64], str, str]]
+    Cell = tuple[int, ...]
 
-# By how much of the time a sample between knots may differ from what was expected before it becomes one.
-TOLERANCE = 0.005
-# Knots that an axis gets in this way, at most.
-MOST_KNOTS = 16
-# Samples that only check: the last so many tell the error, after at most so many of which some led to more knots.
-CHECKS, MOST_CHECKS = 2, 8
-GOOD = 0.02
-# Products of the largest check, and how often one is drawn until it is not larger.
-LARGEST_CHECK, MOST_DRAWS = 4000, 8
-# A use of fewer instructions than this many times those of one block of every loop is a small one: as many of them are
-# checked as of others.
-FEW = 4
-# A check tells the error of uses of up to so many times its instructions; that of the largest, of all above.
-NEAR = 4
-# The largest error of a check with which a surface is used.
+# A surface interpolates where so many checks of a cell are at least this good.
+CHECKS, GOOD = 2, 0.01
+# The largest error with which a surface is used.
 LARGEST_ERROR = 0.04
-# Instructions of the largest sample that is simulated, and of a use that is not extrapolated.
-LARGEST_SAMPLE = 2_000_000
-_INSTRUCTIONS = QUANTITIES.index("instructions")
-# Operations of TensorE's largest product, 128 x 128 x 512: the measure of how many instructions a use takes.
-_PRODUCT = 2 * 128 * 128 * 512
 # Uses that are evaluated together.
 _TOGETHER = 8192
 # Coordinates whose weights are remembered.
@@ -61,12 +44,16 @@ _HELD = 100_000
 
 @dataclass(frozen=True)
 class Check:
-    """A sample that a surface was not made from: its coordinates, times in picoseconds, and instructions."""
+    """What was found at some coordinates, and what it should be, in picoseconds.
+
+    ``own``: extrapolated from samples that end as it does, and simulated; else interpolated, and simulated or
+    extrapolated so.
+    """
 
     point: Point
     found_ps: float
     simulated_ps: float
-    instructions: float = 0.0
+    own: bool = False
 
     @property
     def error(self) -> float:
@@ -75,13 +62,14 @@ class Check:
 
 @dataclass
 class Surface:
-    """Knots of each axis, and the samples at them that were taken. Without an axis there are none: uses are simulated.
+    """Knots of each axis, and the samples that were taken. Without an axis there are none: uses are simulated.
 
     Attributes:
         knots: of the axes, in order.
         samples: quantities by coordinates.
-        checks: samples that were only compared.
-        support, reason: of the samples.
+        checks: what was compared.
+        support, reason: of the samples, the worst of them.
+        refined: whether there are knots wherever lines between them do not tell the time, so that it interpolates.
     """
 
     knots: tuple[Knots, ...]
@@ -89,24 +77,92 @@ class Surface:
     checks: tuple[Check, ...] = ()
     support: str = ""
     reason: str = ""
+    refined: bool = False
     _held: dict[tuple[int, int], tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
     _held_rest: dict[Point, tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _held_forms: dict[tuple[int, int], tuple[int, float]] = field(default_factory=dict, repr=False, compare=False)
+    _errors: dict[tuple[bool, Cell], tuple[int, float]] | None = field(default=None, repr=False, compare=False)
 
     @property
     def axes(self) -> tuple[Axis, ...]:
         return tuple(knots.axis for knots in self.knots)
 
-    def error(self, instructions: float) -> float:
-        """The largest of the checks of about as many instructions or more: what happens once weighs less and less."""
-        counts, errors = self._errors
-        return errors[bisect_left(counts, min(instructions, counts[-1]) / NEAR)] if counts else 0.0
+    def cell(self, point: Sequence[int]) -> Cell:
+        """Where a use lies, of the forms of its coordinates (``Knots.form``)."""
+        return tuple([self._form(number, at)[0] for number, at in enumerate(point)])
+
+    def beyond(self, point: Sequence[int]) -> Cell:
+        """Along which axes it is extrapolated from samples that end as it does."""
+        return tuple([knots.within(at, settled=self.settled) < at for knots, at in zip(self.knots, point, strict=True)])
 
     @cached_property
-    def _errors(self) -> tuple[list[float], list[float]]:
-        """Instructions of the checks, ascending, and the largest error of each and those above it."""
-        ordered = sorted(self.checks, key=lambda check: -check.instructions)
-        errors = accumulate((check.error for check in ordered), max)
-        return [check.instructions for check in ordered][::-1], list(errors)[::-1]
+    def settled(self) -> bool:
+        """Whether blocks have settled along all axes."""
+        return not any(knots.unsettled for knots in self.knots)
+
+    def nearer(self, point: Point, more: int) -> Point:
+        """A use that is extrapolated from the same samples, by so many windows beyond them along each axis."""
+        along = zip(self.knots, point, strict=True)
+        return tuple([knots.nearer(at, more, settled=self.settled) for knots, at in along])
+
+    def unsettled(self, point: Sequence[int]) -> float:
+        """By how much of its time a use may be wrong as blocks that are extrapolated have not settled."""
+        return sum(self._form(number, at)[1] for number, at in enumerate(point))
+
+    def interpolates(self, point: Sequence[int]) -> bool:
+        """Whether checks vouch for what is interpolated."""
+        if not self.refined:
+            return False
+        count, error = self.errors.get((False, self.cell(point)), (0, 0.0))
+        return count >= CHECKS and error <= GOOD
+
+    def may_interpolate(self, point: Sequence[int]) -> bool:
+        """Whether more checks may vouch for it."""
+        count, error = self.errors.get((False, self.cell(point)), (0, 0.0))
+        return self.refined and count < CHECKS and error <= GOOD
+
+    def error(self, point: Sequence[int], *, own: bool) -> float | None:
+        """The largest of the checks at the same place, with what has not settled; None: nothing was compared there."""
+        unsettled = self.unsettled(point)
+        if own:
+            beyond = self.beyond(point)
+            if not any(beyond):
+                return 0.0
+            known = self.errors.get((True, beyond))
+            return None if known is None else known[1] + unsettled
+        known = self.errors.get((False, self.cell(point)))
+        return None if known is None else known[1] + unsettled
+
+    def most_wrong(self, point: Sequence[int]) -> float | None:
+        """An error of what is interpolated anywhere, where there are no checks of a cell."""
+        found = [error for (own, _), (_, error) in self.errors.items() if not own]
+        return self.error(point, own=False) or max(found, default=1.0) + self.unsettled(point)
+
+    @property
+    def errors(self) -> dict[tuple[bool, Cell], tuple[int, float]]:
+        """Number and largest error of the checks by place."""
+        if self._errors is None:
+            self._errors = {}
+            for check in self.checks:
+                place = (check.own, self.beyond(check.point) if check.own else self.cell(check.point))
+                count, error = self._errors.get(place, (0, 0.0))
+                self._errors[place] = count + 1, max(error, check.error)
+        return self._errors
+
+    def compared(self, check: Check) -> None:
+        """Keep a check."""
+        self.checks, self._errors = (*self.checks, check), None
+
+    def _form(self, number: int, size: int) -> tuple[int, float]:
+        """The form of a coordinate, and by how much what is extrapolated along its axis may be wrong."""
+        found = self._held_forms.get((number, size))
+        if found is None:
+            knots = self.knots[number]
+            share = 1 - (knots.within(size, settled=False) / size) ** knots.degree if knots.unsettled else 0.0
+            found = self._held_forms[number, size] = knots.form(size), share * knots.unsettled
+            if len(self._held_forms) > _HELD:
+                self._held_forms.clear()
+        return found
 
     def covers(self, point: Sequence[int]) -> bool:
         """Whether the coordinates are of this regime."""
@@ -128,6 +184,30 @@ class Surface:
                 for chosen in product(*(places for places, _, _ in along)):
                     found[chosen] = None
         return list(found)
+
+    def own(self, point: Sequence[int]) -> list[tuple[float, Point]]:
+        """Samples that end as a use does along every axis, and their weights."""
+        found: dict[Point, float] = {}
+        for weight, at in self._carried(point):
+            along = [
+                knots.own(place, settled=self.settled).items() for knots, place in zip(self.knots, at, strict=True)
+            ]
+            for chosen in product(*along):
+                place, share = tuple([p for p, _ in chosen]), weight
+                for _, one in chosen:
+                    share *= one
+                found[place] = found.get(place, 0.0) + share
+        return [(share, place) for place, share in found.items()]
+
+    def extrapolate(self, point: Sequence[int]) -> NDArray[np.float64] | None:
+        """The quantities at some coordinates from samples that end as they do; None where samples are missing."""
+        result = np.zeros(len(QUANTITIES))
+        for share, place in self.own(point):
+            values = self.samples.get(place)
+            if values is None:
+                return None
+            result += share * values
+        return result
 
     def missing(self, point: Sequence[int]) -> list[Point]:
         """Those that have not been taken."""
@@ -302,168 +382,3 @@ def _product(term: list[tuple[Any, ...]]) -> tuple[Any, Any] | None:
     for _, more, shares in term[1:]:
         rows, weights = np.add.outer(rows, more).ravel(), np.multiply.outer(weights, shares).ravel()
     return rows, weights
-
-
-def build(contract: Contract, problem: Problem, sample: Sample) -> Surface:
-    """A surface of the regime of ``problem``: its knots, and its checks.
-
-    Raises:
-        UnsupportedError: a sample is too large to be simulated.
-    """
-    return _Builder(contract, problem, sample).build()
-
-
-def fill(surface: Surface, contract: Contract, problem: Problem, points: Iterable[Point], sample: Sample) -> None:
-    """Take samples of the regime of ``problem``."""
-    for point in points:
-        surface.add(point, simulated(contract, problem, surface.axes, point, sample)[0])
-
-
-def simulated(
-    contract: Contract, problem: Problem, axes: tuple[Axis, ...], point: Point, sample: Sample
-) -> tuple[NDArray[np.float64], str, str]:
-    """A use of the regime of ``problem``, at some coordinates.
-
-    Raises:
-        UnsupportedError: it is too large.
-    """
-    named = {axis.name: at for axis, at in zip(axes, point, strict=True)}
-    use = problem.resized(contract.placed(problem, named))
-    refuse_if_large(contract, use)
-    return sample(use)
-
-
-def refuse_if_large(contract: Contract, problem: Problem) -> None:
-    """Refuse a use that is too large to be simulated whole.
-
-    Raises:
-        UnsupportedError: it is.
-    """
-    instructions = contract.flops(problem) / _PRODUCT
-    if instructions > LARGEST_SAMPLE:
-        raise UnsupportedError(
-            f"{contract.name} with {dict(problem.sizes)} is in no regime that is extrapolated, and is too large to be "
-            "simulated whole",
-            value=round(instructions),
-            limit=LARGEST_SAMPLE,
-        )
-
-
-class _Builder:
-    """Finds the knots of each axis, the others at the end of their first block."""
-
-    def __init__(self, contract: Contract, problem: Problem, sample: Sample) -> None:
-        self.contract, self.problem, self.sample = contract, problem, sample
-        self.axes = contract.axes(problem)
-        self.taken: dict[Point, NDArray[np.float64]] = {}
-        self.support = ("", "")
-        self.knots = [Knots.of(axis) for axis in self.axes]
-        self.middle = tuple(_end_of_first_block(knots) for knots in self.knots)
-
-    def at(self, point: Point) -> NDArray[np.float64]:
-        if point not in self.taken:
-            values, *support = simulated(self.contract, self.problem, self.axes, point, self.sample)
-            self.taken[point], self.support = values, (support[0], support[1])
-        return self.taken[point]
-
-    def build(self) -> Surface:
-        if not self.axes:  # each use of this regime is one of its own
-            return Surface((), {})
-        for number in range(len(self.axes)):
-            self.refine(number)
-        return self.checked()
-
-    def refine(self, number: int) -> None:
-        """Knots of one axis where lines between those there are do not tell the time."""
-        axis = self.axes[number]
-        waiting, added = self.knots[number].between(), 0
-        while waiting and added < MOST_KNOTS:
-            left, between, right = waiting.pop(0)
-            if self.wrong_along(number, self.middle, between * axis.tile) > TOLERANCE:
-                self.knots[number] = self.knots[number].and_at(between)
-                halves = [(left, (left + between) // 2, between), (between, (between + right) // 2, right)]
-                waiting += [half for half in halves if half[0] < half[1] < half[2]]
-                added += 1
-
-    def wrong_along(self, number: int, point: Point, at: int) -> float:
-        """By how much the time at a coordinate is not what the knots of that axis alone say, in proportion."""
-        expected = 0.0
-        at = self.knots[number].carried(at)[0][1]
-        for weights in self.knots[number].weights(at):
-            for place, weight in weights.items():
-                expected += self.at((*point[:number], place, *point[number + 1 :]))[0] * weight
-        found = self.at((*point[:number], at, *point[number + 1 :]))[0]
-        return float(abs(expected - found) / found)
-
-    def checked(self) -> Surface:
-        """The surface, after samples that only check it: where one is wrong, the axis that is gets another knot."""
-        draw = np.random.default_rng(len(self.axes))
-        found: tuple[list[Check], list[Check]] = ([], [])
-        few = FEW * float(self.at(self.middle)[_INSTRUCTIONS])
-        for number in range(MOST_CHECKS):
-            surface = Surface(tuple(self.knots), self.taken, (), *self.support)
-            point = self.drawn(draw, number)
-            check = self.check(surface, point)
-            found[check.instructions < few].append(check)
-            if all(_enough(checks) for checks in found):
-                break
-            if check.error > GOOD:
-                self.repair(point)
-        last = tuple(check for checks in found for check in checks[-CHECKS:])
-        return Surface(tuple(self.knots), self.taken, last, *self.support)
-
-    def drawn(self, draw: Any, number: int) -> Point:
-        """A point to check: not too large, with a part of a tile along one axis.
-
-        What parts lack adds up over axes, and needs many samples.
-        """
-        parted = number // 2 % max(1, len(self.knots))
-        points = []
-        for _ in range(MOST_DRAWS):
-            point = tuple(
-                _drawn(draw, knots, large=number % 2 == 0, parted=axis == parted)
-                for axis, knots in enumerate(self.knots)
-            )
-            named = {axis.name: at for axis, at in zip(self.axes, point, strict=True)}
-            use = self.problem.resized(self.contract.placed(self.problem, named))
-            points.append((float(self.contract.flops(use)) / _PRODUCT, point))
-            if points[-1][0] <= LARGEST_CHECK:
-                return point
-        return min(points)[1]
-
-    def check(self, surface: Surface, point: Point) -> Check:
-        for other in surface.missing(point):
-            surface.add(other, self.at(other))
-        simulated = self.at(point)
-        return Check(point, float(surface.evaluate(point)[0]), float(simulated[0]), float(simulated[_INSTRUCTIONS]))
-
-    def repair(self, point: Point) -> None:
-        wrong = [self.wrong_along(number, point, at) for number, at in enumerate(point)]
-        worst = int(np.argmax(wrong))
-        knots = self.knots[worst]
-        self.knots[worst] = knots.and_at(knots.tiles_of(point[worst]), part=True)
-
-
-def _enough(checks: list[Check]) -> bool:
-    """Whether the last ones were good."""
-    return len(checks) >= CHECKS and max(check.error for check in checks[-CHECKS:]) <= GOOD
-
-
-def _end_of_first_block(knots: Knots) -> int:
-    axis = knots.axis
-    end = -(-axis.low // axis.block) * axis.block
-    return end if axis.high is None or end <= axis.high else knots.coordinate(knots.whole[-1])
-
-
-def _drawn(draw: Any, knots: Knots, *, large: bool, parted: bool) -> int:
-    """A coordinate between the lowest, or a block, and a little beyond the last knot; of whole tiles or not."""
-    axis = knots.axis
-    low = max(axis.low, axis.tile)
-    reach = axis.first * axis.block + low + (1 + axis.far) * axis.block
-    high = max(low, min(axis.high or reach, reach))
-    low = max(low, min(axis.block, high)) if large else low
-    size = round(float(np.exp(draw.uniform(np.log(low), np.log(high)))))
-    size = min(max(axis.low, size // axis.grain * axis.grain), high)
-    if not parted:
-        size = min(-(-size // axis.tile), high // axis.tile or 1) * axis.tile
-    return max(axis.low, min(size, axis.high or size))

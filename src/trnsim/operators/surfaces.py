@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trnsim.hardware import load_chip
-from trnsim.operators import surface
+from trnsim.operators import building, surface
 from trnsim.operators.decides import surface_key
 from trnsim.operators.packing import pack, unpack
 from trnsim.operators.samples import Sampler
@@ -58,9 +58,9 @@ class Surfaces:
             self.made += 1
             if self._plain is not None:
                 like = self._plain.of(contract, problem, key)
-                found = surface.Surface(like.knots, {}, like.checks, like.support, like.reason)
+                found = surface.Surface(like.knots, {}, like.checks, like.support, like.reason, like.refined)
             else:
-                found = surface.build(contract, problem, self.sampler_of(contract))
+                found = building.build(contract, problem, self.sampler_of(contract))
             self.keep(contract, problem, key, found)
         return found
 
@@ -93,10 +93,8 @@ class Surfaces:
         found: surface.Surface | None = None
         for data in known:
             one: surface.Surface = unpack(data)
-            if found is None:
-                found = one
-            elif one.knots == found.knots:  # the store has samples beyond those that are shipped
-                found.samples.update(one.samples)
+            # The store has samples and checks beyond those that are shipped, or of more knots.
+            found = one if found is None else _together(found, one)
         return found
 
     def keep(self, contract: Contract, problem: Problem, key: str, found: surface.Surface) -> None:
@@ -117,6 +115,20 @@ class Surfaces:
             entries = there.entries(contract, self.chip) if there is not None else []
             found = self._shipped[contract.name] = [e for e in entries if e.cores == self.cores]
         return found
+
+
+def _together(first: surface.Surface, other: surface.Surface) -> surface.Surface:
+    """Samples of both; knots of the one that is refined, and its checks with those of the same knots."""
+    if other.refined and not first.refined:
+        first, other = other, first
+    first.samples.update({at: values for at, values in other.samples.items() if at not in first.samples})
+    more = [check for check in other.checks if check.own or other.knots == first.knots]
+    known = {(check.own, check.point) for check in first.checks}
+    first.checks = (*first.checks, *(check for check in more if (check.own, check.point) not in known))
+    first.support, first.reason = max(
+        (first.support, first.reason), (other.support, other.reason), key=lambda one: building.SUPPORT.index(one[0])
+    )
+    return first
 
 
 def entry_of(made: surface.Surface, problem: Problem, key: str) -> Entry:

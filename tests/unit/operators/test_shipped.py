@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from trnsim.cli import app
 from trnsim.hardware import load_chip
-from trnsim.operators import decides, shipped, surface
+from trnsim.operators import building, decides, shipped
 from trnsim.operators import prepare as prepared
 from trnsim.operators.kernel_costs import KernelCosts, contracts
 from trnsim.operators.packing import pack, unpack
@@ -93,7 +93,7 @@ def test_shipped_samples_are_what_kernels_take(chip, operator):
         given = {**entry.sizes, **entry.options}
         problem = contract.problem(entry.dtype, entry.cores, given, loaded.core.version)
         sampler = Sampler(chip)
-        found = surface.simulated(contract, problem, made.axes, point, lambda use, s=sampler: s(contract, use))
+        found = building.simulated(contract, problem, made.axes, point, lambda use, s=sampler: s(contract, use))
         assert found[0].tolist() == values.tolist(), AGAIN
         # A surface is known as its last sample is; this is another.
         assert SUPPORT.index(found[1]) <= SUPPORT.index(made.support), AGAIN
@@ -164,7 +164,7 @@ def test_samples_of_a_changed_chip_are_those_of_a_fresh_one(made, tmp_path):
         kept = unpack(entry.surface)
         problem = contract.problem(entry.dtype, entry.cores, {**entry.sizes, **entry.options}, "v3")
         for point, values in sorted(kept.samples.items())[:6]:
-            again = surface.simulated(contract, problem, kept.axes, point, lambda use: sampler(contract, use))
+            again = building.simulated(contract, problem, kept.axes, point, lambda use: sampler(contract, use))
             assert again[0].tolist() == values.tolist()
             assert again[1:] == (kept.support, kept.reason)
 

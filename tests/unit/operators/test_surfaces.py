@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trnsim.errors import InputError, UnsupportedError
 from trnsim.kernels.contract import PLAIN, Axis, Contract, Limit
-from trnsim.operators import surface
+from trnsim.operators import building, surface
 from trnsim.operators.basis import Knots
 from trnsim.operators.draws import Draws
 from trnsim.operators.kernel_costs import KernelCosts, contracts
@@ -85,7 +85,7 @@ def synthetic(axes=BLOCKS, flops=1, **more):
     )  # fmt: skip
 
 
-def sample_of(time, instructions=1e5):
+def sample_of(time, instructions=1e3):
     asked = []
 
     def sample(problem):
@@ -96,10 +96,26 @@ def sample_of(time, instructions=1e5):
     return sample, asked
 
 
+def problem_of(contract):
+    return contract.problem("float32", 1, {"a": 1, "b": 1})
+
+
+def made_of(contract, sample):
+    return building.refine(
+        building.build(contract, problem_of(contract), sample), contract, problem_of(contract), sample
+    )
+
+
 def found_at(contract, made, sample, a, b):
-    problem = contract.problem("float32", 1, {"a": 1, "b": 1})
-    surface.fill(made, contract, problem, made.missing((a, b)), sample)
+    """By interpolation."""
+    building.fill(made, contract, problem_of(contract), made.missing((a, b)), sample)
     return made.evaluate((a, b))[0]
+
+
+def own_at(contract, made, sample, a, b):
+    """From samples that end as the use does."""
+    building.fill(made, contract, problem_of(contract), [at for _, at in made.own((a, b))], sample)
+    return made.extrapolate((a, b))[0]
 
 
 @given(st.integers(1, 4000), st.integers(1, 8000))
@@ -110,16 +126,97 @@ def test_a_bilinear_time_is_found_again(a, b):
 
     contract = synthetic()
     sample, asked = sample_of(time)
-    made = surface.build(contract, contract.problem("float32", 1, {"a": 1, "b": 1}), sample)
-    assert made.error(1e9) < 1e-9
+    made = made_of(contract, sample)
+    assert all(check.error < 1e-9 for check in made.checks)
     assert found_at(contract, made, sample, a, b) == pytest.approx(time(a, b))
-    assert max(asked) <= (50, 100)
+    assert own_at(contract, made, sample, a, b) == pytest.approx(time(a, b))
+    assert max(asked) <= (60, 120)
+
+
+def cycle(a):
+    """Blocks of 10 that take 700, 800 and 900 in turn, after the first."""
+    blocks, rest = divmod(a, 10)
+    steps = [70, 80, 90]
+    return 1e4 + sum(10 * steps[n % 3] for n in range(blocks)) + rest * steps[blocks % 3]
+
+
+@pytest.mark.parametrize(
+    ("of", "window", "degree", "settled"),
+    [
+        (lambda a: 1e5 + 700.0 * a, 1, 1, True),
+        (cycle, 3, 1, True),
+        (lambda a: 1e5 + 700.0 * a + 30.0 * a * a, 1, 2, True),  # each block takes longer than the one before
+        (lambda a: 1e5 + 700.0 * a * (1 + 0.05 * np.sin(a**2)), None, 1, False),
+    ],
+)
+@given(a=st.integers(1, 4000), b=st.integers(1, 30))
+@settings(deadline=None, max_examples=10)
+def test_blocks_that_settle(of, window, degree, settled, a, b):
+    contract = synthetic()
+
+    def time(a, b):
+        return of(a) + 100.0 * (-(-b // 2)) * a
+
+    sample, _ = sample_of(time)
+    made = building.build(contract, problem_of(contract), sample)
+    knots = made.knots[0]
+    assert (knots.unsettled == 0) is settled
+    assert knots.degree == degree
+    if settled:
+        assert knots.window == window
+        assert own_at(contract, made, sample, a, b) == pytest.approx(time(a, b), rel=1e-9)
+        assert made.unsettled((a, b)) == 0
+    else:
+        assert made.unsettled((4000, b)) > 0.01
+
+
+def test_what_has_not_settled_is_simulated_or_refused(monkeypatch):
+    def time(a, b):
+        return 1e5 + 700.0 * a * (1 + 0.05 * np.sin(a**2)) + b
+
+    contract = synthetic(flops=10**9)
+    sample, asked = sample_of(time)
+    monkeypatch.setattr("trnsim.operators.kernel_costs.contracts", lambda: {"synthetic": contract})
+    costs = KernelCosts("trn2", use_shipped=False)
+    monkeypatch.setattr(costs.source, "sampler", lambda _, problem: sample(problem))
+    for a, b in ((35, 9), (4000, 9)):
+        found = costs.cost("synthetic", "float32", a=a, b=b)
+        assert found.time_ps == time(a, b)
+    assert (4000, 9) in asked
+    contract = dataclasses.replace(contract, flops=lambda p: 10**15 * (p.sizes["a"] > 2000))
+    costs._contracts["synthetic"] = contract
+    with pytest.raises(UnsupportedError, match=r"blocks of a differ by .*too large"):
+        costs.cost("synthetic", "float32", a=4001, b=9)
+
+
+def test_checks_speak_for_their_cell():
+    """What is wrong of parts of tiles is not held against whole ones, nor the other way round."""
+    contract = synthetic((Axis("a", 8, 32), Axis("b", 1, 16)))
+    sample, _ = sample_of(
+        lambda a, b: 1e6 + 100.0 * (-(-a // 8)) * b + (20_000.0 * (a % 8) if a % 8 in (2, 3) else 0) * b
+    )
+    made = made_of(contract, sample)
+    for a, b in ((40, 5), (3, 4), (402, 4), (403, 4)):
+        values = sample(problem_of(contract).resized({"a": a, "b": b}))[0]
+        made.compared(surface.Check((a, b), found_at(contract, made, sample, a, b), values[0]))
+        made.compared(surface.Check((a, b), made.evaluate((a, b))[0], values[0]))
+    assert made.interpolates((40, 6))
+    assert made.error((40, 6), own=False) < 0.01 < made.error((411, 4), own=False)
+    assert not made.interpolates((411, 4))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("assumed", "calibrated", "extrapolated"))))
+def test_support_is_the_worst_of_the_samples(order):
+    contract, labels = synthetic(), itertools.chain(order, itertools.repeat("calibrated"))
+    sample, _ = sample_of(lambda a, b: 1e6 + a + b)
+    made = building.build(contract, problem_of(contract), lambda p: (sample(p)[0], next(labels), "why"))
+    assert made.support == "assumed"
 
 
 def test_a_sample_at_no_knots_is_one_of_its_own():
     contract = synthetic()
     sample, _ = sample_of(lambda a, b: 1e6 + 1000.0 * a * b)
-    made = surface.build(contract, contract.problem("float32", 1, {"a": 1, "b": 1}), sample)
+    made = made_of(contract, sample)
     before = found_at(contract, made, sample, 100, 9)
     for point in ((137, 9), (100, 9)):
         made.add(point, np.full(len(QUANTITIES), 5.0))
@@ -137,7 +234,7 @@ def test_what_blocks_move_on_is_found_again(a, b):
 
     contract = synthetic((Axis("a", 1, 8, carries="b"), Axis("b", 1, 16)))
     sample, asked = sample_of(time)
-    made = surface.build(contract, contract.problem("float32", 1, {"a": 1, "b": 1}), sample)
+    made = made_of(contract, sample)
     # What lies between knots of a is a straight line; so is the sum of what follows.
     assert found_at(contract, made, sample, a, b) == pytest.approx(time(a, b), rel=5e-3)
     assert max(at for at, _ in asked) <= 33  # of checks
@@ -150,7 +247,7 @@ def test_knots_come_where_another_engine_takes_over():
 
     contract = synthetic((Axis("a", 1, 64), Axis("b", 1, 4)))
     sample, _ = sample_of(time)
-    made = surface.build(contract, contract.problem("float32", 1, {"a": 1, "b": 1}), sample)
+    made = made_of(contract, sample)
     for a in (2, 3, 4, 5, 6, 30, 100):
         assert found_at(contract, made, sample, a, 9) == pytest.approx(time(a, 9), rel=0.01)
 
@@ -169,7 +266,7 @@ def test_a_surface_that_is_wrong_is_not_used(monkeypatch):
 def test_what_is_too_large():
     contract = synthetic(flops=10**15)
     with pytest.raises(UnsupportedError, match="too large"):
-        surface.build(contract, contract.problem("float32", 1, {"a": 5, "b": 7}), sample_of(lambda a, b: 1.0)[0])
+        building.build(contract, contract.problem("float32", 1, {"a": 5, "b": 7}), sample_of(lambda a, b: 1.0)[0])
 
 
 USES = [Draws(1, 500, 200_000).use(number) for number in range(120)]
@@ -201,12 +298,12 @@ def test_samples_are_of_the_regime(use):
 
 
 SMALL = [
-    ("trn2", 1, "rmsnorm", "bfloat16", {"rows": 50_000, "width": 4096}),
-    ("trn3", 2, "softmax", "float16", {"rows": 70_001, "width": 2048}),
-    ("trn1", 1, "adam", "bfloat16", {"elements": 100_000_000}),
-    ("trn3", 1, "reduce_columns", "float32", {"rows": 30_000, "width": 1536}),
-    ("trn2", 2, "gated_activation", "bfloat16", {"rows": 20_000, "width": 5000}),
-    ("trn2", 2, "router", "bfloat16", {"tokens": 30_000, "width": 1024, "experts": 64, "k": 6}),
+    ("trn2", 1, "rmsnorm", "bfloat16", {"rows": 250_000, "width": 4096}),
+    ("trn3", 2, "softmax", "float16", {"rows": 370_001, "width": 2048}),
+    ("trn1", 1, "decode_attention", "bfloat16", {"sequences": 45, "heads": 8, "kv_heads": 8, "context": 9000, "depth": 64}),
+    ("trn3", 1, "reduce_columns", "float32", {"rows": 100_000, "width": 1536}),
+    ("trn2", 2, "gated_activation", "bfloat16", {"rows": 120_000, "width": 5000}),
+    ("trn2", 1, "matmul_fp8", "float8_e4m3", {"m": 1500, "k": 576, "n": 33_280}),
 ]
 
 
