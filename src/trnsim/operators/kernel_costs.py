@@ -17,7 +17,7 @@ from trnsim.operators.samples import QUANTITIES
 from trnsim.operators.surfaces import Surfaces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -70,7 +70,7 @@ class KernelCosts:
         self._contracts = contracts()
         self._known: dict[tuple[Any, ...], OperatorCost] = {}
         self._surfaces: dict[tuple[Any, ...], Surface] = {}
-        self._extrapolated: dict[tuple[Any, ...], int] = {}
+        self._asked: dict[tuple[Any, ...], int] = {}
         self._neighbours: dict[tuple[Any, ...], Neighbours | None] = {}
         self.source = Surfaces(chip, cores, store, use_shipped=use_shipped)
 
@@ -104,6 +104,11 @@ class KernelCosts:
             return values.tolist(), error, found, "surface"
         building.refuse_if_large(contract, problem, _why(found, self.surface(contract, problem)[1]))
         values, support, reason = self.source.sampler(contract, problem)
+        point = self.surface(contract, problem)[1]
+        if found.knots and found.covers(point):
+            found = self._often(found, contract, problem)
+            if found.may_interpolate(point):
+                self._compare(found, contract, problem, point, float(values[0]))
         return values.tolist(), None, surface.Surface((), {}, (), support, reason), "simulated"
 
     def _told(self, contract: Contract, problem: Problem) -> tuple[NDArray[np.float64] | None, float | None, Surface]:
@@ -137,15 +142,20 @@ class KernelCosts:
         uses = [building.placed(contract, problem, found.axes, at) for at in missing]
         if sum(building.work(contract, use) for use in uses) >= building.work(contract, problem):
             return found
-        key = self.key(contract, problem)
-        self._extrapolated[key] = self._extrapolated.get(key, 0) + 1
-        if self._extrapolated[key] > _FEW and not found.refined and not self.source.chip.changes:
-            found = self._refined(found, contract, problem)
+        found = self._often(found, contract, problem)
         sample = self.source.sampler_of(contract)
         building.fill(found, contract, problem, missing, sample)
         if not compared:
             building.check(found, contract, problem, point, sample)
-        self.source.keep(contract, problem, repr(key), found)
+        self.source.keep(contract, problem, repr(self.key(contract, problem)), found)
+        return found
+
+    def _often(self, found: Surface, contract: Contract, problem: Problem) -> Surface:
+        """The surface, which interpolates too once it was asked for several uses."""
+        key = self.key(contract, problem)
+        self._asked[key] = self._asked.get(key, 0) + 1
+        if self._asked[key] > _FEW and not found.refined and not self.source.chip.changes:
+            return self._refined(found, contract, problem)
         return found
 
     def _refined(self, found: Surface, contract: Contract, problem: Problem) -> Surface:
@@ -296,12 +306,13 @@ class KernelCosts:
         found, _ = self.surface(contract, problems[0])
         if found.knots and not found.refined and not self.source.chip.changes:
             found = self._refined(found, contract, problems[0])
-        for problem in problems if found.knots else ():
-            point = self.surface(contract, problem)[1]
-            told = self._told(contract, problem)[0] is not None or not found.covers(point)
-            if not told and building.products(contract, problem) <= _LARGE:
+        covered = [one for one in problems if found.knots and found.covers(self.surface(contract, one)[1])]
+        for problem in covered:
+            if self._told(contract, problem)[0] is None and building.products(contract, problem) <= _LARGE:
+                point = self.surface(contract, problem)[1]
                 building.take(found, contract, problem, point, self.source.sampler_of(contract))
-                self.source.keep(contract, problem, repr(self.key(contract, problem)), found)
+        around = [self.surface(contract, one)[1] for one in covered]  # for uses beside these
+        self._fill(found, contract, problems[0], [at for at in around if found.missing(at) and found.near_good(at)])
         return found
 
     def key(self, contract: Contract, problem: Problem) -> tuple[Any, ...]:
@@ -399,11 +410,12 @@ class KernelCosts:
             found.append(self.source.sampler(contract, use)[0])
         return np.stack(found)[places]
 
-    def _fill(self, found: Surface, contract: Contract, problem: Problem, points: Iterable[tuple[int, ...]]) -> None:
+    def _fill(self, found: Surface, contract: Contract, problem: Problem, points: Sequence[tuple[int, ...]]) -> None:
         """Take the samples that some coordinates lack, and keep the surface with them."""
         for point in points:
             building.fill(found, contract, problem, found.missing(point), self.source.sampler_of(contract))
-        self.source.keep(contract, problem, repr(self.key(contract, problem)), found)
+        if points:
+            self.source.keep(contract, problem, repr(self.key(contract, problem)), found)
 
 
 def _is_good(error: float, contract: Contract, problem: Problem) -> bool:

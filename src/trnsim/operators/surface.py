@@ -116,10 +116,16 @@ class Surface:
         count, error = self.errors.get((False, self.cell(point)), (0, 0.0))
         return count >= CHECKS and error <= GOOD
 
-    def may_interpolate(self, point: Sequence[int]) -> bool:
-        """Whether more checks may vouch for it."""
+    def may_interpolate(self, point: Point) -> bool:
+        """Whether a check there may vouch for it."""
         count, error = self.errors.get((False, self.cell(point)), (0, 0.0))
-        return self.refined and count < CHECKS and error <= GOOD
+        if not self.refined or count >= CHECKS or error > GOOD:
+            return False
+        return not any(check.point == point and not check.own for check in self.checks)
+
+    def near_good(self, point: Sequence[int]) -> bool:
+        """Whether no check is against what is interpolated."""
+        return self.refined and self.errors.get((False, self.cell(point)), (0, 0.0))[1] <= GOOD
 
     def error(self, point: Sequence[int], *, own: bool) -> float | None:
         """The largest of the checks at the same place, with what has not settled; None: nothing was compared there."""

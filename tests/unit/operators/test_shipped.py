@@ -229,7 +229,8 @@ def test_packing(made):
     found = unpack(entry.surface)
     assert pack(found) == bytes(entry.surface)
     assert unpack(pack(found)).knots == found.knots
-    assert np.array_equal(found.evaluate((2048,)), unpack(pack(found)).evaluate((2048,)))
+    point = next(at for at in found.samples if not found.missing(at))
+    assert np.array_equal(found.evaluate(point), unpack(pack(found)).evaluate(point))
 
 
 def test_all_uses_at_once(tmp_path):

@@ -300,7 +300,13 @@ def test_samples_are_of_the_regime(use):
 SMALL = [
     ("trn2", 1, "rmsnorm", "bfloat16", {"rows": 250_000, "width": 4096}),
     ("trn3", 2, "softmax", "float16", {"rows": 370_001, "width": 2048}),
-    ("trn1", 1, "decode_attention", "bfloat16", {"sequences": 45, "heads": 8, "kv_heads": 8, "context": 9000, "depth": 64}),
+    (
+        "trn1",
+        1,
+        "decode_attention",
+        "bfloat16",
+        {"sequences": 45, "heads": 8, "kv_heads": 8, "context": 9000, "depth": 64},
+    ),
     ("trn3", 1, "reduce_columns", "float32", {"rows": 100_000, "width": 1536}),
     ("trn2", 2, "gated_activation", "bfloat16", {"rows": 120_000, "width": 5000}),
     ("trn2", 1, "matmul_fp8", "float8_e4m3", {"m": 1500, "k": 576, "n": 33_280}),
