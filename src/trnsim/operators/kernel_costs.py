@@ -117,14 +117,17 @@ class KernelCosts:
         exact = found.samples.get(point)
         if exact is not None:
             return exact, 0.0, found
-        if not found.knots or not found.covers(point) or not _is_good(found.unsettled(point), contract, problem):
+        if not found.knots or not found.covers(point):
             return None, None, found
-        if found.interpolates(point):
+        error = found.interpolation_error(point)
+        if error is not None and _is_good(error, contract, problem):
             values = found.evaluate(point)
             if values[0] != values[0]:  # not a number: samples are missing
                 self._fill(found, contract, problem, [point])
                 values = found.evaluate(point)
-            return values, found.error(point, own=False), found
+            return values, error, found
+        if not _is_good(found.unsettled(point), contract, problem):
+            return None, None, found
         found = self._extrapolating(found, contract, problem, point)
         own, error = found.extrapolate(point), found.error(point, own=True)
         if own is None or error is None or not _is_good(error, contract, problem):

@@ -82,6 +82,7 @@ class Surface:
     _held_rest: dict[Point, tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
     _held_forms: dict[tuple[int, int], tuple[int, float]] = field(default_factory=dict, repr=False, compare=False)
     _errors: dict[tuple[bool, Cell], tuple[int, float]] | None = field(default=None, repr=False, compare=False)
+    _held_good: dict[Cell, float] | None = field(default=None, repr=False, compare=False)
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -111,10 +112,27 @@ class Surface:
 
     def interpolates(self, point: Sequence[int]) -> bool:
         """Whether checks vouch for what is interpolated."""
-        if not self.refined:
-            return False
-        count, error = self.errors.get((False, self.cell(point)), (0, 0.0))
-        return count >= CHECKS and error <= GOOD
+        return self.interpolation_error(point) is not None
+
+    def interpolation_error(self, point: Sequence[int]) -> float | None:
+        """By how much what is interpolated may be wrong; None where checks do not vouch for it."""
+        cell, unsettled = [], 0.0
+        for place in enumerate(point):
+            form, share = self._held_forms.get(place) or self._form(*place)
+            cell.append(form)
+            unsettled += share
+        known = self._good.get(tuple(cell))
+        return None if known is None else known + unsettled
+
+    @property
+    def _good(self) -> dict[Cell, float]:
+        """Largest errors of the cells that are good."""
+        if self._held_good is None:
+            known = self.errors.items() if self.refined else ()
+            self._held_good = {
+                cell: error for (own, cell), (count, error) in known if not own and count >= CHECKS and error <= GOOD
+            }
+        return self._held_good
 
     def may_interpolate(self, point: Point) -> bool:
         """Whether a check there may vouch for it."""
@@ -157,7 +175,7 @@ class Surface:
 
     def compared(self, check: Check) -> None:
         """Keep a check."""
-        self.checks, self._errors = (*self.checks, check), None
+        self.checks, self._errors, self._held_good = (*self.checks, check), None, None
 
     def _form(self, number: int, size: int) -> tuple[int, float]:
         """The form of a coordinate, and by how much what is extrapolated along its axis may be wrong."""
