@@ -35,7 +35,7 @@ class Knots:
     """The knots of an axis, in tiles, and those where the smallest part of a tile is sampled too.
 
     ``window``: blocks that together take as long as as many blocks after them (``degree`` 1), or longer by as much each
-    time (2); ``unsettled``: by how much they do not, in proportion.
+    time (2), ``skip`` blocks after the second; ``unsettled``: by how much they do not, in proportion.
     """
 
     axis: Axis
@@ -43,6 +43,7 @@ class Knots:
     parts: tuple[int, ...]
     window: int = 1
     degree: int = 1
+    skip: int = 0
     unsettled: float = 0.0
 
     @classmethod
@@ -69,7 +70,7 @@ class Knots:
     def and_at(self, tiles: int, *, part: bool = False) -> Knots:
         """With a knot more, if it is among those of loops that have not settled."""
         found = Knots.of(self.axis, (*self.whole, tiles), (*self.parts, tiles) if part else self.parts)
-        return replace(found, window=self.window, degree=self.degree, unsettled=self.unsettled)
+        return replace(found, window=self.window, degree=self.degree, skip=self.skip, unsettled=self.unsettled)
 
     def tiles_of(self, coordinate: int) -> int:
         """Up to the end of a coordinate, of which blocks that repeat are left out."""
@@ -180,7 +181,7 @@ class Knots:
         axis = self.axis
         if axis.carries or not _repeats(axis):
             return 0, coordinate, 0
-        blocks = (-(-coordinate // axis.tile) - self.tiles_of(coordinate)) // (axis.block // axis.tile)
+        blocks = (-(-coordinate // axis.tile) - self.tiles_of(coordinate)) // (axis.block // axis.tile) - self.skip
         window = self.window
         while not settled and blocks // window > MOST_WINDOWS and 2 * window <= LONGEST_WINDOW:
             window *= 2

@@ -307,17 +307,21 @@ def _settled(knots: Knots, times: dict[int, float]) -> Knots:
     steps = [(times[b] - times[a]) / (b - a) for a, b in pairwise(counts)]
     rising = [b > a for a, b in pairwise(steps)]
     degrees = (1, 2) if len(steps) >= BENT and (all(rising) or not any(rising)) else (1,)
+    windows = [count for count in counts if 0 < 4 * count <= counts[-1]]
     found = []
-    for degree in degrees:
-        for window in (count for count in counts if 0 < 4 * count <= counts[-1] and degree * count in times):
-            one, two = (times[number * window] - times[0] for number in (1, 2))
-            wrong = 0.0
-            for q in (count // window for count in counts if count % window == 0 and count > degree * window):
-                count = q * window
-                expected = q * one if degree == 1 else q * (q - 1) / 2 * two - q * (q - 2) * one
-                wrong = max(wrong, abs(expected / (times[count] - times[0]) - 1))
-            found.append(replace(knots, window=window, degree=degree, unsettled=wrong))
-    good = [one for one in found if one.unsettled <= SETTLED]
+    for degree, window, skip in ((d, w, s) for d in degrees for w in windows for s in (0, w)):
+        if any(skip + number * window not in times for number in range(degree + 1)):
+            continue
+        one, two = times[skip + window] - times[skip], times.get(skip + 2 * window, 0.0) - times[skip]
+        wrong = 0.0
+        for count in (count for count in counts if count % window == 0 and count > skip + degree * window):
+            q = (count - skip) // window
+            expected = q * one if degree == 1 else q * (q - 1) / 2 * two - q * (q - 2) * one
+            wrong = max(wrong, abs(expected / (times[count] - times[skip]) - 1))
+        found.append(replace(knots, window=window, degree=degree, skip=skip, unsettled=wrong))
+    good = sorted(
+        (one for one in found if one.unsettled <= SETTLED), key=lambda one: one.skip + one.degree * one.window
+    )
     return good[0] if good else min(found, key=lambda one: one.unsettled)
 
 

@@ -36,10 +36,11 @@ _KNOWN = 100_000
 _AT_ONCE, _AT_ONCE_BYTES = 32_000 * 2 * 128 * 128 * 512, 16_000 * 2 * 128 * 2048
 # Uses of more products are not simulated to be shipped, where a surface does not tell their time.
 _LARGE = 20_000
-# With which errors surfaces are used for uses of at most so many products, which are simulated instead.
-_ERRORS = ((10_000, 0.01), (building.LARGEST_SAMPLE, 0.02))
+# With which errors surfaces are used for uses of at most so many instructions, which are simulated instead.
+_ERRORS = ((20_000, 0.01), (building.LARGEST_SAMPLE, 0.02))
 # Uses that are extrapolated each from samples of their own, before a surface interpolates.
 _FEW = 4
+_INSTRUCTIONS = QUANTITIES.index("instructions")
 _BUSY = QUANTITIES.index(f"busy {ENGINES[0]}")
 
 
@@ -120,17 +121,18 @@ class KernelCosts:
         if not found.knots or not found.covers(point):
             return None, None, found
         error = found.interpolation_error(point)
-        if error is not None and _is_good(error, contract, problem):
+        if error is not None:
             values = found.evaluate(point)
             if values[0] != values[0]:  # not a number: samples are missing
                 self._fill(found, contract, problem, [point])
                 values = found.evaluate(point)
-            return values, error, found
-        if not _is_good(found.unsettled(point), contract, problem):
+            if _is_good(error, float(values[_INSTRUCTIONS])):
+                return values, error, found
+        if found.unsettled(point) > surface.LARGEST_ERROR:
             return None, None, found
         found = self._extrapolating(found, contract, problem, point)
         own, error = found.extrapolate(point), found.error(point, own=True)
-        if own is None or error is None or not _is_good(error, contract, problem):
+        if own is None or error is None or not _is_good(error, float(own[_INSTRUCTIONS])):
             return None, None, found
         if found.may_interpolate(point):
             self._compare(found, contract, problem, point, float(own[0]))
@@ -421,12 +423,11 @@ class KernelCosts:
             self.source.keep(contract, problem, repr(self.key(contract, problem)), found)
 
 
-def _is_good(error: float, contract: Contract, problem: Problem) -> bool:
+def _is_good(error: float, instructions: float) -> bool:
     """Whether a use may be told with this error: less where it can be simulated instead."""
     if error <= _ERRORS[0][1]:
         return True
-    work = building.products(contract, problem)
-    return error <= next((limit for most, limit in _ERRORS if work <= most), surface.LARGEST_ERROR)
+    return error <= next((limit for most, limit in _ERRORS if instructions <= most), surface.LARGEST_ERROR)
 
 
 def _why(found: Surface, point: tuple[int, ...]) -> str:
