@@ -193,8 +193,8 @@ def _limits(depth: int, width: int) -> Any:
 
 def _backward_arguments(problem: Problem) -> tuple[Any, ...]:
     heads, queries = problem.sizes["heads"], problem.sizes["queries"]
-    result = array(heads, queries, _width(problem), dtype=problem.dtype)
-    return *_inputs(problem), result, array(heads, queries, dtype="float32"), result, *_choices(problem)
+    result, dy = (array(heads, queries, _width(problem), dtype=problem.dtype) for _ in range(2))
+    return *_inputs(problem), result, array(heads, queries, dtype="float32"), dy, *_choices(problem)
 
 
 def _backward_bytes(problem: Problem) -> Any:
@@ -224,19 +224,9 @@ def _same(problem: Problem) -> Any:
     return problem.sizes["queries"] == problem.sizes["keys"]
 
 
-def _by_dma(problem: Problem) -> bool:
-    """Whether DMA engines transpose, sixteen rows at a time."""
-    return problem.generation != "v2" and item(problem) == 2
-
-
-def _ragged(problem: Problem) -> Any:
-    """Whether TensorE transposes the last rows, for all that meets them."""
-    return (problem.sizes["queries"] % 16 != 0) & _by_dma(problem)
-
-
 def _backward_axes(problem: Problem) -> tuple[Axis, ...]:
-    """Queries and keys of one number, all transposed in one way; others are simulated."""
-    if not _same(problem) or _ragged(problem):
+    """Queries and keys of one number; others are simulated."""
+    if not _same(problem):
         return ()
     one = problem.resized({**problem.sizes, "queries": 128 * ROWS, "keys": 128 * ROWS})
     high = backward.KEPT_BYTES * 128 // int(_backward_bytes(one)) * ROWS
@@ -245,8 +235,7 @@ def _backward_axes(problem: Problem) -> tuple[Axis, ...]:
     heads: tuple[Axis, ...] = (Axis("group", low=2, far=1),) if _group(problem) > 1 else ()
     if problem.sizes["kv_heads"] % cores == 0:
         heads = (Axis("key heads", cores, cores, low=cores, grain=cores, far=1), *heads)
-    grain = 16 if _by_dma(problem) else 1
-    return (*heads, Axis("queries", ROWS, LOAD, low=grain, high=high, grain=grain, degree=2))
+    return (*heads, Axis("queries", ROWS, LOAD, high=high, degree=2))
 
 
 def _backward_placed(problem: Problem, coordinates: Sizes) -> Sizes:
@@ -258,7 +247,7 @@ def _backward_placed(problem: Problem, coordinates: Sizes) -> Sizes:
 def _backward_regime(problem: Problem) -> tuple[Any, ...]:
     whole = problem.sizes["kv_heads"] % problem.cores == 0
     heads = problem.sizes["kv_heads"] * (1 - whole)
-    return _same(problem) & (_ragged(problem) == 0), whole, heads, _group(problem) > 1
+    return _same(problem), whole, heads, _group(problem) > 1
 
 
 _DECODE_SIZES = ("sequences", "heads", "kv_heads", "context", "depth", "width", "window", "block")
