@@ -1,7 +1,12 @@
 """Contracts against what kernels do: what must cross HBM does, each tensor for itself."""
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_harness import drawn
 
+from trnsim.errors import InputError
 from trnsim.operators.kernel_costs import KernelCosts, contracts
 from trnsim.operators.samples import QUANTITIES
 
@@ -39,3 +44,30 @@ def test_tensors_cross_hbm(name):
     assert len({id(array) for array in arrays}) == len(arrays)
     moved = costs.sample(contract, problem)[QUANTITIES.index("hbm_bytes")]
     assert moved >= 0.99 * contract.bytes(problem)
+
+
+@given(
+    st.integers(1, 12000), st.integers(0, 12000), st.sampled_from([64, 96, 128]), st.sampled_from([1, 4]),
+    st.sampled_from(["bfloat16", "float32"]), st.sampled_from([0, 1]), st.sampled_from([1, 2]),
+)  # fmt: skip
+@drawn(200)
+def test_gradients_of_attention_fit_in_all_of_a_regime(queries, more, depth, group, dtype, causal, cores):
+    """At the ends of all axes too: samples lie there."""
+    costs, contract = KernelCosts("trn3", cores, use_shipped=False), contracts()["attention_backward"]
+    sizes = {"heads": 2 * group, "kv_heads": 2, "queries": queries, "depth": depth, "causal": causal}
+    sizes["keys"] = queries + more if causal else more + 1
+    try:
+        problem = contract.problem(dtype, cores, sizes, costs.generation)
+    except InputError:
+        return
+    axes = contract.axes(problem)
+    ends = {axis.name: axis.high or axis.low for axis in axes}
+    given_ = {**sizes, **contract.placed(problem, ends)}
+    contract.problem(dtype, cores, given_, costs.generation)
+    many = problem.resized({name: np.array([size, size]) for name, size in problem.sizes.items()})
+    for one, both in zip(contract.regime(problem), contract.regime(many), strict=True):
+        assert np.all(both == one)
+    at = contract.coordinates(problem)
+    queries_end, keys_end = ends.get("queries", 0), ends.get("before", at["before"])
+    if axes and at["queries"] <= queries_end:
+        assert at["before"] <= keys_end
