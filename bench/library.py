@@ -1,8 +1,9 @@
 """Our kernels beside nki-library's, both timed by the simulator at the same shapes.
 
-``python bench/library.py [--chip trn2] [--json FILE] [NAME ...]``; NAME is part of a family's name. The kernels of nki-library come
-from a checkout of d2ad3a5 that ``TRNSIM_LIBRARY`` names, repaired as ``tests/conformance/repair_nki_library.py`` does;
-without it nothing runs, visibly. A ratio above 1 is a kernel of ours that takes longer.
+``python bench/library.py [--chip trn2] [--json FILE] [NAME ...]``; NAME is part of a family's name. The kernels of
+nki-library come from a checkout of d2ad3a5 that ``TRNSIM_LIBRARY`` names, repaired as
+``tests/conformance/repair_nki_library.py`` does; without it nothing runs, visibly. A ratio above 1 is a kernel of ours
+that takes longer.
 
 Where layouts differ (gradients of attention, decode attention, token norms), each kernel has its own, of the same
 sizes; what nki-library fuses, its cases here leave out, and what it does besides (scores of a router) it does.
