@@ -1,8 +1,9 @@
 """Our kernels beside nki-library's, both timed by the simulator at the same shapes.
 
-``python bench/library.py [--chip trn2] [NAME ...]``; NAME is part of a family's name. The kernels of nki-library come
-from a checkout of d2ad3a5 that ``TRNSIM_LIBRARY`` names, repaired as ``tests/conformance/repair_nki_library.py`` does;
-without it nothing runs, visibly. A ratio above 1 is a kernel of ours that takes longer.
+``python bench/library.py [--chip trn2] [--json FILE] [NAME ...]``; NAME is part of a family's name. The kernels of
+nki-library come from a checkout of d2ad3a5 that ``TRNSIM_LIBRARY`` names, repaired as
+``tests/conformance/repair_nki_library.py`` does; without it nothing runs, visibly. A ratio above 1 is a kernel of ours
+that takes longer.
 
 Where layouts differ (gradients of attention, decode attention, token norms), each kernel has its own, of the same
 sizes; what nki-library fuses, its cases here leave out, and what it does besides (scores of a router) it does.
@@ -14,6 +15,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import json
 import logging
 import math
 import os
@@ -21,6 +23,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import trnsim
@@ -293,6 +296,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="parts of names of families")
     parser.add_argument("--chip", default="trn2")
     parser.add_argument("--lnc", type=int, choices=(1, 2), help="cores of a logical core; both by default")
+    parser.add_argument("--json", type=Path, help="write the ratios by family too")
     given = parser.parse_args()
     checkout = os.environ.get("TRNSIM_LIBRARY")
     if checkout is None:
@@ -324,6 +328,8 @@ def main() -> None:
         mean = math.exp(sum(map(math.log, found)) / len(found))
         within = sum(ratio <= LIMIT for ratio in found)
         print(f"{family:<24}{len(found):>6}{mean:>16.2f}{max(found):>9.2f}{within:>13}")
+    if given.json:
+        given.json.write_text(json.dumps(ratios))
 
 
 if __name__ == "__main__":

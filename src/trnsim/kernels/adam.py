@@ -120,11 +120,12 @@ def _rates(schedule: Any, eps: float, weight_decay: float) -> Any:
 
 def _arguments(problem: Problem) -> tuple[Any, ...]:
     count = problem.sizes["elements"]
-    whole, model = array(count, dtype="float32"), array(count, dtype=problem.dtype)
+    whole = [array(count, dtype="float32") for _ in range(3)]
+    gradient, model = array(count, dtype=problem.dtype), array(count, dtype=problem.dtype)
     decay = 0.0 if problem.options["weight_decay"] == "none" else 0.01
     decoupled = problem.options["weight_decay"] != "coupled"
     schedule = array(3, dtype="float32")
-    return whole, whole, whole, model, schedule, model, 0.9, 0.999, 1e-8, decay, decoupled
+    return *whole, gradient, schedule, model, 0.9, 0.999, 1e-8, decay, decoupled
 
 
 CONTRACTS = (

@@ -21,6 +21,7 @@ SCAN_BYTES = 4096  # of products of a step of the first pass: two banks of PSUM
 STEP = 1024  # keys of a step of the second pass: two banks of PSUM
 AHEAD = 3  # steps of the second pass between a transposition and the product that needs it
 BANK = 512  # columns of a product
+SIXTEEN = 16  # rows that DMA engines transpose at a time
 # Bytes a partition that the keys and values of a head may take in SBUF; longer ones are loaded for each 128 queries.
 KEPT_BYTES = 136 * 1024
 MASKED = -1e30
@@ -340,9 +341,9 @@ def _weigh(block: Block, masks: Masks, number: int, dtype: Any) -> Any:
     """A step of the second pass: exponentials of scores, transposed, and their sums."""
     at, length = block.steps[number]
     scores = scores_of(block, masks, _key_tile(block.keys, at // LOAD), at, length, nl.float32)
-    weights = nl.ndarray((block.rows, length), dtype=dtype, buffer=nl.sbuf)
+    weights = to_transpose(block.rows, length, dtype)
     nisa.activation(
-        dst=weights,
+        dst=weights[0 : block.rows, 0:length],
         op=nl.exp,
         data=scores,
         bias=block.shift,
@@ -351,7 +352,7 @@ def _weigh(block: Block, masks: Masks, number: int, dtype: Any) -> Any:
         reduce_res=block.sums[:, number : number + 1],
         reduce_cmd=nisa.reduce_cmd.reset_reduce,
     )
-    return transposed(weights, block.rows, length)
+    return transposed(weights, weights.shape[0], weights.shape[1])
 
 
 def _multiply(block: Block, number: int, turned: Any, result: Any) -> None:
@@ -365,7 +366,7 @@ def _multiply(block: Block, number: int, turned: Any, result: Any) -> None:
         size = min(ROWS, length - start)
         nisa.nc_matmul(
             dst=block.output,
-            stationary=turned[0:size, piece, :],
+            stationary=turned[0:size, piece, 0 : block.rows],
             moving=values[0:size, at % LOAD // ROWS + piece, :],
         )
     if number < len(block.steps) - 1:
@@ -385,6 +386,23 @@ def _multiply(block: Block, number: int, turned: Any, result: Any) -> None:
         nisa.tensor_copy(dst=block.shifts[0:rows, block.number : block.number + 1], src=block.shift)
 
 
+def to_transpose(rows: int, length: int, dtype: Any) -> Any:
+    """A tile for ``transposed``: DMA engines take whole blocks of 16 x 128, so there are zeros around others."""
+    if not _by_dma(dtype):
+        return nl.ndarray((rows, length), dtype=dtype, buffer=nl.sbuf)
+    below, beside = -(-rows // SIXTEEN) * SIXTEEN, -(-length // ROWS) * ROWS
+    tile = nl.ndarray((below, beside), dtype=dtype, buffer=nl.sbuf)
+    if rows < below:
+        nisa.memset(dst=tile, value=0.0)
+    elif length < beside:
+        nisa.memset(dst=tile[:, length:beside], value=0.0)
+    return tile
+
+
+def _by_dma(dtype: Any) -> bool:
+    return nisa.get_nc_version() >= nisa.nc_version.gen3 and dtype != nl.float32
+
+
 def transposed(tile: Any, rows: int, length: int, into: Any = None) -> Any:
     """[rows, length] in SBUF as [128 of length, pieces, rows]: by DMA (two bytes, NeuronCore-v3 on) or TensorE.
 
@@ -393,7 +411,7 @@ def transposed(tile: Any, rows: int, length: int, into: Any = None) -> Any:
     pieces = -(-length // ROWS)
     turned = nl.ndarray((ROWS, pieces, rows), dtype=tile.dtype, buffer=nl.sbuf) if into is None else into
     whole = length // ROWS
-    by_dma = nisa.get_nc_version() >= nisa.nc_version.gen3 and tile.dtype != nl.float32 and rows % 16 == 0
+    by_dma = _by_dma(tile.dtype) and rows % SIXTEEN == 0
     first = 0
     if by_dma and whole:
         nisa.dma_transpose(dst=turned[:, 0:whole, :], src=tile[:, 0 : whole * ROWS].reshape_dim(1, (whole, ROWS)))

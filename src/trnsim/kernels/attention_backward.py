@@ -23,6 +23,7 @@ from trnsim.kernels.attention import (
     identity,
     row_tiles,
     scores_of,
+    to_transpose,
     transposed,
 )
 from trnsim.nki import isa as nisa
@@ -348,17 +349,17 @@ def _differentiate(state: _Head, block: Block, masks: Masks, key: _Side, value: 
         stationary=state.dy.columns[block.first // LOAD][0][:, column : column + rows],
         moving=value.columns[at // LOAD][0][:, at % LOAD : at % LOAD + length],
     )
-    grads = nl.ndarray((rows, length), dtype=dtype, buffer=nl.sbuf)
+    grads = to_transpose(rows, length, dtype)
     nisa.scalar_tensor_tensor(
-        dst=grads,
+        dst=grads[0:rows, 0:length],
         data=products,
         op0=nl.subtract,
         operand0=state.row_sums[0:rows, block.number : block.number + 1],
         op1=nl.multiply,
         operand1=weights,
     )
-    turned = transposed(grads, rows, length)
-    return _Step(block=block, at=at, length=length, weights=weights, grads=grads, turned=turned)
+    turned = transposed(grads, grads.shape[0], grads.shape[1])
+    return _Step(block=block, at=at, length=length, weights=weights, grads=grads[0:rows, 0:length], turned=turned)
 
 
 def _for_keys(state: _Head, step: _Step, for_keys: Any, for_values: Any, first: int) -> None:
@@ -386,7 +387,7 @@ def _for_queries(state: _Head, step: _Step, key: _Side) -> None:
         size = min(ROWS, step.length - start)
         nisa.nc_matmul(
             dst=product,
-            stationary=step.turned[0:size, piece, :],
+            stationary=step.turned[0:size, piece, 0 : block.rows],
             moving=key.rows[step.at // LOAD][0:size, step.at % LOAD // ROWS + piece, :],
         )
     total = state.dq[0 : block.rows, block.number, :]

@@ -20,6 +20,8 @@ from trnsim.kernels.shapes import array, item, moved
 
 _SIZES = ("heads", "kv_heads", "queries", "keys", "depth", "width", "window")
 _HEADS = ("heads", "kv_heads")
+# Parts of SBUF: gradients for keys of another number than queries are told apart by how many of them the keys take.
+SHARES = 4
 
 
 def _width(problem: Problem) -> Any:
@@ -193,8 +195,8 @@ def _limits(depth: int, width: int) -> Any:
 
 def _backward_arguments(problem: Problem) -> tuple[Any, ...]:
     heads, queries = problem.sizes["heads"], problem.sizes["queries"]
-    result = array(heads, queries, _width(problem), dtype=problem.dtype)
-    return *_inputs(problem), result, array(heads, queries, dtype="float32"), result, *_choices(problem)
+    result, dy = (array(heads, queries, _width(problem), dtype=problem.dtype) for _ in range(2))
+    return *_inputs(problem), result, array(heads, queries, dtype="float32"), dy, *_choices(problem)
 
 
 def _backward_bytes(problem: Problem) -> Any:
@@ -224,32 +226,46 @@ def _same(problem: Problem) -> Any:
     return problem.sizes["queries"] == problem.sizes["keys"]
 
 
-def _by_dma(problem: Problem) -> bool:
-    """Whether DMA engines transpose, sixteen rows at a time."""
-    return problem.generation != "v2" and item(problem) == 2
+def _each(problem: Problem) -> tuple[Any, Any]:
+    """Bytes a partition that 128 queries of a head and 128 keys take in SBUF."""
+    sizes = {**problem.sizes, "queries": ROWS, "keys": ROWS}
+    both, more = (_backward_bytes(problem.resized({**sizes, "keys": keys})) for keys in (ROWS, 2 * ROWS))
+    return 2 * both - more, more - both
 
 
-def _ragged(problem: Problem) -> Any:
-    """Whether TensorE transposes the last rows, for all that meets them."""
-    return (problem.sizes["queries"] % 16 != 0) & _by_dma(problem)
+def _of_keys(problem: Problem) -> Any:
+    """How many quarters of what there is of SBUF the keys take at most, or those that come before causal queries."""
+    before = _before(problem) if _causal(problem) else problem.sizes["keys"]
+    return most(1, up(SHARES * up(before, ROWS) * _each(problem)[1], backward.KEPT_BYTES))
 
 
 def _backward_axes(problem: Problem) -> tuple[Axis, ...]:
-    """Queries and keys of one number, all transposed in one way; others are simulated."""
-    if not _same(problem) or _ragged(problem):
-        return ()
-    one = problem.resized({**problem.sizes, "queries": 128 * ROWS, "keys": 128 * ROWS})
-    high = backward.KEPT_BYTES * 128 // int(_backward_bytes(one)) * ROWS
+    """Of whole sequences, queries and keys of one number; else both, each in its part of SBUF."""
     cores = problem.cores
+    for_queries, for_keys = (int(each) for each in _each(problem))
+    whole = problem.sizes["kv_heads"] % cores == 0
     # With more than one head the gradients of keys and values are kept from head to head.
     heads: tuple[Axis, ...] = (Axis("group", low=2, far=1),) if _group(problem) > 1 else ()
-    if problem.sizes["kv_heads"] % cores == 0:
+    if whole:
         heads = (Axis("key heads", cores, cores, low=cores, grain=cores, far=1), *heads)
-    grain = 16 if _by_dma(problem) else 1
-    return (*heads, Axis("queries", ROWS, LOAD, low=grain, high=high, grain=grain, degree=2))
+    high = backward.KEPT_BYTES // (for_queries + for_keys) * ROWS
+    if _same(problem):
+        return (*heads, Axis("queries", ROWS, LOAD, high=high, degree=2))
+    share = int(_of_keys(problem))
+    if share >= SHARES:  # a few queries, and all keys that fit
+        return ()
+    left = (SHARES - share) * backward.KEPT_BYTES // SHARES
+    most_before = share * backward.KEPT_BYTES // SHARES // for_keys * ROWS
+    if not _causal(problem):
+        queries = Axis("queries", ROWS, LOAD, high=left // for_queries * ROWS, far=1)
+        return (*heads, queries, Axis("before", ROWS, LOAD, high=most_before, far=1))
+    queries = Axis("queries", ROWS, LOAD, high=left // (for_queries + for_keys) * ROWS, carries="before")
+    return (*heads, queries, Axis("before", ROWS, LOAD, low=ROWS, high=most_before + ROWS))
 
 
 def _backward_placed(problem: Problem, coordinates: Sizes) -> Sizes:
+    if not _same(problem):
+        return _placed(problem, coordinates)
     at = {**_coordinates(problem), **coordinates}
     heads, queries = at["key heads"] * at["group"], at["queries"]
     return {**problem.sizes, "heads": heads, "kv_heads": at["key heads"], "queries": queries, "keys": queries}
@@ -258,7 +274,8 @@ def _backward_placed(problem: Problem, coordinates: Sizes) -> Sizes:
 def _backward_regime(problem: Problem) -> tuple[Any, ...]:
     whole = problem.sizes["kv_heads"] % problem.cores == 0
     heads = problem.sizes["kv_heads"] * (1 - whole)
-    return _same(problem) & (_ragged(problem) == 0), whole, heads, _group(problem) > 1
+    share = _of_keys(problem) * (1 - _same(problem))
+    return _same(problem), whole, heads, _group(problem) > 1, share
 
 
 _DECODE_SIZES = ("sequences", "heads", "kv_heads", "context", "depth", "width", "window", "block")

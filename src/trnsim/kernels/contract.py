@@ -104,7 +104,8 @@ class Contract:
         kernel: what ``nki.jit`` made.
         sizes: names of the sizes that a use gives.
         dtypes: number formats by generation of the NeuronCore.
-        arguments: what the kernel is called with, arrays as ``ShapeOnly``.
+        arguments: what the kernel is called with, arrays as ``ShapeOnly``, each of its own: one that is given twice
+            would be loaded once.
         axes: of the uses of a regime. A size that decides no axis is part of what a surface is for.
         regime: what else decides how the loops run (which tiles stay, which size the cores share).
         flops: of the mathematics, two a multiplication and addition.

@@ -179,8 +179,8 @@ def _arguments(problem: Problem) -> tuple[Any, ...]:
 
 
 def _backward_arguments(problem: Problem) -> tuple[Any, ...]:
-    row = array(problem.sizes["rows"], dtype="float32")
-    return (*_arguments(problem), row, row)
+    logs, grads = (array(problem.sizes["rows"], dtype="float32") for _ in range(2))
+    return (*_arguments(problem), logs, grads)
 
 
 def _fits(problem: Problem) -> None:

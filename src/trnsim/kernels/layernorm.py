@@ -344,7 +344,8 @@ def _arguments(problem: Problem) -> tuple[Any, ...]:
 
 def _backward_arguments(problem: Problem) -> tuple[Any, ...]:
     x, weight, _ = _arguments(problem)
-    return x, x, weight
+    gradient = array(*x.shape, dtype=problem.dtype)
+    return gradient, x, weight
 
 
 CONTRACTS = (

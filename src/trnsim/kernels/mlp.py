@@ -248,10 +248,11 @@ def _fits(problem: Problem) -> None:
 
 def _arguments(problem: Problem) -> tuple[Any, ...]:
     tokens, width, hidden, outputs = (problem.sizes[name] for name in ("tokens", "width", "hidden", "outputs"))
-    x, up = array(tokens, width, dtype=problem.dtype), array(width, hidden, dtype=problem.dtype)
+    x = array(tokens, width, dtype=problem.dtype)
+    gate, up = (array(width, hidden, dtype=problem.dtype) for _ in range(2))
     down = array(hidden, outputs, dtype=problem.dtype)
     if "bias" not in problem.options:
-        return x, up, up, down, problem.options["activation"]
+        return x, gate, up, down, problem.options["activation"]
     biases: tuple[Any, ...] = (None, None)
     if problem.options["bias"]:
         biases = (array(hidden, dtype=problem.dtype), array(outputs, dtype=problem.dtype))

@@ -74,8 +74,8 @@ def rope(x: Any, cosines: Any, sines: Any, inverse: bool = False) -> Any:
 
 def _arguments(problem: Problem) -> tuple[Any, ...]:
     tokens, heads, depth = (problem.sizes[name] for name in ("tokens", "heads", "depth"))
-    angles = array(tokens, depth // 2, dtype=problem.dtype)
-    return array(tokens, heads, depth, dtype=problem.dtype), angles, angles, bool(problem.options["inverse"])
+    cosines, sines = (array(tokens, depth // 2, dtype=problem.dtype) for _ in range(2))
+    return array(tokens, heads, depth, dtype=problem.dtype), cosines, sines, bool(problem.options["inverse"])
 
 
 def _fits(problem: Problem) -> None:

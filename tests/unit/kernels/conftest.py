@@ -1,5 +1,10 @@
-"""Lets these tests import ``kernel_harness``: test files are imported by path, not from a package. And its table."""
+"""Lets these tests import ``kernel_harness``: test files are imported by path, not from a package. And its table.
 
+``TRNSIM_KERNEL_RESULTS=FILE`` writes what was compared as JSON: [kernel, format, results, largest error] each.
+"""
+
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +15,9 @@ def pytest_terminal_summary(terminalreporter):
     """What was compared, where more cases than usual were drawn."""
     import kernel_harness
 
+    if "TRNSIM_KERNEL_RESULTS" in os.environ:
+        rows = [[*key, count, error] for key, (_, count, _, error) in sorted(kernel_harness.compared.items())]
+        Path(os.environ["TRNSIM_KERNEL_RESULTS"]).write_text(json.dumps(rows))
     if kernel_harness.TIMES == 1 or not kernel_harness.compared:
         return
     terminalreporter.section("kernels: results compared")
