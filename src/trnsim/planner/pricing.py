@@ -38,11 +38,12 @@ if TYPE_CHECKING:
 # Kinds of work. Apart are the loss, which frameworks compute in several passes over logits; products in 8 bits and less
 # (``narrow``); those of experts, what stands ``between`` them, and as ``groups`` how many such products of one expert
 # there are, each of which is started and cast by itself; scans of states. ``routing`` brings tokens into their order;
+# ``tp_alone``: exchanges of tensor parallelism that no product hides, as its format cannot be cut into pieces (``WHOLE``);
 # ``gather`` brings the weights that ranks share (ZeRO 3); ``ep_far`` is between systems. ``late``: what no computation
 # hides of gradients and weights; ``host``: what one does once a step.
 KINDS = (
     "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "between", "groups",
-    "routing", "scans", "tp", "cp", "ep", "ep_far", "gather", "pp", "dp", "optimizer", "late", "host",
+    "routing", "scans", "tp", "tp_alone", "cp", "ep", "ep_far", "gather", "pp", "dp", "optimizer", "late", "host",
 )  # fmt: skip
 COMPUTE = slice(0, 12)
 KIND = {name: number for number, name in enumerate(KINDS)}
@@ -53,6 +54,9 @@ _GROUPS = {"expert_tp": "ep", "expert_dp": "dp", "embedding": "dp"}
 # (with its result), and read by two products.
 _SCORES = {"attention": 13, "attention_backward": 21}
 FORWARD, BACKWARD, WEIGHT = range(3)
+# Formats whose products no framework cuts into pieces beside their exchanges: Megatron-Bridge turns tp_comm_overlap off in
+# all of its recipes in NVFP4 (scripts/performance/configs/llama/llama3_llm_pretrain.py, 2a0d46e2).
+WHOLE = ("nvfp4",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,6 +298,7 @@ class Prices:
             far = item.group == "ep" and int(item.ranks) * apart > used
             kind = KIND["ep_far"] if far else None
             kind = KIND["gather"] if item.phase != OPTIMIZER and item.group in ("dp", "expert_dp") else kind
+            kind = KIND["tp_alone"] if item.group == "tp" and layout.product_dtype in WHOLE else kind
             kind = KIND[_GROUPS.get(item.group, item.group)] if kind is None else kind
             support, reason, time = told.support, told.reason, told.microseconds * float(item.count)
         else:

@@ -4,7 +4,7 @@ A *stack* (``training_stacks.toml``) says how long each kind of computation take
 share of an exchange cannot be hidden. What can be hidden is hidden behind computation that runs meanwhile, as long as
 that lasts:
 
-- tensor parallelism: behind the products that the exchange belongs to, cut into pieces;
+- tensor parallelism: behind the products that the exchange belongs to, cut into pieces (but in NVFP4);
 - context parallelism: behind attention; experts, and shared weights (ZeRO 3): behind all computation of a pass;
 - gradients: behind the backward pass of the last micro-batch; weights: behind the first forward pass of the next step.
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _TP, _CP, _EP, _FAR, _GATHER, _DP = (KIND[name] for name in ("tp", "cp", "ep", "ep_far", "gather", "dp"))
-_LATE = KIND["late"]
+_LATE, _ALONE = KIND["late"], KIND["tp_alone"]
 _ATTENTION = KIND["attention"]
 # A host does something once a step; its factor counts in these.
 HOST_US = 1000.0
@@ -119,6 +119,7 @@ def lines(pieces: Pieces, weights: Floats) -> Floats:
     passes = (pieces.times[:, :1], pieces.times[:, 1:])
     for rows, times in zip((slice(0, 1), slice(1, 3)), passes, strict=True):
         found[:, rows, COMPUTE] = times[:, :, COMPUTE]
+        found[:, rows, _ALONE] = times[:, :, _ALONE]
         total = times.sum(axis=1)
         products = total[:, :2]
         attention = total[:, _ATTENTION : _ATTENTION + 1]
