@@ -6,6 +6,7 @@ that lasts:
 
 - tensor parallelism: behind the products that the exchange belongs to, cut into pieces (but in NVFP4);
 - context parallelism: behind attention; experts, and shared weights (ZeRO 3): behind all computation of a pass;
+- sends between stages with several chunks: behind passes of other chunks;
 - gradients: behind the backward pass of the last micro-batch; weights: behind the first forward pass of the next step.
 
 So an exchange of T microseconds beside W of computation takes ``max(share x T, T - W)``. Each pass of each piece is a
@@ -187,6 +188,11 @@ def end_line(pieces: Pieces, passes: Floats, weights: Floats, layout: Layout) ->
     return found
 
 
+def sends_beside(layout: Layout) -> int:
+    """How often a rank sends while it computes: of each pass of each chunk, where stages have several."""
+    return 2 * layout.vpp * layout.micro_batches if layout.vpp > 1 else 0
+
+
 def step_line(pieces: Pieces, layout: Layout, weights: Floats, schedule: str = "1f1b") -> tuple[Floats, Counts]:
     """([kinds + 1] whose scalar product with ``weights`` (and 1) is the time of a step, what the step waits for)."""
     passes = lines(pieces, weights)
@@ -195,6 +201,7 @@ def step_line(pieces: Pieces, layout: Layout, weights: Floats, schedule: str = "
     found = counts(passes @ full, send, layout.pp, layout.vpp, layout.micro_batches, schedule)
     line = np.einsum("pk,pkw->w", found.passes, passes)
     line[KIND["pp"]] += found.sends * pieces.send
+    line[KIND["sends"]] += sends_beside(layout) * pieces.send
     return line + end_line(pieces, passes, weights, layout), found
 
 
