@@ -137,8 +137,8 @@ def _node_support(group: Group, collective: str, nbytes: int, size: str) -> tupl
 
 
 def _network(system: System) -> NetworkConstants:
-    """The constants of a system's adapters: its own; those stated for their technology; or those of the newest kind that
-    was measured.
+    """The constants of a system's adapters: its own; those stated for their technology; or those of the newest kind
+    that was measured.
     """
     known = networks()
     own = (n for n in known.values() if system.name in n.systems)

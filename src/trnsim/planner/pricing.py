@@ -38,13 +38,14 @@ if TYPE_CHECKING:
 # Kinds of work. Apart are the loss, which frameworks compute in several passes over logits; products in 8 bits and less
 # (``narrow``); those of experts, what stands ``between`` them, and as ``groups`` how many such products of one expert
 # there are, each of which is started and cast by itself; scans of states. ``routing`` brings tokens into their order;
-# ``tp_alone``: exchanges of tensor parallelism that no product hides, as its format cannot be cut into pieces (``WHOLE``);
+# ``tp_alone``: exchanges of tensor parallelism that no product hides, as its format is not cut into pieces (``WHOLE``);
 # ``sends``: between stages that interleave, beside passes of other chunks; ``pp``: those that a pipeline waits for;
 # ``gather`` brings the weights that ranks share (ZeRO 3); ``ep_far`` is between systems. ``late``: what no computation
 # hides of gradients and weights; ``host``: what one does once a step.
 KINDS = (
     "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "between", "groups",
-    "routing", "scans", "tp", "tp_alone", "cp", "ep", "ep_far", "gather", "pp", "sends", "dp", "optimizer", "late", "host",
+    "routing", "scans", "tp", "tp_alone", "cp", "ep", "ep_far", "gather", "pp", "sends", "dp", "optimizer", "late",
+    "host",
 )  # fmt: skip
 COMPUTE = slice(0, 12)
 KIND = {name: number for number, name in enumerate(KINDS)}
@@ -59,8 +60,8 @@ _SCORES = {"attention": 13, "attention_backward": 21}
 # (megatron/core/tensor_parallel/cross_entropy.py at core_r0.8.0.)
 _LOGITS = {"cross_entropy": 6 + 4 + 8 + 8 + 4 + 8, "cross_entropy_backward": 8 + 6}
 FORWARD, BACKWARD, WEIGHT = range(3)
-# Formats whose products no framework cuts into pieces beside their exchanges: Megatron-Bridge turns tp_comm_overlap off in
-# all of its recipes in NVFP4 (scripts/performance/configs/llama/llama3_llm_pretrain.py, 2a0d46e2).
+# Formats whose products no framework cuts into pieces beside their exchanges: Megatron-Bridge turns tp_comm_overlap off
+# in all of its recipes in NVFP4 (scripts/performance/configs/llama/llama3_llm_pretrain.py, 2a0d46e2).
 WHOLE = ("nvfp4",)
 
 

@@ -25,6 +25,7 @@ DECODERS = "Trainium, decoders"
 # What cases of a framework are compared as; those of others by whether they have experts.
 SETS = {
     "maxtext": "Nvidia, MaxText",
+    "llama-3": "Nvidia, Llama 3 of 2024",
     "neuronx-distributed": DECODERS,
     "neuronx-bert": "Trainium, encoders",
     "megatron-2022": "A100, Megatron of 2022",

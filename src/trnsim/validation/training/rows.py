@@ -54,9 +54,18 @@ class Row(PublishedRow):
 
 def excluded(row: Row) -> str | None:
     """The reason why a row is left out, or None."""
-    tests: Mapping[str, Callable[[float], bool]] = {"corrected": lambda _: bool(row["corrected"])}
+    tests: Mapping[str, Callable[[float], bool]] = {
+        "corrected": lambda _: bool(row["corrected"]),
+        "counted": lambda limit: _counted(row) > limit,
+    }
     found = first(RULES["exclude"], row, RULES, lambda name, limit: tests[name](limit))
     return None if found is None else str(found["reason"])
+
+
+def _counted(row: Row) -> float:
+    """How much more FLOPs a step has where all scores of attention count than with those of a causal mask alone."""
+    share = row.count("seq_len") / (6 * row.count("hidden"))
+    return (1 + share) / (1 + share / 2) - 1
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -192,7 +201,17 @@ def plan_of(row: Row) -> TrainingPlan:
         gradient_dtype=FRAMEWORKS[framework(row)].get("gradient_dtype", "float32"),
     )
     plan = TrainingPlan(model=model, system=SYSTEMS[row["chip"]], layout=layout, sequence=row.count("seq_len"))
+    if pp == 1 and not _held(plan):
+        plan = with_layout(plan, replace(layout, zero=3))
     return _recomputed(row, plan) if row["micro_batch"] else _tuned(row, plan)
+
+
+def _held(plan: TrainingPlan) -> bool:
+    """Whether weights, gradients and what full recomputation keeps have room on the chip."""
+    least = with_layout(plan, replace(plan.layout, recompute="full"))
+    reserve = load_training_stack(default_stack(plan.on)).reserve_bytes
+    stages = training_memory(least.model, least.layout, least.sequence, reserve)
+    return max(float(m.total) for m in stages) <= plan.on.chip.hbm.capacity_bytes / ranks_per_chip(plan.on)
 
 
 def _tuned(row: Row, plan: TrainingPlan) -> TrainingPlan:
