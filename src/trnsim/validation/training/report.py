@@ -22,7 +22,8 @@ from trnsim.validation.training.targets import Target, memory_targets, targets
 Run = tuple[Row, TrainingPlan, float]
 SCHEMA = "trnsim-training-1"
 DECODERS = "Trainium, decoders"
-# What cases of a framework are compared as; those of others by whether they have experts.
+# What cases of a framework are compared as; those of others by whether they have experts. Frameworks that one model was
+# published of stand apart: without that model nothing is left to fit them on.
 SETS = {
     "maxtext": "Nvidia, MaxText",
     "llama-3": "Nvidia, Llama 3 of 2024",
