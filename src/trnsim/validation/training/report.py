@@ -31,6 +31,7 @@ SETS = {
     "neuronx-bert": "Trainium, encoders",
     "megatron-2022": "A100, Megatron of 2022",
     "megatron-2021": "A100, Megatron of 2021",
+    "megatron-deepspeed": "A100, Megatron-DeepSpeed of 2022",
     "deepspeed-2021": "A100, ZeRO 3 of 2021",
 }
 
