@@ -74,6 +74,18 @@ def node_text(points: list[fit.Point]) -> list[str]:
     return lines
 
 
+# Not fitted: no table of these adapters is among the data.
+STATED = """\
+[network.kinds.infiniband]
+technology = "InfiniBand"
+latency = "73 us"
+efficiency = 0.95
+reason = "NCCL over InfiniBand as its makers state it: 192 of 200 GB/s on DGX A100, 46 to 48 of 50 GB/s on NDR"
+# source = "NVIDIA/nccl issue 812 (2023-03-31), NVIDIA/nccl-tests issue 290 (2025-03-03)"; latency: 46.5 us of an
+# all_reduce of two nodes below 1 KiB (NVIDIA/nccl issue 1244, 2024-04-09, NDR) over ll_share
+"""
+
+
 def network_text(points: list[fit.Point]) -> list[str]:
     """``[network]``."""
     network = fit.fit_network(points)
@@ -100,7 +112,7 @@ def network_text(points: list[fit.Point]) -> list[str]:
             f'largest = "{max(p.nbytes for p in mine) >> 20} MiB"',
             "",
         ]
-    return lines
+    return [*lines, STATED.rstrip()]
 
 
 LINKS = """\

@@ -95,7 +95,7 @@ def main() -> int:
     return 0
 
 
-HIDDEN = ("tp", "cp", "ep", "ep_far", "gather", "dp", "groups", "host")
+HIDDEN = ("tp", "cp", "ep", "ep_far", "gather", "sends", "dp", "groups", "host")
 IDEAL = {kind: 0.0 if kind in HIDDEN else 1.0 for kind in KINDS}
 
 if __name__ == "__main__":

@@ -61,6 +61,10 @@ class NetworkConstants:
     error: Mapping[str, float]
     largest_bytes: int = 0
     """Of a fitted point."""
+    technology: str = ""
+    """Of whose adapters these are, where they were stated for all systems that have them and not fitted."""
+    reason: str = ""
+    """What was stated, and where."""
 
 
 @dataclass(frozen=True, kw_only=True)

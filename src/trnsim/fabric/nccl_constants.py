@@ -77,15 +77,17 @@ def _efficiency(cost: str) -> str:
 
 @cache
 def networks() -> Mapping[str, NetworkConstants]:
-    """The fitted constants of adapters, by kind."""
+    """The constants of adapters, by kind: fitted, and stated ones."""
     return {
         name: NetworkConstants(
             name=name,
-            systems=tuple(found["systems"]),
+            systems=tuple(found.get("systems", ())),
             latency_ps=float(DURATION.parse(found["latency"])),
             efficiency=float(found["efficiency"]),
-            error=found["error"],
-            largest_bytes=int(SIZE.parse(found["largest"])),
+            error=found.get("error", {}),
+            largest_bytes=int(SIZE.parse(found.get("largest", "0 B"))),
+            technology=found.get("technology", ""),
+            reason=found.get("reason", ""),
         )
         for name, found in _file()["network"]["kinds"].items()
     }

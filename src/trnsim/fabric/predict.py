@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trnsim.errors import InputError, UnsupportedError
 
@@ -13,6 +14,9 @@ from .nccl_constants import network_shape, networks, nvlink
 from .neuron import neuron_program, neuron_support
 from .schedule import COLLECTIVES
 from .selection import RING_COLLECTIVES
+
+if TYPE_CHECKING:
+    from trnsim.hardware.model import System
 
 FITTED = (*RING_COLLECTIVES, "all_to_all")
 
@@ -82,7 +86,7 @@ def _nccl(group: Group, collective: str, nbytes: int) -> Prediction:
         support, reason, error = _node_support(group, collective, nbytes, size)
         algorithm, protocol = choice.algorithm, choice.protocol
     else:
-        network = _network(system.name)
+        network = _network(system)
         rate_out = float(system.scale_out.bytes_per_second or 0) * ranks / system.chip_count
         between, protocol = network_ps(network, network_shape(), collective, nodes, ranks, nbytes, rate_out)
         time, algorithm = between, "tree" if collective == "all_reduce" else "ring" if collective in FITTED else "pairs"
@@ -96,7 +100,9 @@ def _nccl(group: Group, collective: str, nbytes: int) -> Prediction:
             reason = "fitted on all_reduce over two nodes of this kind"
         else:
             support, error = "extrapolated", None
-            reason = f"NCCL over the network was measured as all_reduce over two whole nodes of {_known()} only"
+            reason = network.reason or (
+                f"NCCL over the network was measured as all_reduce over two whole nodes of {_known()} only"
+            )
     return Prediction(
         collective=collective,
         ranks=group.size,
@@ -130,10 +136,15 @@ def _node_support(group: Group, collective: str, nbytes: int, size: str) -> tupl
     return "calibrated", f"fitted on NCCL over {constants.technology}", error
 
 
-def _network(system: str) -> NetworkConstants:
-    """The constants of a system's adapters: its own, or those of the newest kind that was measured."""
+def _network(system: System) -> NetworkConstants:
+    """The constants of a system's adapters: its own; those stated for their technology; or those of the newest kind
+    that was measured.
+    """
     known = networks()
-    return next((n for n in known.values() if system in n.systems), known[max(known)])
+    own = (n for n in known.values() if system.name in n.systems)
+    like = (n for n in known.values() if n.technology and n.technology in (system.scale_out.name or ""))
+    newest = max(name for name, n in known.items() if n.systems)
+    return next(own, None) or next(like, known[newest])
 
 
 def _known() -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from trnsim.errors import UnsupportedError
 from trnsim.planner.pricing import KIND, KINDS
 from trnsim.planner.schedules import counts
-from trnsim.planner.training import WIDTH, Pieces, end_line, lines
+from trnsim.planner.training import WIDTH, Pieces, end_line, lines, sends_beside
 from trnsim.workloads.memory import stage_memory
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ def _steps(
         waits = counts(lengths[place], send, layout.pp, layout.vpp, layout.micro_batches, schedule)
         ends = Pieces(times[place], one[5], one[4], 0.0, frozenset(), ())
         last = end_line(ends, passes[place], weights, layout)
-        found[one[0]] = (waits.passes * lengths[place]).sum() + waits.sends * send + last @ full
+        beside = weights[KIND["sends"]] * one[4] * sends_beside(layout)
+        found[one[0]] = (waits.passes * lengths[place]).sum() + waits.sends * send + beside + last @ full
     return found, unknown
 
 

@@ -38,11 +38,14 @@ if TYPE_CHECKING:
 # Kinds of work. Apart are the loss, which frameworks compute in several passes over logits; products in 8 bits and less
 # (``narrow``); those of experts, what stands ``between`` them, and as ``groups`` how many such products of one expert
 # there are, each of which is started and cast by itself; scans of states. ``routing`` brings tokens into their order;
+# ``tp_alone``: exchanges of tensor parallelism that no product hides, as its format is not cut into pieces (``WHOLE``);
+# ``sends``: between stages that interleave, beside passes of other chunks; ``pp``: those that a pipeline waits for;
 # ``gather`` brings the weights that ranks share (ZeRO 3); ``ep_far`` is between systems. ``late``: what no computation
 # hides of gradients and weights; ``host``: what one does once a step.
 KINDS = (
     "products", "narrow", "attention", "moves", "loss", "casts", "experts", "experts_narrow", "between", "groups",
-    "routing", "scans", "tp", "cp", "ep", "ep_far", "gather", "pp", "dp", "optimizer", "late", "host",
+    "routing", "scans", "tp", "tp_alone", "cp", "ep", "ep_far", "gather", "pp", "sends", "dp", "optimizer", "late",
+    "host",
 )  # fmt: skip
 COMPUTE = slice(0, 12)
 KIND = {name: number for number, name in enumerate(KINDS)}
@@ -52,7 +55,14 @@ _GROUPS = {"expert_tp": "ep", "expert_dp": "dp", "embedding": "dp"}
 # Backward: read for the values' gradient; written by the scores' gradient, through dropout (with the mask) and softmax
 # (with its result), and read by two products.
 _SCORES = {"attention": 13, "attention_backward": 21}
+# Bytes that cross HBM for each logit in 16 bits where no kernel fuses the loss. Forward: cast to float32; read for the
+# largest; less it; its exponential, in place; read for their sum; over it. Backward: times the gradient; cast back.
+# (megatron/core/tensor_parallel/cross_entropy.py at core_r0.8.0.)
+_LOGITS = {"cross_entropy": 6 + 4 + 8 + 8 + 4 + 8, "cross_entropy_backward": 8 + 6}
 FORWARD, BACKWARD, WEIGHT = range(3)
+# Formats whose products no framework cuts into pieces beside their exchanges: Megatron-Bridge turns tp_comm_overlap off
+# in all of its recipes in NVFP4 (scripts/performance/configs/llama/llama3_llm_pretrain.py, 2a0d46e2).
+WHOLE = ("nvfp4",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,7 +270,7 @@ class Prices:
         """What a layer's cost depends on."""
         one = layout
         shared = (one.replicas, one.expert_replicas) if one.zero == 3 else ()
-        formats = (one.dtype, one.product_dtype, one.weight_dtype, one.flash, one.sequence_parallel)
+        formats = (one.dtype, one.product_dtype, one.weight_dtype, one.flash, one.fused_loss, one.sequence_parallel)
         cut = (one.tp, one.cp, one.ep, one.expert_ranks, one.micro_batch, one.recompute)
         return (*cut, *formats, shared, self._used(one))
 
@@ -294,11 +304,13 @@ class Prices:
             far = item.group == "ep" and int(item.ranks) * apart > used
             kind = KIND["ep_far"] if far else None
             kind = KIND["gather"] if item.phase != OPTIMIZER and item.group in ("dp", "expert_dp") else kind
+            kind = KIND["tp_alone"] if item.group == "tp" and layout.product_dtype in WHOLE else kind
             kind = KIND[_GROUPS.get(item.group, item.group)] if kind is None else kind
             support, reason, time = told.support, told.reason, told.microseconds * float(item.count)
         else:
-            kind = _kind(item)
-            time, support, reason = self._use(item, layout)
+            apart = not layout.fused_loss and item.operator in _LOGITS
+            kind = KIND["moves"] if apart else _kind(item)
+            time, support, reason = self._unfused(item) if apart else self._use(item, layout)
         return time, support, "" if support == "calibrated" else reason, kind
 
     def _once(self, systems: int) -> float:
@@ -307,6 +319,12 @@ class Prices:
         """
         active = self._active
         return systems * (1 - (1 - 1 / systems) ** active) / active if systems > 1 else 1.0
+
+    def _unfused(self, item: Use) -> tuple[float, str, str]:
+        """A loss of several kernels, by the bytes that they move."""
+        moved = {"rows": item.sizes["rows"] * item.sizes["vocabulary"] * _LOGITS[item.operator] / 4, "width": 1}
+        cost = self.uses.cost(replace(item, operator="elementwise", sizes=moved))
+        return cost.microseconds, worst({cost.support, "extrapolated"}), cost.reason
 
     def _use(self, item: Use, layout: Layout) -> tuple[float, str, str]:
         if layout.flash or item.operator not in _SCORES or not item.sizes.get("causal", 1):

@@ -4,8 +4,9 @@ A *stack* (``training_stacks.toml``) says how long each kind of computation take
 share of an exchange cannot be hidden. What can be hidden is hidden behind computation that runs meanwhile, as long as
 that lasts:
 
-- tensor parallelism: behind the products that the exchange belongs to, cut into pieces;
+- tensor parallelism: behind the products that the exchange belongs to, cut into pieces (but in NVFP4);
 - context parallelism: behind attention; experts, and shared weights (ZeRO 3): behind all computation of a pass;
+- sends between stages with several chunks: behind passes of other chunks;
 - gradients: behind the backward pass of the last micro-batch; weights: behind the first forward pass of the next step.
 
 So an exchange of T microseconds beside W of computation takes ``max(share x T, T - W)``. Each pass of each piece is a
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _TP, _CP, _EP, _FAR, _GATHER, _DP = (KIND[name] for name in ("tp", "cp", "ep", "ep_far", "gather", "dp"))
-_LATE = KIND["late"]
+_LATE, _ALONE = KIND["late"], KIND["tp_alone"]
 _ATTENTION = KIND["attention"]
 # A host does something once a step; its factor counts in these.
 HOST_US = 1000.0
@@ -119,6 +120,7 @@ def lines(pieces: Pieces, weights: Floats) -> Floats:
     passes = (pieces.times[:, :1], pieces.times[:, 1:])
     for rows, times in zip((slice(0, 1), slice(1, 3)), passes, strict=True):
         found[:, rows, COMPUTE] = times[:, :, COMPUTE]
+        found[:, rows, _ALONE] = times[:, :, _ALONE]
         total = times.sum(axis=1)
         products = total[:, :2]
         attention = total[:, _ATTENTION : _ATTENTION + 1]
@@ -186,6 +188,11 @@ def end_line(pieces: Pieces, passes: Floats, weights: Floats, layout: Layout) ->
     return found
 
 
+def sends_beside(layout: Layout) -> int:
+    """How often a rank sends while it computes: of each pass of each chunk, where stages have several."""
+    return 2 * layout.vpp * layout.micro_batches if layout.vpp > 1 else 0
+
+
 def step_line(pieces: Pieces, layout: Layout, weights: Floats, schedule: str = "1f1b") -> tuple[Floats, Counts]:
     """([kinds + 1] whose scalar product with ``weights`` (and 1) is the time of a step, what the step waits for)."""
     passes = lines(pieces, weights)
@@ -194,6 +201,7 @@ def step_line(pieces: Pieces, layout: Layout, weights: Floats, schedule: str = "
     found = counts(passes @ full, send, layout.pp, layout.vpp, layout.micro_batches, schedule)
     line = np.einsum("pk,pkw->w", found.passes, passes)
     line[KIND["pp"]] += found.sends * pieces.send
+    line[KIND["sends"]] += sends_beside(layout) * pieces.send
     return line + end_line(pieces, passes, weights, layout), found
 
 

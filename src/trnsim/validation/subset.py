@@ -19,7 +19,19 @@ else:
 
 FILE = Path(__file__).with_name("subset.toml")
 _KEYS = {"reason", "where", "any_of", "matches", "empty", "below", "at_least", "unknown", "test", "limit", "exact"}
-_OTHER = {"name", "title", "family", "gradient_dtype", "after", "release_of", "release_spread", "like", "graphs"}
+_OTHER = {
+    "name",
+    "title",
+    "family",
+    "gradient_dtype",
+    "after",
+    "release_of",
+    "release_spread",
+    "like",
+    "graphs",
+    "above",
+    "fused_loss",
+}
 
 
 @dataclass(frozen=True)

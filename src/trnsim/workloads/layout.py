@@ -36,6 +36,7 @@ class Layout:
         gradient_dtype, master_dtype, moment_dtype: of gradients, of the optimiser's weights ("": it has none of its
             own) and of its moments, of which there are ``moments``.
         flash: attention keeps no scores.
+        fused_loss: one kernel each way computes the loss; otherwise several pass over logits in float32.
         next_token: modules of multi-token prediction that are trained too, on the last stage.
     """
 
@@ -60,6 +61,7 @@ class Layout:
     moment_dtype: str = "float32"
     moments: int = 2
     flash: bool = True
+    fused_loss: bool = True
     next_token: int = 0
 
     def __post_init__(self) -> None:

@@ -88,6 +88,7 @@ def test_support_of_a_prediction():
         ("p5.48xlarge", 32, "all_reduce", MIB, "extrapolated"),
         ("p6-b200.48xlarge", 16, "all_reduce", MIB, "extrapolated"),
         ("gb300-nvl72", 72, "all_reduce", MIB, "extrapolated"),
+        ("dgx-h100", 16, "all_reduce", MIB, "extrapolated"),
         ("trn1.32xlarge", 32, "all_gather", MIB // 2, "calibrated"),
         ("trn1.32xlarge", 32, "all_gather", MIB, "extrapolated"),
         ("trn2.48xlarge", 64, "all_reduce", 8192, "extrapolated"),
@@ -98,6 +99,13 @@ def test_support_of_a_prediction():
         assert found.reason
         assert (found.error_percent is not None) or support == "extrapolated"
         assert found.time_ps > 0
+
+
+@pytest.mark.parametrize(("system", "gb_per_second"), [("dgx-a100", (185, 195)), ("dgx-h100", (46 * 8, 48 * 8))])
+def test_networks_of_infiniband_reach_what_is_stated(system, gb_per_second):
+    found = predict(group(system, 1024), "all_gather", 256 << 30)
+    assert gb_per_second[0] < found.bus_bytes_per_second / 1e9 < gb_per_second[1]
+    assert "InfiniBand" in found.reason
 
 
 def test_bus_bandwidth():

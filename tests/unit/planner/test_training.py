@@ -48,6 +48,8 @@ def _weights(**given):
         (_pieces(products=100, tp=40), _weights(tp=0.25), 110),
         # Products hide as much as they last: 100 of 160.
         (_pieces(products=100, tp=160), _weights(tp=0.25), 160),
+        # Nothing hides what is beside nothing.
+        (_pieces(products=100, tp_alone=40), _weights(tp_alone=1.1), 144),
         # Slower products hide more.
         (_pieces(products=100, tp=160), _weights(tp=0.25, products=1.5), 190),
         # Context parallelism hides behind attention, not behind products.
@@ -66,6 +68,32 @@ def _weights(**given):
 def test_what_computation_hides(pieces, weights, expected):
     line, _ = step_line(pieces, Layout(), weights)
     assert line[:-1] @ weights + line[-1] == pytest.approx(expected)
+
+
+def test_sends_beside_passes():
+    one, two = (replace(_pieces(products=10), times=np.repeat(_pieces(products=10).times, 2 * v, 0), send=3.0,
+                        ends=np.zeros((2, 3, len(KINDS)))) for v in (1, 2))  # fmt: skip
+    shares = _weights(sends=0.25, pp=0.0)
+    layouts_ = (Layout(pp=2, global_batch=4), Layout(pp=2, vpp=2, global_batch=4))
+    lines_ = [step_line(p, where, shares)[0] for p, where in zip((one, two), layouts_, strict=True)]
+    # Of four micro-batches, forth and back, of two chunks.
+    assert [line[KIND["sends"]] for line in lines_] == [0.0, 4 * 2 * 2 * 3.0]
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("fp8", "tp"), ("nvfp4", "tp_alone")])
+def test_products_in_nvfp4_hide_no_exchange(dtype, kind):
+    plan = _plan(system="gb300-nvl72", tp=2, product_dtype=dtype)
+    times = prices_of(plan).layer(MODEL.layers[0], plan.layout).times
+    assert [name for name in ("tp", "tp_alone") if times[:, KIND[name]].any()] == [kind]
+
+
+def test_a_loss_of_several_kernels_moves_logits_often():
+    fused, apart = (prices_of(p).ends(p.layout)[1].times for p in (_plan(), _plan(fused_loss=False)))
+    assert fused[:, KIND["loss"]].any()
+    assert not apart[:, KIND["loss"]].any()
+    more = (apart - fused)[:, KIND["moves"]].sum()
+    # 52 bytes a logit, of which at most 3.35 TB/s cross HBM.
+    assert more > 52 * 4096 * MODEL.vocabulary / 3.35e12 * 1e6
 
 
 @pytest.mark.parametrize(

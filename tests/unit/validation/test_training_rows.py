@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from trnsim.errors import InputError
-from trnsim.planner.stack import FILE
-from trnsim.planner.training import TrainingPlan, pieces_of, prices_of
+from trnsim.planner.stack import FILE, load_training_stack
+from trnsim.planner.training import TrainingPlan, estimate, pieces_of, prices_of, with_layout
 from trnsim.validation.training.calculon import Calculon, read, run_calculon
 from trnsim.validation.training.fit import EXPECTATION, Factors, Point, fit, time_us
 from trnsim.validation.training.paper import memory
 from trnsim.validation.training.report import errors, sets, to_json, validate
-from trnsim.validation.training.rows import COLUMNS, excluded, framework, plan_of, read_rows
+from trnsim.validation.training.rows import COLUMNS, excluded, fits, framework, plan_of, read_rows, step_seconds
 from trnsim.workloads import Layout, load_model
 
 GOOD = dict.fromkeys(COLUMNS, "") | {
@@ -43,8 +43,8 @@ def _read(tmp_path, *changes):
         ({"zero_fsdp": "FSDP=64 (0)"}, "two configurations"),
         ({"zero_fsdp": "DDP (FSDP column absent)"}, None),
         ({"n_chips": "0.5"}, "part of a chip"),
-        ({"pp": "4", "cp": "1", "global_batch": "16"}, "chunks of its pipeline"),
-        ({"pp": "4", "cp": "1", "global_batch": "16", "vp": "2"}, None),
+        ({"source": "arXiv 2407.21783", "metric": "TFLOP/s", "hidden": "16384", "seq_len": "131072"}, "nobody names"),
+        ({"source": "arXiv 2407.21783", "metric": "TFLOP/s", "hidden": "16384", "seq_len": "8192"}, None),
         ({"global_batch": ""}, "no batch"),
         ({"seq_len": ""}, "no sequence length"),
         ({"metric": "relative speed"}, "no measurement"),
@@ -72,6 +72,66 @@ def test_what_rows_omit(tmp_path):
     assert filled.vpp == 4
     assert (old.flash, old.sequence_parallel, old.recompute) == (False, False, "full")
     assert [framework(row) for row in (rows[0], rows[4])] == ["megatron-core", "megatron-2021"]
+
+
+README = {
+    "model": "GPT 177B", "layers": "96", "hidden": "12288", "seq_len": "4096", "n_chips": "2304", "tp": "8", "pp": "6",
+    "cp": "", "micro_batch": "", "global_batch": "1152", "step_time_s": "", "metric": "MFU", "value": "44",
+    "software": "", "date": "2024-07", "source": "https://github.com/NVIDIA/Megatron-LM README.md",
+}  # fmt: skip
+
+
+def test_what_sources_say_of_their_rows(tmp_path):
+    rows = _read(
+        tmp_path,
+        README,
+        README | {"id": "s", "pp": "", "n_chips": "4608", "value": "42"},
+        README
+        | {
+            "id": "l",
+            "source": "arXiv 2407.21783",
+            "model": "llama-3.1-405b",
+            "layers": "126",
+            "hidden": "16384",
+            "pp": "16",
+            "n_chips": "8192",
+            "global_batch": "2048",
+        },
+        README | {"id": "o", "source": "elsewhere"},
+    )
+    plans = [plan_of(row) for row in rows]
+    one, strong, llama, other = (plan.layout for plan in plans)
+    assert [framework(row) for row in rows[:3]] == ["megatron-lm", "megatron-lm", "llama-3"]
+    # A layer a chunk; stages as the other row of the model; a micro-batch that divides and fits.
+    assert (one.vpp, one.gradient_dtype, one.fused_loss) == (16, "float32", False)
+    assert (strong.pp, strong.vpp, strong.dp) == (6, 16, 96)
+    assert (llama.vpp, llama.chunks(126)[0], llama.chunks(126)[-1]) == (8, 0, 0)
+    assert other.vpp == 1
+    assert all(one.micro_batches % one.pp == 0 and fits(plan, "H100") for plan in plans[:1])
+    # MFU of 989.5 TFLOPS.
+    flops = 72 * 1152 * 4096 * 96 * 12288**2 * (1 + 4096 / (6 * 12288) + plans[0].model.vocabulary / (12 * 96 * 12288))
+    assert step_seconds(rows[0], plans[0]) == pytest.approx(flops / (0.44 * 989.5e12) / 2304, rel=1e-3)
+
+
+def test_a_tuned_micro_batch_is_the_fastest_that_fits(tmp_path):
+    row = _read(tmp_path, {"model": "LLAMA3_8B", "micro_batch": "", "n_chips": "64", "cp": "1", "global_batch": "512"})[
+        0
+    ]
+    plan, ideal = plan_of(row), load_training_stack("ideal")
+    times = {}
+    for size in (1, 2, 4, 8):
+        for how in ("none", "selective", "full"):
+            other = with_layout(plan, replace(plan.layout, micro_batch=size, recompute=how))
+            if fits(other, "H100"):
+                times[size] = estimate(other, ideal).step_us
+                break
+    assert plan.layout.micro_batch == min(times, key=times.__getitem__)
+
+
+def test_weights_that_leave_no_room_are_shared(tmp_path):
+    change = {"model": "LLAMA3_70B", "chip": "GB300", "cp": "1", "n_chips": "64", "global_batch": "256"}
+    rows = _read(tmp_path, change, change | {"tp": "4"})
+    assert [plan_of(row).layout.zero for row in rows] == [3, 1]
 
 
 def test_later_prints_correct_earlier_ones(tmp_path):

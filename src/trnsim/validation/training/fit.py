@@ -46,14 +46,16 @@ EXPECTED: Mapping[str, tuple[float, float, float, float]] = {
     "groups": (10.0, 20.0, 0.0, 200.0),
     "scans": (5.0, 4.0, 0.5, 30.0),
     "tp": (0.5, 0.25, 0.0, 1.5),
+    "tp_alone": (1.0, 0.1, 0.5, 2.0),
     "cp": (0.3, 0.25, 0.0, 1.5),
     "ep": (0.4, 0.15, 0.2, 1.5),
     "ep_far": (0.5, 0.15, 0.0, 1.5),
     "gather": (0.2, 0.3, 0.0, 4.0),
     "pp": (0.5, 0.5, 0.0, 3.0),
+    "sends": (0.3, 0.4, 0.0, 1.5),
     "dp": (0.1, 0.1, 0.0, 1.5),
     "optimizer": (1.0, 0.3, 0.0, 4.0),
-    "late": (0.8, 0.2, 0.6, 1.5),
+    "late": (1.0, 0.1, 0.95, 1.5),
     "host": (30.0, 40.0, 0.0, 300.0),
 }
 # How far factors of products lie from each other on one architecture (of widths of formats), and across architectures

@@ -22,13 +22,16 @@ from trnsim.validation.training.targets import Target, memory_targets, targets
 Run = tuple[Row, TrainingPlan, float]
 SCHEMA = "trnsim-training-1"
 DECODERS = "Trainium, decoders"
-# What cases of a framework are compared as; those of others by whether they have experts.
+# What cases of a framework are compared as; those of others by whether they have experts. Frameworks that one model was
+# published of stand apart: without that model nothing is left to fit them on.
 SETS = {
     "maxtext": "Nvidia, MaxText",
+    "llama-3": "Nvidia, Llama 3 of 2024",
     "neuronx-distributed": DECODERS,
     "neuronx-bert": "Trainium, encoders",
     "megatron-2022": "A100, Megatron of 2022",
     "megatron-2021": "A100, Megatron of 2021",
+    "megatron-deepspeed": "A100, Megatron-DeepSpeed of 2022",
     "deepspeed-2021": "A100, ZeRO 3 of 2021",
 }
 

@@ -7,8 +7,9 @@ A rank of Trainium is a logical core of the chip's default size.
 from __future__ import annotations
 
 import csv
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ from typing import Any
 from trnsim.errors import InputError, InternalError, TrnsimError
 from trnsim.hardware import load_system
 from trnsim.planner.stack import load_training_stack
-from trnsim.planner.training import TrainingPlan, default_stack, ranks_per_chip, with_layout
+from trnsim.planner.training import (
+    TrainingPlan,
+    default_stack,
+    estimate,
+    peak_flops,
+    ranks_per_chip,
+    with_layout,
+)
 from trnsim.validation.subset import PublishedRow, first, holds, subset
 from trnsim.validation.training.paper import PAPER, steps
 from trnsim.workloads import Layout, load_model, training_memory
@@ -30,6 +38,7 @@ COLUMNS = (
 # What a measurement is told by.
 _MEASURED = ("model", "chip", "n_chips", "software", "metric", "value")
 RULES = subset("training")
+IDEAL = "ideal"
 SYSTEMS: Mapping[str, str] = RULES["systems"]
 FRAMEWORKS: Mapping[str, Mapping[str, Any]] = {held["name"]: held for held in RULES["frameworks"]}
 
@@ -46,18 +55,17 @@ class Row(PublishedRow):
 def excluded(row: Row) -> str | None:
     """The reason why a row is left out, or None."""
     tests: Mapping[str, Callable[[float], bool]] = {
-        "no share": lambda _: _share(row) is None,
         "corrected": lambda _: bool(row["corrected"]),
-        "chunks": lambda limit: not row["vp"] and _waits(row) > limit,
+        "counted": lambda limit: _counted(row) > limit,
     }
     found = first(RULES["exclude"], row, RULES, lambda name, limit: tests[name](limit))
     return None if found is None else str(found["reason"])
 
 
-def _waits(row: Row) -> float:
-    """What a pipeline waits for without interleaving, as a share of what it computes."""
-    batches = row.count("global_batch") / ((_share(row) or 1) * row.count("micro_batch"))
-    return (row.count("pp") - 1) / max(batches, 1.0)
+def _counted(row: Row) -> float:
+    """How much more FLOPs a step has where all scores of attention count than with those of a causal mask alone."""
+    share = row.count("seq_len") / (6 * row.count("hidden"))
+    return (1 + share) / (1 + share / 2) - 1
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -85,18 +93,34 @@ def read_rows(path: str | Path) -> list[Row]:
 
 
 def _completed(rows: list[Row]) -> list[Row]:
-    """Chunks of a pipeline that rows omit."""
-    like = RULES["fill"]["chunks_like"]
+    """Stages and chunks of pipelines that rows omit."""
+    fill = RULES["fill"]
+    rows = _like(rows, "pp", fill["stages_like"], lambda row: row["metric"] == "MFU")
+    rows = _like(rows, "vp", fill["chunks_like"], lambda row: row.count("pp") > 1)
+    return [_interleaved(row) for row in rows]
+
+
+def _like(rows: list[Row], column: str, like: Sequence[str], wanted: Callable[[Row], bool]) -> list[Row]:
+    """Rows with what they omit as all others have it that have the same in the columns ``like``."""
     held: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
-        if row["vp"]:
-            held.setdefault(tuple(row[name] for name in like), set()).add(row["vp"])
+        if row[column]:
+            held.setdefault(tuple(row[name] for name in like), set()).add(row[column])
     found = []
     for row in rows:
         same = held.get(tuple(row[name] for name in like), set())
-        fill = not row["vp"] and row.count("pp") > 1 and len(same) == 1
-        found.append(Row({**row.values, "vp": next(iter(same))}) if fill else row)
+        fill = not row[column] and len(same) == 1 and wanted(row)
+        found.append(Row({**row.values, column: next(iter(same))}) if fill else row)
     return found
+
+
+def _interleaved(row: Row) -> Row:
+    """A row with a chunk for each layer of a stage, where its source says that pipelines interleave, and no more."""
+    rule = first(RULES["interleaved"], row, RULES, _no_test)
+    layers, stages = row.number("layers"), row.count("pp")
+    if row["vp"] or rule is None or layers is None or stages <= rule["above"]:
+        return row
+    return Row({**row.values, "vp": str(-(-int(layers) // stages))})
 
 
 def _corrected(rows: list[Row]) -> list[Row]:
@@ -128,16 +152,17 @@ def _no_test(name: str, limit: float) -> bool:
     raise InternalError(f"no test {name!r} of a framework, with limit {limit}")
 
 
-def _share(row: Row) -> int | None:
-    """Data-parallel degree: what the other degrees leave of the devices."""
+def _share(row: Row) -> int:
+    """Data-parallel degree: what the other degrees leave of the devices.
+
+    Raises:
+        InputError: they leave none.
+    """
     system = load_system(SYSTEMS[row["chip"]])
     ranks = round((row.number("n_chips") or 0) * ranks_per_chip(system))
     each = row.count("tp") * row.count("pp") * row.count("cp")
-    given = row.number("dp")
-    if ranks % each or (given is not None and row["metric"] == "MFU"):
-        return None
-    if not row["pp"] and row["metric"] == "MFU":
-        return None
+    if ranks % each:
+        raise InputError(f"{row['id']}: degrees of {each} ranks do not divide {ranks}", operand="layout", value=each)
     return ranks // each
 
 
@@ -155,12 +180,12 @@ def plan_of(row: Row) -> TrainingPlan:
     dtype, narrow = form.get("dtype", "bfloat16"), form.get("products", "")
     whole = holds(RULES["fill"]["weights_shared"], row, RULES, _no_test)
     pp, share = row.count("pp"), _share(row)
-    assert share is not None
     year = re.search(r"20\d\d(-\d\d)?", row["date"])
     old = year is not None and str(year[0]) <= RULES["fill"]["unfused_until"]
     named = "sequence" in row["act_recompute"].lower()
     layout = Layout(
         flash=not old,
+        fused_loss=FRAMEWORKS[framework(row)].get("fused_loss", True),
         sequence_parallel=not old or named,
         dp=share,
         tp=row.count("tp"),
@@ -175,8 +200,38 @@ def plan_of(row: Row) -> TrainingPlan:
         product_dtype=narrow,
         gradient_dtype=FRAMEWORKS[framework(row)].get("gradient_dtype", "float32"),
     )
-    sequence = row.count("seq_len")
-    return _recomputed(row, TrainingPlan(model=model, system=SYSTEMS[row["chip"]], layout=layout, sequence=sequence))
+    plan = TrainingPlan(model=model, system=SYSTEMS[row["chip"]], layout=layout, sequence=row.count("seq_len"))
+    if pp == 1 and not _held(plan):
+        plan = with_layout(plan, replace(layout, zero=3))
+    return _recomputed(row, plan) if row["micro_batch"] else _tuned(row, plan)
+
+
+def _held(plan: TrainingPlan) -> bool:
+    """Whether weights, gradients and what full recomputation keeps have room on the chip."""
+    least = with_layout(plan, replace(plan.layout, recompute="full"))
+    reserve = load_training_stack(default_stack(plan.on)).reserve_bytes
+    stages = training_memory(least.model, least.layout, least.sequence, reserve)
+    return max(float(m.total) for m in stages) <= plan.on.chip.hbm.capacity_bytes / ranks_per_chip(plan.on)
+
+
+def _tuned(row: Row, plan: TrainingPlan) -> TrainingPlan:
+    """The plan with the micro-batch, of those that fit, with the fastest step under kernels alone; one sequence where
+    none fits.
+    """
+    each = plan.layout.micro_batches
+    found = _recomputed(row, plan)
+    least = math.inf
+    for size in (1 << power for power in range(each.bit_length())):
+        layout = replace(plan.layout, micro_batch=size)
+        if each % size or (layout.vpp > 1 and layout.micro_batches % layout.pp):
+            continue
+        one = _recomputed(row, with_layout(plan, layout))
+        if not fits(one, row["chip"]):
+            break
+        step = estimate(one, load_training_stack(IDEAL)).step_us
+        if step < least:
+            found, least = one, step
+    return found
 
 
 def _recomputed(row: Row, plan: TrainingPlan) -> TrainingPlan:
@@ -208,6 +263,8 @@ def step_seconds(row: Row, plan: TrainingPlan) -> float | None:
     if found is not None:
         return found
     value, metric = row.number("value"), row["metric"]
+    if value is not None and metric == "MFU":
+        value, metric = value / 100 * peak_flops(plan.on, plan.layout) / 1e12, "model TFLOP/s"
     if value is None or "TFLOP/s" not in metric:
         return None
     m, s = plan.model, plan.sequence
