@@ -153,18 +153,20 @@ MANY_RANKS = (
 _BLOCK = "test/integration/nkilib/experimental/transformer/test_attention_block_tkg.py"
 _ROW = (
     "the generator makes one scale a matrix for ROW too, where kernel and reference want one a column (the kernel's "
-    "own assertion refuses others): the same numbers, one a column, those of QKV over sqrt(H) as in the branch for "
-    "NONE, without which scores are in the hundreds and the softmax turns on the last bit of a bfloat16"
+    "own assertion refuses others): the same numbers, one a column"
 )
 ROW_SCALES = (
     Edit(
         _BLOCK,
         "        input_dequant_scale_qkv = np.broadcast_to(input_dequant_scale_qkv, (128, 1))\n",
         "        input_dequant_scale_qkv = np.broadcast_to(input_dequant_scale_qkv, (128, 1))\n"
+        "        weight_dequant_scale_qkv = weight_dequant_scale_qkv * H**-0.5\n"
         "        if cfg.quantization_type == QuantizationType.ROW:\n"
         "            columns = [num_q_heads * d_head, num_kv_heads * d_head, num_kv_heads * d_head]\n"
-        "            weight_dequant_scale_qkv = np.repeat(weight_dequant_scale_qkv * H**-0.5, columns, axis=1)\n",
-        _ROW,
+        "            weight_dequant_scale_qkv = np.repeat(weight_dequant_scale_qkv, columns, axis=1)\n",
+        f"{_ROW}. All scales of QKV over sqrt(H), as in the branch for NONE and as the comments on the cache's scale "
+        "assume: without it scores are in the hundreds and the softmax turns on the last bit of a bfloat16, and V is "
+        "so large that a step of the 8-bit inputs moves it by more than the tolerance",
     ),
     Edit(
         _BLOCK,
@@ -194,12 +196,44 @@ ROW_SCALES = (
     ),
 )
 
-NO_ROW_IN_CTE = Append(
+KV_SCALE = Edit(
+    _BLOCK,
+    '        "softmax_scale": cfg.softmax_scale,\n',
+    '        "softmax_scale": (\n'
+    "            cfg.softmax_scale if k_scale is None else (cfg.softmax_scale or d_head**-0.5) / k_scale_scalar\n"
+    "        ),\n",
+    "an 8-bit cache holds K times k_scale (104), which kernel and reference leave to the softmax's scale: without it "
+    "scores have a deviation of 60, the softmax picks one position, and one step of a bfloat16 in cos, sin and gamma "
+    "moves the reference itself by 0.034 in the cosine that has to agree within 0.01",
+)
+ONE_REFERENCE = (
+    Edit(
+        _BLOCK,
+        "    golden_outputs = _golden_ref_via_torch(kernel_input, cfg.lnc)\n",
+        "    golden_outputs = _golden_ref_via_torch(kernel_input, cfg.lnc)\n"
+        "    output_tensors = {k: np.zeros(v.shape, dtype=v.dtype) for k, v in golden_outputs.items()}\n",
+        "speed: the reference ran a second time for the shapes of what it had just returned",
+    ),
+    Edit(
+        _BLOCK,
+        "        output_tensor_descriptor=lambda ki: _infer_output_shapes_and_dtypes(\n"
+        '            {k.removesuffix(".must_alias_input"): v for k, v in ki.items()}, cfg.lnc\n'
+        "        ),\n",
+        "        output_tensor_descriptor=lambda ki: output_tensors,\n",
+        "speed: as above",
+    ),
+)
+
+PUBLISHED = Append(
     "test/integration/nkilib/experimental/transformer/test_attention_block_tkg_model_config.py",
     """
 
 def _published(config):
-    return config.quantization_type != QuantizationType.ROW or config.batch * config.S_tkg <= 128
+    tokens = config.batch * config.S_tkg
+    normalized = config.qk_norm_pre_rope or config.qk_norm_post_rope
+    if normalized and min(tokens, 128) * config.q_heads > 512:
+        return False
+    return config.quantization_type != QuantizationType.ROW or tokens <= 128
 
 
 attention_block_tkg_model_configs = {
@@ -207,8 +241,9 @@ attention_block_tkg_model_configs = {
     for kind, configs in attention_block_tkg_model_configs.items()
 }
 """,
-    "configurations with ROW scales and more than 128 tokens are left out: their projection is qkv_cte, whose "
-    "published code has no ROW and multiplies by no scale",
+    "left out: configurations with ROW scales and more than 128 tokens (their projection is qkv_cte, whose published "
+    "code has no ROW and multiplies by no scale), and those of which the norm of Q gives nc_matmul more moving columns "
+    "than the 512 that hardware has (tokens of a tile times heads, in _rms_norm_inplace)",
 )
 
 ACCEPTED = Append(
@@ -242,7 +277,9 @@ APRIL: tuple[Repair, ...] = (
     ),
     *MANY_RANKS,
     *ROW_SCALES,
-    NO_ROW_IN_CTE,
+    KV_SCALE,
+    *ONE_REFERENCE,
+    PUBLISHED,
     Edit(
         "test/integration/nkilib/core/qkv/test_qkv_tkg.py",
         "    KernelArgs,\n    LazyGoldenGenerator,\n    ValidationArgs,\n)",

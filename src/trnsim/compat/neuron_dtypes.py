@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from trnsim.numerics import DTYPES, DType, as_dtype, from_float32, mx
+from trnsim.numerics import DTYPES, DType, as_dtype, from_float32, mx, to_float32
 
 bfloat16 = ml_dtypes.bfloat16
 float8_e3m4 = ml_dtypes.float8_e3m4
@@ -29,6 +29,8 @@ _NAMES = (
     "float8_e3m4", "float8_e4m3", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float8_e4m3fn_x4",
     "float8_e5m2_x4", "float4_e2m1fn_x4",
 )  # fmt: skip
+_THROUGH_FLOAT32 = (np.dtype(np.float32), np.dtype(np.float64))
+_NARROW = tuple(np.dtype(t) for t in (float8_e3m4, float8_e4m3, float8_e4m3fn, float8_e5m2))
 
 
 def name_packed_types() -> None:
@@ -89,6 +91,12 @@ def static_cast(value: Any, dtype: Any) -> NDArray[Any]:
             return array.view(target.host)
         numbers = array.astype(np.float32)
         return mx.pack(from_float32(numbers, target.element), target).view(target.host)
+    if target.itemsize == 1 and target.kind == "float" and array.dtype in _THROUGH_FLOAT32:
+        # Several times faster than ml_dtypes, and the same numbers: it too goes through float32.
+        with np.errstate(over="ignore"):
+            return from_float32(array.astype(np.float32, copy=False), target)
+    if array.dtype in _NARROW and target.numpy == np.float32:
+        return to_float32(array, as_dtype(array.dtype))
     return array.astype(target.numpy)
 
 

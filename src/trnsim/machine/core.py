@@ -221,14 +221,16 @@ class Core:
         kind = as_dtype(dtype)
         region = as_region(buffer)
         memory = region.memory
-        if not sizes or min(sizes) < 1:
-            raise CompilerError("every dimension of a tensor must be at least 1", operand="shape", value=sizes)
+        # Kernels for NKI 0.2 make tensors before they check the sizes that they were given, 0 among them.
+        least = 0 if self.launch.release.version == "0.2" else 1
+        if not sizes or min(sizes) < least:
+            raise CompilerError(f"every dimension of a tensor must be at least {least}", operand="shape", value=sizes)
         strides = [1] * len(sizes)
         for i in range(len(sizes) - 2, -1, -1):
-            strides[i] = strides[i + 1] * sizes[i + 1]
+            strides[i] = strides[i + 1] * (sizes[i + 1] or 1)
         spec = self.launch.spec
         if memory == HBM:
-            rows, row_bytes = int(np.prod(sizes[:-1], dtype=np.int64)), sizes[-1] * kind.itemsize
+            rows, row_bytes = int(np.prod(sizes[:-1], dtype=np.int64)), (sizes[-1] or 1) * kind.itemsize
         else:
             if len(sizes) < 2:
                 sizes, strides = (*sizes, 1), [1, 1]

@@ -795,6 +795,8 @@ def _merged_stride(shape: Sequence[int], strides: Sequence[int]) -> int | None:
 
 def _reshape_strides(shape: Sequence[int], strides: Sequence[int], target: Sequence[int]) -> list[int] | None:
     """Strides of ``target`` over the same elements, or None if no view exists."""
+    if 0 in target:
+        return [1] * len(target)
     old = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
     groups: list[tuple[int, int]] = []
     for n, s in old:

@@ -120,6 +120,22 @@ def test_static_cast_rounds_like_numpy(dtype, numpy):
     np.testing.assert_array_equal(cast, values.astype(numpy))
 
 
+@pytest.mark.parametrize("source", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["float8_e3m4", "float8_e4m3", "float8_e4m3fn", "float8_e5m2"])
+def test_static_cast_to_eight_bits_is_that_of_ml_dtypes(name, source):
+    numpy = getattr(ml_dtypes, name)
+    codes = np.arange(256, dtype=np.uint8).view(numpy).astype(source)
+    exact = np.unique(codes[np.isfinite(codes)])
+    ties = (exact[1:] + exact[:-1]) / 2
+    values = np.concatenate([codes, ties, np.nextafter(ties, 0), np.nextafter(ties, np.inf), exact * 1.01, -1e30 * exact])
+    with np.errstate(all="ignore"):
+        expected = values.astype(source).astype(numpy)
+        cast = neuron_dtypes.static_cast(values.astype(source), name)
+    assert cast.dtype == expected.dtype
+    np.testing.assert_array_equal(cast.view(np.uint8), expected.view(np.uint8))
+    np.testing.assert_array_equal(neuron_dtypes.static_cast(cast, np.float32), expected.astype(np.float32))
+
+
 @pytest.mark.parametrize(("name", "size"), [("float8_e4m3fn_x4", 4), ("float8_e5m2_x4", 4), ("float4_e2m1fn_x4", 2)])
 def test_static_cast_packs_and_unpacks_in_fours(name, size):
     values = np.array([[0.5, -1, 1.5, 2, 3, -4, 6, 0]], np.float32)

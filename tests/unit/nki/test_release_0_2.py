@@ -230,3 +230,22 @@ def test_an_empty_argument_may_be_passed_and_not_read(lnc):
     np.testing.assert_array_equal(run(lambda nki, out, x, e: nki.isa.dma_copy(dst=out, src=x), X, empty, lnc=lnc), X)
     with pytest.raises(TrnsimError, match="same number of elements"):
         run(lambda nki, out, x, e: nki.isa.dma_copy(dst=out, src=e), X, empty, lnc=lnc)
+
+
+@pytest.mark.parametrize("buffer", ["sbuf", "psum", "shared_hbm"])
+@pytest.mark.parametrize("shape", [(4, 0), (0, 4)])
+def test_tensors_without_elements(shape, buffer):
+    def body(nki, out, x):
+        nl, nisa = nki.language, nki.isa
+        none = nl.ndarray(shape, dtype=x.dtype, buffer=getattr(nl, buffer))
+        assert none.shape == shape
+        if none.buffer != nl.shared_hbm:
+            nisa.memset(none.reshape(shape), value=1.0)
+            nisa.tensor_copy(none, none)
+        nisa.dma_copy(dst=none, src=none.reshape(shape))
+        nisa.dma_copy(dst=out, src=loaded(nki, x))
+
+    x = X.reshape(30, 4)
+    np.testing.assert_array_equal(run(body, x), x)
+    with pytest.raises(TrnsimError, match="every dimension of a tensor must be at least 1"):
+        run(body, x, version="0.3")
