@@ -20,8 +20,9 @@ from trnsim.timing.grouping import bucket, distinct
 from trnsim.timing.loads import REPEAT_WINDOW, find_repeated_loads
 from trnsim.timing.options import BALANCE_ENGINES, KEEP_LOADS, REMOVE_REPEATED_LOADS, REORDER
 from trnsim.timing.placement import NEVER, RELOADED, SLACK, Placement, place
-from trnsim.timing.reloads import CHANGED, defer_loads, only_loads, outgrows
+from trnsim.timing.reloads import CHANGED, defer_loads, fills, only_loads, outgrows
 from trnsim.timing.schedule import (
+    LOAD_LOOK_AHEAD,
     LOOK_AHEAD,
     TENSORIZER_LOOK_AHEAD,
     balance_in_order,
@@ -139,7 +140,7 @@ def compile_core(
         raise CompilerError("an explicit dependence contradicts program order, which this schedule keeps")
     program = CoreProgram(trace, number, rows, removed, klass, variant, order, edges, accesses, initial, [])
     for memory in PLACED:
-        uses = _place(program, memory, core, tables, touches, compiled)
+        uses = _place(program, memory, core, tables, touches, options.schedule == "nki", compiled)
         if options.fresh_tiles:
             uses.placement = replace(uses.placement, taken_over=_NO_ROWS, spills=_NO_ROWS)
         program.uses.append(uses)
@@ -225,8 +226,11 @@ def _reorder(
     capacity = np.array([core.sbuf.usable_bytes_per_partition, core.psum.bytes_per_partition], np.int64)
     if options.fresh_tiles:
         capacity[:] = 1 << 60
-    usual = TENSORIZER_LOOK_AHEAD if options.schedule == "tensorizer" else LOOK_AHEAD
-    look_ahead = options.look_ahead or usual
+    tensorizer = options.schedule == "tensorizer"
+    furthest = options.look_ahead or (TENSORIZER_LOOK_AHEAD if tensorizer else LOOK_AHEAD)
+    look_ahead = np.full(len(variant), furthest, np.int64)
+    if not tensorizer:
+        look_ahead[tables.column("hbm_read")[variant] > 0] = min(furthest, LOAD_LOOK_AHEAD)
     return list_schedule(
         variant, edges, tables.column("queue")[variant], busy[variant], done[variant], transfer[variant],
         touches, columns["row_bytes"], columns["memory"], capacity, compiled, look_ahead,
@@ -271,6 +275,7 @@ def _place(
     core: Core,
     tables: ClassTables,
     touches: tuple[Column, Column],
+    lowest: bool,
     compiled: bool,
 ) -> Uses:
     """Addresses of the automatic storages of ``memory``."""
@@ -290,8 +295,9 @@ def _place(
 
     def placed(loaded: Column) -> Placement:
         return place(
-            _capacity(core, memory), banks, reserved, sizes, by_storage, start, (position, local), loaded, compiled
-        )
+            _capacity(core, memory), banks, reserved, sizes, by_storage, start, (position, local), loaded, compiled,
+            lowest=lowest,
+        )  # fmt: skip
 
     none: NDArray[np.int64] = np.zeros(0, np.int64)
     placement = placed(np.full(len(storage), NEVER, np.int64))
@@ -335,7 +341,7 @@ def _defer_loads(
     tables: ClassTables,
     touches: tuple[Column, Column],
 ) -> Column:
-    """Where live tiles outgrow SBUF, loads wait for room."""
+    """Where live tiles outgrow SBUF, loads and fills wait for room."""
     columns = trace.storage_columns
     offsets, storage = touches
     wanted = np.flatnonzero(columns["memory"][storage] == MEMORIES.index("sbuf"))
@@ -344,6 +350,7 @@ def _defer_loads(
     if not outgrows(order, pairs, sizes, capacity):
         return order
     load, _ = only_loads(trace, accesses, klass, tables)
+    load = np.where(load >= 0, load, fills(accesses, order, pairs, len(load)))
     return defer_loads(order, pairs, sizes, load, edges, capacity - capacity // SLACK)
 
 

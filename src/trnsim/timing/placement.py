@@ -1,7 +1,8 @@
 """Bytes of SBUF and PSUM for tiles without an address, from first write to last use in scheduled order.
 
 Space is given out round robin, so a tile gets the bytes that have been free longest: that lets loads run ahead as far
-as the capacity allows. A tile that takes over bytes must wait for the last users of whatever held them before. PSUM
+as the capacity allows. The compiler of NKI 0.2 and later gives SBUF out from the lowest free byte instead (measured:
+one product a block waits for its loads, in eight matmuls), unless tiles have to make room. A tile that takes over bytes must wait for the last users of whatever held them before. PSUM
 is given out so that no tile crosses a bank needlessly and successive tiles lie in different banks. Where live tiles
 outgrow the memory, the one whose next use is furthest away makes room and comes back before that use, as the vendor's
 compiler does. A tile that was loaded from a tensor that nothing writes is dropped and loaded again, others are
@@ -59,13 +60,15 @@ def place(
     sequence: tuple[Column, Column],
     loaded: Column,
     compiled: bool,
+    *,
+    lowest: bool = False,
 ) -> Placement:
     """Place storages in a memory of ``memory_bytes`` a partition.
 
     ``sequence`` is (position, storage) of every use in scheduled order; ``uses[use_start[s]:use_start[s + 1]]`` are the
     positions that use storage ``s``. ``loaded[s]`` is the position from which on HBM has what is in ``s`` too,
     ``NEVER`` if it never has. ``reserved`` bytes belong to explicit addresses. ``bank_bytes`` is 0 without
-    banks.
+    banks. ``lowest``: without banks, and as long as nothing has to make room, tiles take the lowest free bytes.
     """
     count = len(sizes)
     capacity = 4 * count + 256
@@ -79,7 +82,8 @@ def place(
             column[: len(values)] = values
         address = np.full(count, -1, np.int64)
         overs, spills = np.zeros(3 * capacity, np.int64), np.zeros(3 * capacity, np.int64)
-        lengths = np.array([0, 0, len(low), 0], np.int64)
+        first_fit = lowest and not bank_bytes and target == room
+        lengths = np.array([0, 0, len(low), -1 if first_fit else 0], np.int64)
         full = run(
             _place,
             compiled,
@@ -136,7 +140,7 @@ def _allocate(
     lengths: Any,
 ) -> int:
     """Give ``storage`` bytes; its address, -1 for several pieces, -2 if there are not enough."""
-    pointer = lengths[3]
+    pointer = max(0, lengths[3])
     for attempt in range(2):
         n = lengths[2]
         i = 0
@@ -176,7 +180,8 @@ def _allocate(
                 free[j] = free[j + gone]
                 holder[j] = holder[j + gone]
             lengths[2] -= gone
-            lengths[3] = start + size if bank == 0 else -(-(start + size) // bank) * bank
+            if lengths[3] >= 0:
+                lengths[3] = start + size if bank == 0 else -(-(start + size) // bank) * bank
             return int(start)
     total = 0
     for j in range(lengths[2]):

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 # mean error hardly depends on it (8 to 9 % from 8 to 128), but beyond 32 the kernel that blocks the free dimensions
 # no longer waits between its blocks, which the measured one does, and below 16 nothing fills TensorE while the first
 # blocks of the optimised one are loaded.
-LOOK_AHEAD = 32
+LOOK_AHEAD = 64
+# The same for loads, under the schedule ``nki``: SBUF is given out by who is alive in this order, from the lowest byte,
+# so this is how many loads are under way. 12 to 14 are the same within 1 % over sixteen matmuls; 11 and 15 leave one
+# tile fewer or more in turn, and those with one product a block 25 % slower or 10 % faster. Kernels with addresses of
+# their own (mlp_cte, qkv_tkg), on which it was not chosen, come out 1 % nearer too.
+LOAD_LOOK_AHEAD = 13
 # The same under ``tensorizer``: with 32, loads of an MLP's next row of tiles come up behind its stores, which the
 # measured ones do not; from 48 to 128 the mean error over thirty-one published attention and MLP kernels is the same.
 TENSORIZER_LOOK_AHEAD = 48
@@ -104,9 +109,10 @@ def list_schedule(
     memory: Column,
     capacity: Column,
     compiled: bool,
-    look_ahead: int,
+    look_ahead: Column,
 ) -> Column:
-    """Instruction rows in scheduled order. ``queue`` to ``transfer`` are columns of the instructions.
+    """Instruction rows in scheduled order. ``queue`` to ``transfer``, and ``look_ahead``, are columns of the
+    instructions.
 
     ``touched`` lists the automatic on-chip storages of each instruction (offsets, storages); ``sizes`` and ``memory``
     are theirs; ``capacity`` that of SBUF and PSUM.
@@ -130,6 +136,7 @@ def list_schedule(
         touched[0], touched[1], sizes, memory, capacity, remaining, np.zeros(len(sizes), np.int64),
         np.full(len(sizes), -1, np.int64), np.zeros(count, np.int64), np.zeros(QUEUE_COUNT, np.int64),
         np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros(count, np.int64), order, look_ahead,
+        int(look_ahead.max(initial=1)),
     )  # fmt: skip
     if placed < count:
         raise CompilerError("explicit dependences (depends_on, with_schedule) form a cycle")
@@ -177,7 +184,8 @@ def _list_schedule(
     wanted: Any,
     window: Any,
     order: Any,
-    look_ahead: int,
+    look_ahead: Any,
+    furthest: int,
 ) -> int:
     """Fill ``order``; how many instructions were placed."""
     count = len(queue)
@@ -186,12 +194,13 @@ def _list_schedule(
     scan = 0
     dma_free = 0
     for position in range(count):
-        while coming < count and (held == 0 or coming < window[0] + look_ahead):
+        while coming < count and (held == 0 or coming < window[0] + furthest):
             window[held] = coming
             held += 1
             coming += 1
         best = -1
         best_start = 0
+        stuck = False
         while best < 0:
             scan += 1
             wanted[0] = 0
@@ -209,7 +218,7 @@ def _list_schedule(
                         # What older instructions still need comes first.
                         if live[m] + wanted[m] > capacity[m]:
                             fits = False
-                if waiting[i] > 0 or (slot > 0 and not fits):
+                if waiting[i] > 0 or (slot > 0 and (not fits or (i >= window[0] + look_ahead[i] and not stuck))):
                     continue
                 start = max(free[queue[i]], ready[i])
                 if best < 0 or start < best_start or (start == best_start and path[i] > path[window[best]]):
@@ -217,6 +226,7 @@ def _list_schedule(
                     best_start = start
             if best < 0:
                 # Only explicit edges to later instructions can block the oldest one: look further.
+                stuck = True
                 if coming >= count:
                     for slot in range(held):
                         if waiting[window[slot]] == 0:
