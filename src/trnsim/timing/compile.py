@@ -135,7 +135,8 @@ def compile_core(
             variant = balance_in_order(klass, order, tables, timing.scalar.table_load_ps, compiled)
             order = _reorder(trace, core, touches, variant, edges, tables, timing, options, compiled)
         if not options.fresh_tiles:
-            order = _defer_loads(trace, core, accesses, klass, order, edges, tables, touches)
+            fills_too = options.schedule != "tensorizer"
+            order = _defer_loads(trace, core, accesses, klass, order, edges, tables, touches, fills_too)
     elif (edges.producer > edges.consumer).any():
         raise CompilerError("an explicit dependence contradicts program order, which this schedule keeps")
     program = CoreProgram(trace, number, rows, removed, klass, variant, order, edges, accesses, initial, [])
@@ -275,7 +276,7 @@ def _place(
     core: Core,
     tables: ClassTables,
     touches: tuple[Column, Column],
-    lowest: bool,
+    loads_lowest: bool,
     compiled: bool,
 ) -> Uses:
     """Addresses of the automatic storages of ``memory``."""
@@ -292,6 +293,7 @@ def _place(
     reserved = sorted(set(zip(begin.tolist(), (begin + columns["row_bytes"][fixed]).tolist(), strict=True)))
     banks = core.psum.bytes_per_bank if memory == "psum" else 0
     sizes = columns["row_bytes"][storage]
+    lowest: Column | None = None
 
     def placed(loaded: Column) -> Placement:
         return place(
@@ -299,6 +301,9 @@ def _place(
             lowest=lowest,
         )  # fmt: skip
 
+    if loads_lowest and memory == "sbuf":
+        loads, _ = only_loads(trace, program.accesses, program.klass, tables)
+        lowest = (loads[storage] != CHANGED).astype(np.int64)
     none: NDArray[np.int64] = np.zeros(0, np.int64)
     placement = placed(np.full(len(storage), NEVER, np.int64))
     if not len(placement.spills):
@@ -340,6 +345,7 @@ def _defer_loads(
     edges: Edges,
     tables: ClassTables,
     touches: tuple[Column, Column],
+    fills_too: bool,
 ) -> Column:
     """Where live tiles outgrow SBUF, loads and fills wait for room."""
     columns = trace.storage_columns
@@ -350,7 +356,8 @@ def _defer_loads(
     if not outgrows(order, pairs, sizes, capacity):
         return order
     load, _ = only_loads(trace, accesses, klass, tables)
-    load = np.where(load >= 0, load, fills(accesses, order, pairs, len(load)))
+    if fills_too:
+        load = np.where(load >= 0, load, fills(accesses, order, pairs, len(load)))
     return defer_loads(order, pairs, sizes, load, edges, capacity - capacity // SLACK)
 
 
