@@ -140,8 +140,9 @@ def compile_core(
     elif (edges.producer > edges.consumer).any():
         raise CompilerError("an explicit dependence contradicts program order, which this schedule keeps")
     program = CoreProgram(trace, number, rows, removed, klass, variant, order, edges, accesses, initial, [])
+    loads_lowest = options.schedule == "nki" and REORDER in passes
     for memory in PLACED:
-        uses = _place(program, memory, core, tables, touches, options.schedule == "nki", compiled)
+        uses = _place(program, memory, core, tables, touches, loads_lowest, compiled)
         if options.fresh_tiles:
             uses.placement = replace(uses.placement, taken_over=_NO_ROWS, spills=_NO_ROWS)
         program.uses.append(uses)
