@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     Column = NDArray[np.signedinteger[Any]]
 
 # Instructions from the oldest one that is not placed yet to the last that may be. Chosen over twenty published float32
-# matmuls on trn2: with 32 the how-to guide's fourth is 17 % too slow, with 64 and with 128 it is 7 %; the others differ
-# by 1 %.
+# matmuls on trn2: with 32 the how-to guide's fourth is 17 % too slow, with 64 it is 7 %; the mean of the others hardly
+# depends on it (32, 64, 128).
 LOOK_AHEAD = 64
 # The same for loads from HBM, but under ``tensorizer``. What is loaded gets the lowest free bytes in this order, so it
 # bounds how many loads are under way. From 12 to 14 the mean error over the same matmuls is the same; with 11 those of
