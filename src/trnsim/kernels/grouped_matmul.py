@@ -59,6 +59,8 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, block: int = 256, contract_w: i
     cores, core = nl.num_programs(0), nl.program_id(0)
     column_bytes = len(depths) * (4 if x.dtype == nl.float32 else 2)
     step = max(BANK, STEP_BYTES // column_bytes // BANK * BANK)  # wide: long descriptors, few in a ring
+    if BANK * column_bytes > AHEAD_BYTES:  # no such step fits beside another
+        step = max(ROWS, STEP_BYTES // column_bytes // ROWS * ROWS)
     early = max(1, min(3, AHEAD_BYTES // (min(step, width) * column_bytes)))
     waiting: list[Any] = []
     ahead = _tokens(x, blocks, lanes, core, block) if core < count else []

@@ -65,6 +65,15 @@ def test_grouped_matmul(tokens, size, width, experts, block, contract_w, dtype, 
     assert_close(found, wanted, dtype, 1.01)
 
 
+@pytest.mark.parametrize("contract_w", [0, 1])
+def test_long_contraction(contract_w):
+    """So long that 512 columns of an expert's weights would leave no room for the next."""
+    x, w = normal(1, (40, 4224), np.float32), normal(2, (2, 4224, 600), np.float32)
+    given_w = np.ascontiguousarray(w.transpose(0, 2, 1)) if contract_w else w
+    found = run(grouped_matmul, ("trn2", 1), x, given_w, np.array([[0, 25, 40]], np.int32), 128, contract_w)
+    assert_close(found, np.concatenate([tensor(x)[:25] @ tensor(w)[0], tensor(x)[25:] @ tensor(w)[1]]), x.dtype, 1.01)
+
+
 def test_sizes_that_do_not_fit():
     x, w = np.zeros((8, 4), np.float32), np.zeros((8, 3), np.float32)
     with pytest.raises(AssertionError, match="k is 4, not 1 to 3"):
