@@ -27,6 +27,7 @@ DECODERS = "Trainium, decoders"
 SETS = {
     "maxtext": "Nvidia, MaxText",
     "llama-3": "Nvidia, Llama 3 of 2024",
+    "megatron-bridge-sft": "Nvidia, fine-tuning",
     "neuronx-distributed": DECODERS,
     "neuronx-bert": "Trainium, encoders",
     "megatron-2022": "A100, Megatron of 2022",
