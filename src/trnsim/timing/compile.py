@@ -231,8 +231,8 @@ def _reorder(
     tensorizer = options.schedule == "tensorizer"
     furthest = options.look_ahead or (TENSORIZER_LOOK_AHEAD if tensorizer else LOOK_AHEAD)
     look_ahead = np.full(len(variant), furthest, np.int64)
-    if not tensorizer:
-        look_ahead[tables.column("hbm_read")[variant] > 0] = min(furthest, LOAD_LOOK_AHEAD)
+    if not tensorizer and options.look_ahead is None:
+        look_ahead[tables.column("hbm_read")[variant] > 0] = LOAD_LOOK_AHEAD
     return list_schedule(
         variant, edges, tables.column("queue")[variant], busy[variant], done[variant], transfer[variant],
         touches, columns["row_bytes"], columns["memory"], capacity, compiled, look_ahead,
