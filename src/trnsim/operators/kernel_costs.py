@@ -316,7 +316,8 @@ class KernelCosts:
             if self._told(contract, problem)[0] is None and building.products(contract, problem) <= _LARGE:
                 point = self.surface(contract, problem)[1]
                 building.take(found, contract, problem, point, self.source.sampler_of(contract))
-        around = [self.surface(contract, one)[1] for one in covered]  # for uses beside these
+        # For uses beside these, where those of the chip as it is are to come with the package.
+        around = [] if self.source.chip.changes else [self.surface(contract, one)[1] for one in covered]
         self._fill(found, contract, problems[0], [at for at in around if found.missing(at) and found.near_good(at)])
         return found
 
