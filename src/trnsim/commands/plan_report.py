@@ -21,6 +21,7 @@ _NAMES = {
     "experts_narrow": "products of experts in 8 bits and less", "between": "between products of experts",
     "groups": "starting and casting for each expert", "routing": "routing of tokens", "scans": "scans of states",
     "tp": "exchanges of tp that nothing can hide", "cp": "exchanges of cp that nothing can hide",
+    "tp_alone": "exchanges of tp beside nothing", "sends": "sending between stages beside passes",
     "ep": "exchanges of ep that nothing can hide", "ep_far": "exchanges of ep between systems that nothing can hide",
     "gather": "weights gathered, that nothing can hide",
     "pp": "sending between stages", "dp": "gradients and weights that nothing can hide", "optimizer": "optimiser",
