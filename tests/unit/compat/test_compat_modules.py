@@ -127,7 +127,9 @@ def test_static_cast_to_eight_bits_is_that_of_ml_dtypes(name, source):
     codes = np.arange(256, dtype=np.uint8).view(numpy).astype(source)
     exact = np.unique(codes[np.isfinite(codes)])
     ties = (exact[1:] + exact[:-1]) / 2
-    values = np.concatenate([codes, ties, np.nextafter(ties, 0), np.nextafter(ties, np.inf), exact * 1.01, -1e30 * exact])
+    values = np.concatenate(
+        [codes, ties, np.nextafter(ties, 0), np.nextafter(ties, np.inf), exact * 1.01, -1e30 * exact]
+    )
     with np.errstate(all="ignore"):
         expected = values.astype(source).astype(numpy)
         cast = neuron_dtypes.static_cast(values.astype(source), name)
