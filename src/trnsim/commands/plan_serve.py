@@ -38,13 +38,20 @@ def serve(
     replicas: Annotated[int | None, typer.Option("--replicas", help="How many replicas.", min=1)] = None,
     chips: Annotated[int | None, typer.Option("--chips", help="Chips that replicas fill.", min=1)] = None,
     disaggregated: Annotated[
-        bool, typer.Option("--disaggregated", help="Prompts on replicas of their own; --tp and --replicas decode.")
+        bool, typer.Option("--disaggregated", help="Prompts on replicas of their own; --tp ... decode.")
     ] = False,
     prefill_tp: Annotated[
         int | None, typer.Option("--prefill-tp", help="Ranks of a replica for prompts.", min=1)
     ] = None,
     prefill_replicas: Annotated[
         int | None, typer.Option("--prefill-replicas", help="How many replicas for prompts.", min=1)
+    ] = None,
+    prefill_pp: Annotated[
+        int | None, typer.Option("--prefill-pp", help="Stages of a replica for prompts.", min=1)
+    ] = None,
+    prefill_ep: Annotated[
+        int | None,
+        typer.Option("--prefill-ep", help="Ranks that share the experts, for prompts.", min=1),
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Of weights: shipped, bf16, fp8, mxfp4, nvfp4 ...")] = "shipped",
     kv_dtype: Annotated[str, typer.Option("--kv-dtype", help="Of keys and values: bf16, fp8.")] = "bf16",
@@ -111,8 +118,9 @@ def serve(
         raise InputError("--trace and --rate are two kinds of arrivals: give one")
     if replicas is not None and chips is not None and tp is not None and not disaggregated:
         raise InputError("--tp, --replicas and --chips: two of them say the third")
-    if not disaggregated and (prefill_tp is not None or prefill_replicas is not None):
-        raise InputError("--prefill-tp and --prefill-replicas are for --disaggregated")
+    prompts = _given(tp=prefill_tp, pp=prefill_pp, ep=prefill_ep, dp=prefill_replicas)
+    if prompts and not disaggregated:
+        raise InputError("--prefill-tp, --prefill-pp, --prefill-ep and --prefill-replicas are for --disaggregated")
     theirs = None
     if like is not None:
         theirs = _described(like)
@@ -143,26 +151,20 @@ def serve(
         from trnsim.planner.serving_run import arrivals
 
         come = arrivals(trace, rate, requests, isl, osl, seed, burstiness=burstiness, cached=prefix_tokens)
+    fixed = _given(tp=tp, pp=pp, ep=ep, dp=replicas)
     if disaggregated:
         from trnsim.commands.plan_serve_pools import report_pools
-        from trnsim.planner.serving_disaggregated import search_pools
+        from trnsim.planner.serving_disaggregated import frontier_pools, search_pools
 
-        for option, given in (
-            ("--pp", pp),
-            ("--ep", ep),
-            ("--prefix-tokens", prefix_tokens or None),
-            ("--against", against),
-        ):
+        for option, given in (("--prefix-tokens", prefix_tokens or None), ("--against", against)):
             if given is not None:
                 raise InputError(f"{option} does not go with --disaggregated", operand=option, value=given)
-        if frontier or explain or plot is not None:
-            raise InputError("--frontier, --explain and --plot do not go with --disaggregated")
-        pools = search_pools(
-            wanted, load, chips, _given(tp=prefill_tp, dp=prefill_replicas), _given(tp=tp, dp=replicas)
-        )
-        report_pools(pools, load, asked, come, json)
+        if explain:
+            raise InputError("--explain does not go with --disaggregated")
+        pools = search_pools(wanted, load, chips, prompts, fixed)
+        points = frontier_pools(wanted, load, chips, prompts, fixed) if frontier or plot is not None else None
+        report_pools(pools, load, asked, come, json, points, plot)
         return
-    fixed = _given(tp=tp, pp=pp, ep=ep, dp=replicas)
     found = search(wanted, load, chips, fixed)
     more = More()
     if come is not None:

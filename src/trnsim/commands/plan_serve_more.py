@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trnsim.commands.output import said, table
 
@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trnsim.planner.serving import ServingEstimate
+    from trnsim.planner.serving_disaggregated import PooledEstimate
     from trnsim.planner.serving_explain import Explanation
 
     Describe = Callable[[ServingEstimate], str]
+
+Frontier = TypeVar("Frontier", "ServingEstimate", "PooledEstimate")
 
 _BINDS = {
     "users": "all users run at once",
@@ -89,7 +92,9 @@ def _ratio(one: ServingEstimate, other: ServingEstimate) -> float:
     return one.output_tokens_per_second_per_chip / other.output_tokens_per_second_per_chip
 
 
-def show_frontier(out: Any, plans: Sequence[ServingEstimate], describe: Describe, error: Describe) -> None:
+def show_frontier(
+    out: Any, plans: Sequence[Frontier], describe: Callable[[Frontier], str], error: Callable[[Frontier], str]
+) -> None:
     """Print throughput against latency."""
     rows = []
     for one in plans:
@@ -103,33 +108,23 @@ def show_frontier(out: Any, plans: Sequence[ServingEstimate], describe: Describe
     out.print(table("Throughput against latency: plans that no other beats in both", columns, rows))
 
 
-def draw_frontier(file: Path, plans: Sequence[ServingEstimate]) -> None:
-    """Draw output tokens a second and chip over those of one user."""
+def draw_frontier(file: Path, title: str, plans: Sequence[Frontier], layout: Callable[[Frontier], str]) -> None:
+    """Draw output tokens a second and chip over those of one user, a colour for each ``layout``."""
     from trnsim.report.charts import Chart, Series, html, svg
     from trnsim.report.files import write_text_atomic
 
-    plan = plans[0].plan
-    layouts = list(dict.fromkeys((one.plan.layout.tp, one.plan.layout.ep) for one in plans))
-    series = [
-        Series("frontier", [1 / p.state.tpot for p in plans], [p.output_tokens_per_second_per_chip for p in plans])
-    ]
-    for number, (tp, ep) in enumerate(layouts, start=1):
-        mine = [p for p in plans if (p.plan.layout.tp, p.plan.layout.ep) == (tp, ep)]
-        name = f"tp{tp}" + (f" ep{ep}" if ep > 1 else "")
-        series.append(
-            Series(
-                name,
-                [1 / p.state.tpot for p in mine],
-                [p.output_tokens_per_second_per_chip for p in mine],
-                line=False,
-                color=number % 6,
-            )
-        )
+    def series(name: str, some: Sequence[Frontier], **style: Any) -> Series:
+        rates = [one.output_tokens_per_second_per_chip for one in some]
+        return Series(name, [1 / one.state.tpot for one in some], rates, **style)
+
+    drawn = [series("frontier", plans)]
+    for number, name in enumerate(dict.fromkeys(layout(one) for one in plans), start=1):
+        drawn.append(series(name, [one for one in plans if layout(one) == name], line=False, color=number % 6))
     chart = Chart(
-        title=f"{plan.model.name} on {plan.system}, {plans[0].input_tokens:,} in, {plans[0].output_tokens:,} out",
+        title=title,
         x_title="output tokens/s of a user (1 / TPOT)",
         y_title="output tokens/s/chip",
-        series=series,
+        series=drawn,
         x_tick=lambda value: f"{value:g}",
         y_tick=lambda value: f"{value:g}",
     )

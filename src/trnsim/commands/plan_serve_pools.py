@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trnsim.commands.output import console, table, write_json
+from trnsim.commands.plan_serve_more import draw_frontier, show_frontier
+from trnsim.commands.plan_serve_report import layout_text, replica_text, show_run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trnsim.commands.plan_serve_report import Asked
     from trnsim.planner.serving import ServingPlan
     from trnsim.planner.serving_disaggregated import PooledEstimate, PooledFound
@@ -18,20 +22,56 @@ SCHEMA = "trnsim-disaggregated-plans-1"
 _BINDS = {"users": "users", "prefill": "prompts", "decode": "decode"}
 
 
-def report_pools(found: PooledFound, load: Load, asked: Asked, come: Workload | None, json: str | None) -> None:
-    """Print the pairs of pools, and write them where ``json`` says; with arrivals the best is simulated."""
+def report_pools(
+    found: PooledFound,
+    load: Load,
+    asked: Asked,
+    come: Workload | None,
+    json: str | None,
+    frontier: tuple[PooledEstimate, ...] | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Print the pairs of pools, write them where ``json`` says, and draw the frontier where ``plot`` says.
+
+    With arrivals the best is simulated.
+    """
     simulated = None
     if come is not None:
         from trnsim.planner.serving_run import run_pools
 
         simulated = run_pools(found.best[0].prefill, found.best[0].decode, come)
     if json is not None:
-        write_json(_json(found, load, asked, simulated), json)
+        write_json(_json(found, load, asked, simulated, frontier), json)
     if json != "-":
-        _show(found, load, asked, simulated)
+        _show(found, load, asked, simulated, frontier)
+    if plot is not None and frontier is not None:
+        draw_frontier(plot, _title(found.best[0], load), frontier, _replicas)
 
 
-def _json(found: PooledFound, load: Load, asked: Asked, simulated: ServingResult | None) -> dict[str, Any]:
+def _title(one: PooledEstimate, load: Load) -> str:
+    where = f"{one.decode.model.name} on {one.decode.system}"
+    return f"{where}, prompts apart, {load.input_tokens:,} in, {load.output_tokens:,} out"
+
+
+def _replicas(one: PooledEstimate) -> str:
+    return f"{replica_text(one.prefill.layout)} -> {replica_text(one.decode.layout)}"
+
+
+def _described(one: PooledEstimate) -> str:
+    return f"{layout_text(one.prefill.layout)} -> {layout_text(one.decode.layout)}"
+
+
+def _error(one: PooledEstimate) -> str:
+    return one.support if one.error_percent is None else f"±{one.error_percent:.0f} %"
+
+
+def _json(
+    found: PooledFound,
+    load: Load,
+    asked: Asked,
+    simulated: ServingResult | None,
+    frontier: tuple[PooledEstimate, ...] | None,
+) -> dict[str, Any]:
     best = found.best[0]
     return {
         "schema": SCHEMA,
@@ -41,6 +81,7 @@ def _json(found: PooledFound, load: Load, asked: Asked, simulated: ServingResult
         "search": {"evaluated": found.evaluated, "pruned": found.pruned, "seconds": found.seconds},
         "plans": [_plan(one) for one in found.best[: asked.top]],
         **({"simulated": simulated.summary()} if simulated is not None else {}),
+        **({"frontier": [_plan(one) for one in frontier]} if frontier is not None else {}),
     }
 
 
@@ -49,6 +90,7 @@ def _plan(one: PooledEstimate) -> dict[str, Any]:
     return {
         "layout": {"prefill": _layout(one.prefill), "decode": _layout(one.decode)},
         "chips": one.chips,
+        "users": one.users,
         "batch": state.batch,
         "bound": state.bound,
         "ttft_ms": state.ttft * 1e3,
@@ -78,16 +120,28 @@ def _plan(one: PooledEstimate) -> dict[str, Any]:
 
 
 def _layout(plan: ServingPlan) -> dict[str, Any]:
-    return {"tp": plan.layout.tp, "replicas": plan.layout.dp, "cache": plan.cache_dtype, "weights": dict(plan.formats)}
+    layout = plan.layout
+    return {
+        "tp": layout.tp,
+        "pp": layout.pp,
+        "ep": layout.ep,
+        "replicas": layout.dp,
+        "cache": plan.cache_dtype,
+        "weights": dict(plan.formats),
+    }
 
 
 def _memory(memory: Memory) -> dict[str, float]:
     return {kind: float(value) for kind, value in memory.by_kind().items() if value}
 
 
-def _show(found: PooledFound, load: Load, asked: Asked, simulated: ServingResult | None) -> None:
-    from trnsim.commands.plan_serve_report import show_run
-
+def _show(
+    found: PooledFound,
+    load: Load,
+    asked: Asked,
+    simulated: ServingResult | None,
+    frontier: tuple[PooledEstimate, ...] | None,
+) -> None:
     out = console()
     best = found.best[0]
     out.print(
@@ -99,11 +153,11 @@ def _show(found: PooledFound, load: Load, asked: Asked, simulated: ServingResult
     for one in found.best[: asked.top]:
         state, cost = one.state, one.usd_per_million_output_tokens
         rows.append([
-            f"tp{one.prefill.layout.tp} x {one.prefill.layout.dp} -> tp{one.decode.layout.tp} x {one.decode.layout.dp}",
-            f"{one.chips:g}", f"{state.ttft * 1e3:,.0f}", f"{state.tpot * 1e3:,.2f}", f"{state.transfer * 1e3:,.2f}",
+            _described(one), f"{one.chips:g}", f"{state.ttft * 1e3:,.0f}", f"{state.tpot * 1e3:,.2f}",
+            f"{state.transfer * 1e3:,.2f}",
             f"{state.output_tokens_per_second:,.0f}", f"{one.output_tokens_per_second_per_chip:,.1f}",
             f"{state.batch:,.1f}", _BINDS[state.bound], "" if cost is None else f"{cost:,.2f}",
-            one.support if one.error_percent is None else f"±{one.error_percent:.0f} %",
+            _error(one),
         ])  # fmt: skip
     columns = ["prompts -> decode", "chips", "TTFT ms", "TPOT ms", "transfer", "tokens/s", "a chip", "batch", "bound",
                "USD/M", "error"]  # fmt: skip
@@ -115,6 +169,8 @@ def _show(found: PooledFound, load: Load, asked: Asked, simulated: ServingResult
         f"{best.state.transfer * 1e3:,.2f} ms ({best.transfer.bytes_per_second / 1e9:,.1f} GB/s)",
         highlight=False,
     )
+    if frontier is not None:
+        show_frontier(out, frontier, _described, _error)
     if simulated is not None:
         show_run(out, simulated)
     for reason in best.reasons[:4]:

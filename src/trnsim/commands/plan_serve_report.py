@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trnsim.planner.serving_explain import Explanation
     from trnsim.planner.serving_search import Found, Load
     from trnsim.serving import ServingResult
+    from trnsim.workloads import Layout
 
 SCHEMA = "trnsim-serving-plans-2"
 _GIB = 2**30
@@ -57,15 +58,26 @@ def report(
     if json != "-":
         _show(found, load, asked, even, more)
     if plot is not None and more.frontier is not None:
-        draw_frontier(plot, more.frontier)
+        best = found.best[0]
+        title = f"{best.plan.model.name} on {best.plan.system}, {load.input_tokens:,} in, {load.output_tokens:,} out"
+        draw_frontier(plot, title, more.frontier, lambda one: replica_text(one.plan.layout))
 
 
 def describe(one: ServingEstimate) -> str:
     """A layout as tables name it."""
-    layout = one.plan.layout
+    return layout_text(one.plan.layout)
+
+
+def layout_text(layout: Layout) -> str:
+    """A layout of replicas as tables name it."""
+    return f"{replica_text(layout)} x {layout.dp}"
+
+
+def replica_text(layout: Layout) -> str:
+    """A layout of one replica as tables name it."""
     stages = f" pp{layout.pp}" if layout.pp > 1 else ""
     shared = f" ep{layout.ep}" if layout.ep > 1 else ""
-    return f"tp{layout.tp}{stages}{shared} x {layout.dp}"
+    return f"tp{layout.tp}{stages}{shared}"
 
 
 def uncertain(one: ServingEstimate) -> str:
@@ -261,7 +273,6 @@ def _show_money(out: Any, best: ServingEstimate, even: dict[str, Any] | None) ->
                 "--against SYSTEM prints the price at which a token would cost the same as there", highlight=False
             )
     if even is not None:
-        chip, there = f"${even['usd_per_chip_hour']:,.2f} a chip", f"{even['against_layout']} of {even['against']}"
         chip, there = f"${even['usd_per_chip_hour']:,.2f} a chip", f"{even['against_layout']} of {even['against']}"
         out.print(
             f"break-even: ${even['usd_per_system_hour']:,.2f} an hour of {even['system']} ({chip}) costs as much "

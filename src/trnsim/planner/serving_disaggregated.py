@@ -1,25 +1,27 @@
 """Disaggregated serving: replicas that compute prompts, others that decode, and the cache that moves between them.
 
-Both are plans of one model on one kind of system. The cache of a prompt goes over the fabric, each rank of the smaller
-replica sending or receiving its share: between systems where the two do not fit on one.
+Both are plans of one model on one kind of system, each with a layout of its own: tensor and expert parallelism, stages.
+The cache of a prompt goes over the fabric, each rank of the smaller replica sending or receiving its share: between
+systems where the two do not fit on one. The search is exhaustive, and best is the most output tokens a second and chip.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 from trnsim.errors import InputError, TrnsimError
 from trnsim.hardware import load_system
 from trnsim.planner.groups import ExchangeCosts
 from trnsim.planner.serving import ServingCase, ServingPlan, chip_price
-from trnsim.planner.serving_search import Load, why_not
+from trnsim.planner.serving_search import MEMORY, PIPELINES, Load, doubled, fitted_batch, frontier_of, why_not
 from trnsim.planner.training import ranks_per_chip
 from trnsim.planner.uses import worst
-from trnsim.serving.closed_pools import PooledState, pooled_state
+from trnsim.serving.closed_pools import PooledState, decode_times, pooled_state
 from trnsim.serving.system import Transfer
 from trnsim.workloads import Layout
 
@@ -38,6 +40,7 @@ class PooledEstimate:
     prefill: ServingPlan
     decode: ServingPlan
     state: PooledState
+    users: int
     transfer: Transfer
     transfer_bytes: float
     chips: float
@@ -70,17 +73,21 @@ class PooledFound:
     seconds: float
 
 
+@dataclass(frozen=True)
 class PooledCase:
-    """Two plans made ready."""
+    """Two plans made ready; their layouts' ``dp`` are the numbers of replicas."""
 
-    def __init__(self, prefill: ServingPlan, decode: ServingPlan) -> None:
-        """Layouts' ``dp`` are the numbers of replicas.
+    prefill: ServingCase
+    decode: ServingCase
+
+    @classmethod
+    def of(cls, prefill: ServingPlan, decode: ServingPlan) -> PooledCase:
+        """Make two plans ready.
 
         Raises:
             InputError: see ``ServingCase``.
         """
-        self.prefill = ServingCase(replace(prefill, speculation=None, draft=None))
-        self.decode = ServingCase(decode)
+        return cls(ServingCase(replace(prefill, speculation=None, draft=None)), ServingCase(decode))
 
     def transfer(self, tokens: int) -> tuple[Transfer, float, str, str]:
         """(how the cache of a prompt of ``tokens`` moves, its bytes, support, reason).
@@ -106,8 +113,15 @@ class PooledCase:
         rate = flows / slope * 1e6
         return Transfer(bytes_per_second=rate, latency_ps=round(latency * 1e6)), whole, told[1].support, told[1].reason
 
-    def estimate(self, users: int, input_tokens: int, output_tokens: int, price_type: str = "") -> PooledEstimate:
-        """Steady state of ``users``.
+    def estimate(
+        self,
+        users: int,
+        input_tokens: int,
+        output_tokens: int,
+        price_type: str = "",
+        steps: Callable[[int], float] | None = None,
+    ) -> PooledEstimate:
+        """Steady state of ``users``; ``steps``: see ``pooled_state``.
 
         Raises:
             InputError: requests that a cache cannot hold.
@@ -120,6 +134,7 @@ class PooledCase:
             users=users,
             input_tokens=input_tokens,
             output_tokens=output_tokens,
+            steps=steps,
         )
         chips = self.prefill.chips + self.decode.chips
         price = chip_price(self.decode.system, price_type)
@@ -130,6 +145,7 @@ class PooledCase:
             prefill=self.prefill.plan,
             decode=self.decode.plan,
             state=state,
+            users=users,
             transfer=move,
             transfer_bytes=size,
             chips=chips,
@@ -143,28 +159,65 @@ class PooledCase:
         )
 
 
+Given = Mapping[str, int]
+
+
 def pairs(
-    plan: ServingPlan, chips: float | None, prefill: dict[str, int], decode: dict[str, int]
+    plan: ServingPlan, chips: float | None, prefill: Given, decode: Given, pp: int = 1
 ) -> Iterator[tuple[Layout, Layout]]:
-    """Layouts of both pools: ``tp`` and ``dp`` that stay, or all degrees of two and numbers that fill the chips."""
+    """Layouts of both pools, which fill the chips: all that ``prefill`` and ``decode`` do not fix.
+
+    Degrees of two of tensor parallelism, experts on the ranks of a replica or of the pool, ``pp`` stages.
+    """
     system = load_system(plan.system)
     per = ranks_per_chip(system, plan.lnc)
-    held = round(system.chip_count * per)
+    degrees = doubled(round(system.chip_count * per))
     ranks = round((chips or system.chip_count) * per)
-    degrees = [2**n for n in range(held.bit_length()) if 2**n <= held]
-    for one in (prefill["tp"],) if "tp" in prefill else degrees:
-        for other in (decode["tp"],) if "tp" in decode else degrees:
-            for count in (prefill["dp"],) if "dp" in prefill else range(1, max((ranks - other) // one, 0) + 1):
-                rest = (ranks - count * one) // other
-                number = decode.get("dp", rest)
-                if number >= 1 and ("dp" in decode or count * one + number * other == ranks):
-                    yield Layout(tp=one, dp=count), Layout(tp=other, dp=number)
+
+    def shapes(fixed: Given) -> list[tuple[int, int]]:
+        stages = fixed.get("pp", pp)
+        return [(tp, stages) for tp in ((fixed["tp"],) if "tp" in fixed else degrees)]
+
+    def shared(shape: tuple[int, int], count: int, fixed: Given) -> Iterator[Layout]:
+        tp, stages = shape
+        shares = (1, tp, tp * count) if plan.model.mixture else (1,)
+        for ep in (fixed["ep"],) if "ep" in fixed else dict.fromkeys(shares):
+            yield Layout(tp=tp, pp=stages, ep=ep, dp=count)
+
+    for one, other in product(shapes(prefill), shapes(decode)):
+        first, second = one[0] * one[1], other[0] * other[1]
+        for count in (prefill["dp"],) if "dp" in prefill else range(1, max((ranks - second) // first, 0) + 1):
+            number = decode.get("dp", (ranks - count * first) // second)
+            if number >= 1 and ("dp" in decode or count * first + number * second == ranks):
+                yield from product(shared(one, count, prefill), shared(other, number, decode))
 
 
-def search_pools(
-    plan: ServingPlan, load: Load, chips: float | None, prefill: dict[str, int], decode: dict[str, int]
-) -> PooledFound:
+class _Cases:
+    """Plans of one pool by layout, each made ready once."""
+
+    def __init__(self, make: Callable[[Layout], ServingPlan]) -> None:
+        self.make = make
+        self.held: dict[Layout, ServingCase | TrnsimError] = {}
+
+    def __getitem__(self, layout: Layout) -> ServingCase:
+        """Raises ``TrnsimError`` where the layout does not fit the model or the memory, each time."""
+        if layout not in self.held:
+            try:
+                case = ServingCase(self.make(layout))
+                _ = case.settings  # whether the cache has room
+                self.held[layout] = case
+            except TrnsimError as error:
+                self.held[layout] = error
+        found = self.held[layout]
+        if isinstance(found, TrnsimError):
+            raise found
+        return found
+
+
+def search_pools(plan: ServingPlan, load: Load, chips: float | None, prefill: Given, decode: Given) -> PooledFound:
     """All pairs of the space that hold the limits, the most output tokens a second and chip first.
+
+    A pipeline is tried where it is asked for, or where the model fits no system without.
 
     Raises:
         InputError: none does.
@@ -173,26 +226,29 @@ def search_pools(
     pruned: Counter[str] = Counter()
     best: list[PooledEstimate] = []
     evaluated, last = 0, ""
-    for first, second in pairs(plan, chips, prefill, decode):
-        try:
-            each = -(-load.users // second.dp)
-            decoding = replace(plan, layout=second)
-            if plan.max_num_seqs is None and ServingCase(decoding).stack.decode_batch.rule == "largest":
-                decoding = replace(decoding, max_num_seqs=each)
-            found = PooledCase(replace(plan, layout=first), decoding).estimate(
-                load.users, load.input_tokens, load.output_tokens, load.price_type
-            )
-        except TrnsimError as error:
-            pruned[why_not(error)] += 1
-            last = str(error)
-            continue
-        evaluated += 1
-        if load.ttft is not None and found.state.ttft > load.ttft:
-            pruned["TTFT over its limit"] += 1
-        elif load.tpot is not None and found.state.tpot > load.tpot:
-            pruned["TPOT over its limit"] += 1
-        else:
-            best.append(found)
+    alone = replace(plan, speculation=None, draft=None)
+    prompts = _Cases(lambda layout: replace(alone, layout=layout))
+    steps: dict[Layout, Callable[[int], float]] = {}
+    decoding = _Cases(lambda layout: fitted_batch(replace(plan, layout=layout), load.users))
+    for pp in PIPELINES:
+        for first, second in pairs(plan, chips, prefill, decode, pp):
+            try:
+                case = PooledCase(prompts[first], decoding[second])
+                if second not in steps:
+                    steps[second] = decode_times(case.decode.pool(), load.input_tokens, load.output_tokens)
+                found = case.estimate(load.users, load.input_tokens, load.output_tokens, load.price_type, steps[second])
+            except TrnsimError as error:
+                pruned[why_not(error)] += 1
+                last = str(error)
+                continue
+            evaluated += 1
+            late = load.late(found.state)
+            if late:
+                pruned[f"{late} over its limit"] += 1
+            else:
+                best.append(found)
+        if evaluated or MEMORY not in pruned or ("pp" in prefill and "pp" in decode):
+            break
     if not best:
         why = f": {last}" if last else ""
         raise InputError(
@@ -202,3 +258,10 @@ def search_pools(
         )  # fmt: skip
     best.sort(key=lambda one: -one.output_tokens_per_second_per_chip)
     return PooledFound(tuple(best), evaluated, dict(pruned), time.perf_counter() - begin)
+
+
+def frontier_pools(
+    plan: ServingPlan, load: Load, chips: float | None, prefill: Given, decode: Given
+) -> tuple[PooledEstimate, ...]:
+    """Throughput against latency: see ``serving_search.frontier``."""
+    return frontier_of(lambda some: search_pools(plan, some, chips, prefill, decode).best, load)

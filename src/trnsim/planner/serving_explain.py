@@ -75,7 +75,7 @@ def explain(found: Found, load: Load, plan: ServingPlan) -> Explanation:
         more_users=more,
         runner_up=found.best[1] if len(found.best) > 1 else None,
         without_limits=without,
-        limit=load.late(without) if without is not None else "",
+        limit=load.late(without.state) if without is not None else "",
     )
 
 

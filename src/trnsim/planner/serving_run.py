@@ -53,6 +53,6 @@ def run(plan: ServingPlan, workload: Workload) -> ServingResult:
 
 def run_pools(prefill: ServingPlan, decode: ServingPlan, workload: Workload) -> ServingResult:
     """As ``run``, with a pool that computes prompts; the cache moves as over the fabric."""
-    case = PooledCase(prefill, decode)
+    case = PooledCase.of(prefill, decode)
     move = case.transfer(max(round(float(workload.input_tokens.mean())), 1))[0]
     return simulate(workload, case.decode.pool(), prefill=case.prefill.pool(), transfer=move, too_long="reject")

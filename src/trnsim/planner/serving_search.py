@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 from trnsim.errors import InputError, TrnsimError, UnsupportedError
 from trnsim.hardware import load_system, system_names
@@ -20,9 +21,34 @@ from trnsim.planner.serving import ServingCase, ServingEstimate, ServingPlan, de
 from trnsim.planner.training import ranks_per_chip
 from trnsim.workloads import Layout
 
-_MEMORY = "do not fit in memory"
+MEMORY = "do not fit in memory"
 # Stages of the pipelines that are tried one after the other, until a model fits.
-_PIPELINES = (1, 2, 4, 8, 16)
+PIPELINES = (1, 2, 4, 8, 16)
+# By how much shorter TPOT is from one plan of a frontier to the next, at least.
+SHOWN = 0.005
+
+
+class Latency(Protocol):
+    """Seconds to the first token, and of each further one."""
+
+    @property
+    def ttft(self) -> float: ...
+
+    @property
+    def tpot(self) -> float: ...
+
+
+class Rated(Protocol):
+    """A plan under a load."""
+
+    @property
+    def state(self) -> Latency: ...
+
+    @property
+    def output_tokens_per_second_per_chip(self) -> float: ...
+
+
+Plan = TypeVar("Plan", bound=Rated)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +66,11 @@ class Load:
     price_type: str = ""
     cached_tokens: int = 0
 
-    def late(self, found: ServingEstimate) -> str:
+    def late(self, state: Latency) -> str:
         """The limit that a plan is over; "": none."""
-        if self.ttft is not None and found.state.ttft > self.ttft:
+        if self.ttft is not None and state.ttft > self.ttft:
             return "TTFT"
-        return "TPOT" if self.tpot is not None and found.state.tpot > self.tpot else ""
+        return "TPOT" if self.tpot is not None and state.tpot > self.tpot else ""
 
 
 @dataclass(frozen=True)
@@ -63,11 +89,14 @@ class Found:
         return undominated(self.best)
 
 
-def undominated(plans: Iterable[ServingEstimate]) -> tuple[ServingEstimate, ...]:
-    """Those of ``plans`` that no other beats in both output tokens a second and chip and TPOT."""
-    found: list[ServingEstimate] = []
+def undominated(plans: Iterable[Plan], by: float = 0.0) -> tuple[Plan, ...]:
+    """Those of ``plans`` that no other beats in both output tokens a second and chip and TPOT.
+
+    ``by``: the part by which a plan's TPOT must be shorter than that of one with more tokens a chip.
+    """
+    found: list[Plan] = []
     for one in sorted(plans, key=lambda e: (-e.output_tokens_per_second_per_chip, e.state.tpot)):
-        if not found or one.state.tpot < found[-1].state.tpot:
+        if not found or one.state.tpot < found[-1].state.tpot * (1 - by):
             found.append(one)
     return tuple(found)
 
@@ -97,7 +126,7 @@ def layouts(plan: ServingPlan, chips: float | None, fixed: dict[str, int], pp: i
     per = ranks_per_chip(system, plan.lnc)
     most = round(system.chip_count * per)
     pp = fixed.get("pp", pp)
-    for tp in (fixed["tp"],) if "tp" in fixed else _doubled(most):
+    for tp in (fixed["tp"],) if "tp" in fixed else doubled(most):
         ranks = round((chips or system.chip_count) * per)
         if "dp" in fixed:
             replicas: tuple[int, ...] = (fixed["dp"],)
@@ -106,14 +135,15 @@ def layouts(plan: ServingPlan, chips: float | None, fixed: dict[str, int], pp: i
                 continue
             replicas = (ranks // (tp * pp),)
         else:
-            replicas = (1,) if "tp" in fixed else tuple(_doubled(max(ranks // (tp * pp), 1)))
+            replicas = (1,) if "tp" in fixed else tuple(doubled(max(ranks // (tp * pp), 1)))
         for dp in replicas:
             shares = (1, tp, tp * dp) if plan.model.mixture else (1,)
             for ep in (fixed["ep"],) if "ep" in fixed else dict.fromkeys(shares):
                 yield Layout(tp=tp, pp=pp, ep=ep, dp=dp)
 
 
-def _doubled(most: int) -> list[int]:
+def doubled(most: int) -> list[int]:
+    """Powers of two, up to ``most``."""
     return [2**n for n in range(most.bit_length()) if 2**n <= most]
 
 
@@ -129,7 +159,7 @@ def search(plan: ServingPlan, load: Load, chips: float | None = None, fixed: dic
     best: list[ServingEstimate] = []
     slow: list[ServingEstimate] = []
     evaluated = 0
-    for pp in _PIPELINES:
+    for pp in PIPELINES:
         for layout in layouts(plan, chips, fixed or {}, pp):
             try:
                 found = evaluate(replace(plan, layout=layout), load)
@@ -138,12 +168,12 @@ def search(plan: ServingPlan, load: Load, chips: float | None = None, fixed: dic
                 pruned[why_not(error)] += 1
                 continue
             evaluated += 1
-            late = load.late(found)
+            late = load.late(found.state)
             if late:
                 pruned[f"{late} over its limit"] += 1
             (slow if late else best).append(found)
         # Pipelines are for models that fit no system without.
-        if best or slow or "pp" in (fixed or {}) or not any(why_not(e) == _MEMORY for e in errors):
+        if best or slow or "pp" in (fixed or {}) or not any(why_not(e) == MEMORY for e in errors):
             break
     if not best:
         raise _none(plan, load, slow, errors)
@@ -160,24 +190,33 @@ def frontier(
     Raises:
         InputError: no plan holds the constraints under any number of users.
     """
-    found: list[ServingEstimate] = []
+    return frontier_of(lambda some: search(plan, some, chips, fixed).best, load)
+
+
+def frontier_of(plans: Callable[[Load], Iterable[Plan]], load: Load) -> tuple[Plan, ...]:
+    """Throughput against latency, of the ``plans`` for a load, which refuse one that none serves.
+
+    Raises:
+        InputError: all are refused.
+    """
+    found: list[Plan] = []
     refused: InputError | None = None
-    for users in dict.fromkeys((*_doubled(load.users), load.users)):
+    for users in dict.fromkeys((*doubled(load.users), load.users)):
         try:
-            found += search(plan, replace(load, users=users), chips, fixed).best
+            found += plans(replace(load, users=users))
         except InputError as error:
             refused = error
     if not found:
         assert refused is not None
         raise refused
-    return undominated(found)
+    return undominated(found, SHOWN)
 
 
 def why_not(error: TrnsimError) -> str:
     """Why a plan was left out, as reports count it."""
     text = str(error)
     if "does not fit" in text or "KV cache" in text or "than the KV" in text:
-        return _MEMORY
+        return MEMORY
     return "layouts that the model or system does not allow"
 
 
@@ -189,7 +228,7 @@ def _none(plan: ServingPlan, load: Load, slow: list[ServingEstimate], errors: li
             f"{ttft * 1e3:,.1f} ms, the shortest TPOT {tpot * 1e3:,.2f} ms",
             operand="limits", value=f"TTFT {_ms(load.ttft)}, TPOT {_ms(load.tpot)}",
         )  # fmt: skip
-    memory = [e for e in errors if why_not(e) == _MEMORY]
+    memory = [e for e in errors if why_not(e) == MEMORY]
     if not memory:
         return InputError(
             f"no plan of {plan.model.name} on {plan.system}: " + str(errors[0] if errors else "no layout")

@@ -10,7 +10,9 @@ engine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from trnsim.errors import InputError
 
@@ -39,10 +41,24 @@ class PooledState:
     transfer: float
 
 
+def decode_times(decode: Pool, input_tokens: int, output_tokens: int) -> Callable[[int], float]:
+    """Seconds of all decode steps of a request, by the sequences that its replica decodes; each found once."""
+    return cache(lambda count: decode_seconds(decode.cost, decode.settings, count, input_tokens, output_tokens))
+
+
 def pooled_state(
-    prefill: Pool, decode: Pool, transfer: Transfer, *, users: int, input_tokens: int, output_tokens: int
+    prefill: Pool,
+    decode: Pool,
+    transfer: Transfer,
+    *,
+    users: int,
+    input_tokens: int,
+    output_tokens: int,
+    steps: Callable[[int], float] | None = None,
 ) -> PooledState:
     """Steady state of ``users`` who send prompts of ``input_tokens`` and get ``output_tokens``, at least 2.
+
+    ``steps``: the ``decode_times`` of this pool and load, where they are held.
 
     Raises:
         InputError: requests that a pool cannot hold.
@@ -54,10 +70,11 @@ def pooled_state(
     move = transfer.ps(input_tokens, decode.settings.cache) / 1e12
     largest = running(decode.settings, users, input_tokens, output_tokens)
 
+    seconds = steps or decode_times(decode, input_tokens, output_tokens)
+
     def residence(batch: float) -> float:
         low = min(max(int(batch), 1), max(largest - 1, 1))
-        ends = (low, min(low + 1, largest))
-        times = [decode_seconds(decode.cost, decode.settings, n, input_tokens, output_tokens) for n in ends]
+        times = seconds(low), seconds(min(low + 1, largest))
         return times[0] + (times[1] - times[0]) * max(batch - low, 0.0)
 
     def rate(batch: float) -> float:

@@ -12,7 +12,7 @@ import pytest
 from trnsim.commands.plan_serve import serve
 from trnsim.errors import InputError
 from trnsim.planner.serving import ServingCase, ServingPlan
-from trnsim.planner.serving_disaggregated import PooledCase, search_pools
+from trnsim.planner.serving_disaggregated import PooledCase, frontier_pools, search_pools
 from trnsim.planner.serving_explain import explain, step_parts
 from trnsim.planner.serving_padding import padded
 from trnsim.planner.serving_run import run_pools
@@ -133,7 +133,7 @@ def test_explanations_add_up():
 
 
 def test_pools_are_near_the_engine_and_move_the_cache():
-    case = PooledCase(plan(tp=1, dp=2), plan(tp=2, dp=2))
+    case = PooledCase.of(plan(tp=1, dp=2), plan(tp=2, dp=2))
     move, size, _, _ = case.transfer(256)
     # Keys and values of 32 layers, 8 heads of 128, in 16 bits.
     assert size == 256 * 32 * 2 * 8 * 128 * 2
@@ -152,6 +152,40 @@ def test_searches_of_pools_fill_the_chips():
     assert rates == sorted(rates, reverse=True)
     with pytest.raises(InputError, match="holds the limits"):
         search_pools(plan(), replace(LOAD, tpot=1e-6), 8, {}, {})
+
+
+def test_pools_have_stages_and_share_experts():
+    mixture = plan(MIXTURE, formats={"default": "bfloat16", "experts": "mxfp4"})
+    found = search_pools(mixture, LOAD, 8, {"tp": 2}, {"tp": 2})
+    shares = {(one.prefill.layout.ep, one.decode.layout.ep) for one in found.best}
+    # Of a replica, of all replicas of the pool, or whole.
+    assert {(1, 1), (2, 2), (1, 4), (4, 2)} <= shares
+    fixed = search_pools(mixture, LOAD, 8, {"tp": 2, "ep": 2}, {"tp": 4, "ep": 1, "pp": 1})
+    assert {(one.prefill.layout.ep, one.decode.layout.ep) for one in fixed.best} == {(2, 1)}
+    staged = search_pools(plan(), LOAD, 8, {"tp": 1, "pp": 2}, {"tp": 2})
+    assert {one.prefill.layout.pp for one in staged.best} == {2}
+    assert all(2 * one.prefill.layout.dp + 2 * one.decode.layout.dp == 8 for one in staged.best)
+
+
+def test_pools_of_a_model_that_fits_no_system_have_stages():
+    large = plan("llama-3.1-405b", formats={"default": "bfloat16"})
+    found = search_pools(large, replace(LOAD, users=4), 32, {}, {})
+    assert {one.decode.layout.pp for one in found.best} == {2}
+
+
+def test_frontiers_of_pools_and_the_command(tmp_path: Path):
+    points = frontier_pools(plan(), LOAD, 4, {"tp": 1}, {})
+    rates = [one.output_tokens_per_second_per_chip for one in points]
+    assert rates == sorted(rates, reverse=True)
+    assert len({one.users for one in points}) > 1
+    file = tmp_path / "pools.json"
+    given = {"system": "dgx-h100", "concurrency": 16, "isl": 256, "osl": 128, "chips": 4, "disaggregated": True}
+    serve(model=LLAMA, **given, prefill_tp=1, plot=tmp_path / "pools.svg", json=str(file))  # type: ignore[arg-type]
+    told = json.loads(file.read_text())
+    assert [one["tokens_per_s_per_chip"] for one in told["frontier"]] == pytest.approx(rates)
+    assert (tmp_path / "pools.svg").read_text().count("<svg") == 1
+    with pytest.raises(InputError, match="--disaggregated"):
+        serve(model=LLAMA, system="dgx-h100", prefill_ep=2)
 
 
 @pytest.mark.parametrize(
@@ -246,8 +280,8 @@ def test_configurations_of_other_tools(
         ({"like": "vllm serve m --speculative-config '{\"num_speculative_tokens\": 3}'"}, "--draft-tokens and"),
         ({"draft_tokens": 3}, "--draft-tokens and --acceptance"),
         ({"prefill_tp": 2}, "for --disaggregated"),
-        ({"disaggregated": True, "ep": 2}, "--ep does not go"),
-        ({"disaggregated": True, "frontier": True}, "do not go with"),
+        ({"disaggregated": True, "ep": 2}, "there are no experts"),
+        ({"disaggregated": True, "explain": True}, "--explain does not go"),
         ({"draft_tokens": 3, "acceptance": 1.5}, "out of range"),
     ],
 )
