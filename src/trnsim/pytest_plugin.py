@@ -7,6 +7,8 @@ and writes what happened as JSON. With pytest-xdist it works in every worker; th
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import importlib
 import importlib.util
 import json
@@ -27,6 +29,8 @@ from trnsim.report.files import write_text_atomic
 
 _OURS = "trnsim.pytest_plugin"
 _EVERY = 10.0  # seconds between partial summaries
+_STATUS = Path("/proc/self/statm")  # Linux: pages, of them resident
+_MUCH_MEMORY = 1 << 30
 _counts = {"collected": 0, "deselected": 0}
 _late: set[str] = set()
 
@@ -120,6 +124,13 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     """Bound the time of one test, set-up and tear-down included."""
+    try:
+        return (yield from _bounded(item))
+    finally:
+        give_memory_back()
+
+
+def _bounded(item: pytest.Item) -> Generator[None, Any, Any]:
     seconds = item.config.getoption("--trnsim-timeout", 0) or 0
     if not seconds or not hasattr(signal, "SIGALRM"):
         return (yield)
@@ -137,6 +148,26 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def give_memory_back(above: int = _MUCH_MEMORY) -> None:
+    """Free what a test left, if the process holds more than ``above`` bytes: workers share a machine's memory.
+
+    pytest keeps the last failure, whose frames hold its arrays, until the next test; cycles wait for Python's
+    collector; and the allocator keeps freed pages, which within a test is what makes it fast.
+    """
+    if not _STATUS.exists():
+        return
+    resident = int(_STATUS.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if resident <= above:
+        return
+    for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+        if hasattr(sys, name):
+            delattr(sys, name)
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

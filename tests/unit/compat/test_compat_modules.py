@@ -138,6 +138,15 @@ def test_static_cast_to_eight_bits_is_that_of_ml_dtypes(name, source):
     np.testing.assert_array_equal(neuron_dtypes.static_cast(cast, np.float32), expected.astype(np.float32))
 
 
+@pytest.mark.parametrize("shape", [(), (0, 3), (3, 7), (2, 40000)])
+def test_static_cast_to_eight_bits_keeps_shapes(shape):
+    values = np.random.default_rng(0).normal(size=shape)
+    for given in (values, values.T):
+        cast = neuron_dtypes.static_cast(given, "float8_e4m3")
+        np.testing.assert_array_equal(cast, given.astype(ml_dtypes.float8_e4m3), strict=True)
+        np.testing.assert_array_equal(neuron_dtypes.static_cast(cast, "float32"), cast.astype(np.float32), strict=True)
+
+
 @pytest.mark.parametrize(("name", "size"), [("float8_e4m3fn_x4", 4), ("float8_e5m2_x4", 4), ("float4_e2m1fn_x4", 2)])
 def test_static_cast_packs_and_unpacks_in_fours(name, size):
     values = np.array([[0.5, -1, 1.5, 2, 3, -4, 6, 0]], np.float32)

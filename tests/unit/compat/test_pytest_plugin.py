@@ -6,8 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
+
+from trnsim import pytest_plugin
 
 SUITE = """
 import time
@@ -76,3 +79,20 @@ def test_seed_makes_draws_repeat(tmp_path):
     command = [sys.executable, "-m", "pytest", "-p", "trnsim", "-p", "no:cacheprovider", "-q", str(suite)]
     assert subprocess.run([*command, "--trnsim-seed", "5"], cwd=tmp_path, check=False).returncode == 0
     assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 1
+
+
+@pytest.mark.skipif(not pytest_plugin._STATUS.exists(), reason="reads /proc")
+def test_what_a_failed_test_held_is_given_back():
+    class HeldError(ValueError):
+        pass
+
+    held = HeldError()
+    held.itself = held  # a cycle, as the frames of a traceback are
+    alive = weakref.ref(held)
+    sys.last_value = held
+    del held
+    pytest_plugin.give_memory_back(above=1 << 60)
+    assert alive() is not None
+    pytest_plugin.give_memory_back(above=0)
+    assert alive() is None
+    assert not hasattr(sys, "last_value")
