@@ -179,6 +179,11 @@ def test_chips(tmp_path):
     assert json.loads(trnsim("chips", "--json", "-", cwd=tmp_path).stdout)
 
 
+def test_the_module_runs_and_tells_its_version(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "trnsim", "--version"], check=True, capture_output=True, cwd=tmp_path)
+    assert done.stdout.startswith(b"trnsim ")
+
+
 def test_help_shows_an_example(tmp_path):
     for command in ("run", "profile", "time", "sweep", "explain", "chips"):
         assert "Example: trnsim" in trnsim(command, "--help", cwd=tmp_path).stdout

@@ -128,12 +128,14 @@ def compile_core(
     edges = Edges.join([data, *_explicit_edges(trace, keep, renumber, rows), *_state_edges(trace, rows)])
     variant = choose_variants(klass, tables, BALANCE_ENGINES in passes, compiled)
     touches = _touched(trace, accesses, len(rows), compiled)
+    # What is ordered, though nothing waits for it.
+    ordered = Edges.join([edges, _meetings(trace, rows)])
     order: NDArray[np.int64] = np.arange(len(rows), dtype=np.int64)
     if REORDER in passes:
-        order = _reorder(trace, core, touches, variant, edges, tables, timing, options, compiled)
+        order = _reorder(trace, core, touches, variant, ordered, tables, timing, options, compiled)
         if options.schedule == "tensorizer" and BALANCE_ENGINES in passes and len(klass):
             variant = balance_in_order(klass, order, tables, timing.scalar.table_load_ps, compiled)
-            order = _reorder(trace, core, touches, variant, edges, tables, timing, options, compiled)
+            order = _reorder(trace, core, touches, variant, ordered, tables, timing, options, compiled)
         if not options.fresh_tiles:
             fills_too = options.schedule != "tensorizer"
             order = _defer_loads(trace, core, accesses, klass, order, edges, tables, touches, fills_too)
@@ -210,6 +212,14 @@ def _state_edges(trace: Trace, rows: Column) -> list[Edges]:
         users = np.flatnonzero(np.isin(classes, numbers))
         found.append(Edges(users[:-1], users[1:], np.full(max(0, len(users) - 1), ORDER, np.int64)))
     return found
+
+
+def _meetings(trace: Trace, rows: Column) -> Edges:
+    """Instructions that meet one of another core keep their order, as those of the other core do: they would wait for
+    each other for ever.
+    """
+    meeting = np.flatnonzero(trace.column("rendezvous")[rows] >= 0)
+    return Edges(meeting[:-1], meeting[1:], np.full(max(0, len(meeting) - 1), ORDER, np.int64))
 
 
 def _reorder(
