@@ -71,3 +71,12 @@ def test_gradients_of_attention_fit_in_all_of_a_regime(queries, more, depth, gro
     queries_end, keys_end = ends.get("queries", 0), ends.get("before", at["before"])
     if axes and at["queries"] <= queries_end:
         assert at["before"] <= keys_end
+
+
+@pytest.mark.parametrize("rows", [32, 64, 128, 256])
+@pytest.mark.parametrize("name", ["layernorm_backward", "rmsnorm_backward"])
+def test_cores_that_exchange_tiles_meet_in_one_order(name, rows):
+    """Sums over both cores' rows: with orders of their own the two cores waited for each other for ever."""
+    contract = contracts()[name]
+    problem = contract.problem("float32", 2, {"rows": rows, "width": 256}, "v3")
+    assert KernelCosts("trn2", 2).sample(contract, problem)[QUANTITIES.index("time_ps")] > 0
