@@ -27,15 +27,12 @@ if TYPE_CHECKING:
 
     Column = NDArray[np.signedinteger[Any]]
 
-# Instructions from the oldest one that is not placed yet to the last that may be. Chosen over twenty published float32
-# matmuls on trn2: with 32 the how-to guide's fourth is 17 % too slow, with 64 it is 7 %; the mean of the others hardly
-# depends on it (32, 64, 128).
-LOOK_AHEAD = 64
-# The same for loads from HBM, but under ``tensorizer``. What is loaded gets the lowest free bytes in this order, so it
-# bounds how many loads are under way. From 12 to 14 the mean error over the same matmuls is the same; with 11 those of
-# one product a block are 25 % too slow, with 16 more than 10 % too fast. Kernels that give addresses themselves
-# (mlp_cte), on which it was not chosen, come out 1 % nearer with it.
-LOAD_LOOK_AHEAD = 13
+# Instructions from the oldest one that is not placed yet to the last that may be. Chosen over sixteen published
+# float32 matmuls on trn2 (the four of the NKI tutorial, eleven block sizes of its last one, the how-to guide's): the
+# mean error hardly depends on it (8 to 9 % from 8 to 128), but beyond 32 the kernel that blocks the free dimensions
+# no longer waits between its blocks, which the measured one does, and below 16 nothing fills TensorE while the first
+# blocks of the optimised one are loaded.
+LOOK_AHEAD = 32
 # The same under ``tensorizer``: with 32, loads of an MLP's next row of tiles come up behind its stores, which the
 # measured ones do not; from 48 to 128 the mean error over thirty-one published attention and MLP kernels is the same.
 TENSORIZER_LOOK_AHEAD = 48
@@ -107,10 +104,9 @@ def list_schedule(
     memory: Column,
     capacity: Column,
     compiled: bool,
-    look_ahead: Column,
+    look_ahead: int,
 ) -> Column:
-    """Instruction rows in scheduled order. ``queue`` to ``transfer``, and ``look_ahead``, are columns of the
-    instructions.
+    """Instruction rows in scheduled order. ``queue`` to ``transfer`` are columns of the instructions.
 
     ``touched`` lists the automatic on-chip storages of each instruction (offsets, storages); ``sizes`` and ``memory``
     are theirs; ``capacity`` that of SBUF and PSUM.
@@ -134,7 +130,6 @@ def list_schedule(
         touched[0], touched[1], sizes, memory, capacity, remaining, np.zeros(len(sizes), np.int64),
         np.full(len(sizes), -1, np.int64), np.zeros(count, np.int64), np.zeros(QUEUE_COUNT, np.int64),
         np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros(count, np.int64), order, look_ahead,
-        int(look_ahead.max(initial=1)),
     )  # fmt: skip
     if placed < count:
         raise CompilerError("explicit dependences (depends_on, with_schedule) form a cycle")
@@ -182,8 +177,7 @@ def _list_schedule(
     wanted: Any,
     window: Any,
     order: Any,
-    look_ahead: Any,
-    furthest: int,
+    look_ahead: int,
 ) -> int:
     """Fill ``order``; how many instructions were placed."""
     count = len(queue)
@@ -192,13 +186,12 @@ def _list_schedule(
     scan = 0
     dma_free = 0
     for position in range(count):
-        while coming < count and (held == 0 or coming < window[0] + furthest):
+        while coming < count and (held == 0 or coming < window[0] + look_ahead):
             window[held] = coming
             held += 1
             coming += 1
         best = -1
         best_start = 0
-        stuck = False
         while best < 0:
             scan += 1
             wanted[0] = 0
@@ -216,7 +209,7 @@ def _list_schedule(
                         # What older instructions still need comes first.
                         if live[m] + wanted[m] > capacity[m]:
                             fits = False
-                if waiting[i] > 0 or (slot > 0 and (not fits or (i >= window[0] + look_ahead[i] and not stuck))):
+                if waiting[i] > 0 or (slot > 0 and not fits):
                     continue
                 start = max(free[queue[i]], ready[i])
                 if best < 0 or start < best_start or (start == best_start and path[i] > path[window[best]]):
@@ -224,7 +217,6 @@ def _list_schedule(
                     best_start = start
             if best < 0:
                 # Only explicit edges to later instructions can block the oldest one: look further.
-                stuck = True
                 if coming >= count:
                     for slot in range(held):
                         if waiting[window[slot]] == 0:
