@@ -88,6 +88,7 @@ ALLOWED = {
         "validation",
         "workloads",
     },
+    "__main__": {"cli"},
     "cli": {"commands", "api", "installation", "script", "nki", "session", "report", "timing", "hardware"},
     "__init__": {"api", "installation", "session", "hardware"},
 }
