@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trnsim.commands.output import console, table, write_json
 from trnsim.commands.plan_serve_more import draw_frontier, show_frontier
-from trnsim.commands.plan_serve_report import layout_text, replica_text, show_run
+from trnsim.commands.plan_serve_report import briefly, layout_text, replica_text, show_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,10 +59,6 @@ def _replicas(one: PooledEstimate) -> str:
 
 def _described(one: PooledEstimate) -> str:
     return f"{layout_text(one.prefill.layout)} -> {layout_text(one.decode.layout)}"
-
-
-def _error(one: PooledEstimate) -> str:
-    return one.support if one.error_percent is None else f"±{one.error_percent:.0f} %"
 
 
 def _json(
@@ -157,7 +153,7 @@ def _show(
             f"{state.transfer * 1e3:,.2f}",
             f"{state.output_tokens_per_second:,.0f}", f"{one.output_tokens_per_second_per_chip:,.1f}",
             f"{state.batch:,.1f}", _BINDS[state.bound], "" if cost is None else f"{cost:,.2f}",
-            _error(one),
+            briefly(one),
         ])  # fmt: skip
     columns = ["prompts -> decode", "chips", "TTFT ms", "TPOT ms", "transfer", "tokens/s", "a chip", "batch", "bound",
                "USD/M", "error"]  # fmt: skip
@@ -170,7 +166,7 @@ def _show(
         highlight=False,
     )
     if frontier is not None:
-        show_frontier(out, frontier, _described, _error)
+        show_frontier(out, frontier, _described, briefly)
     if simulated is not None:
         show_run(out, simulated)
     for reason in best.reasons[:4]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trnsim.planner.serving import ServingEstimate
+    from trnsim.planner.serving_disaggregated import PooledEstimate
     from trnsim.planner.serving_explain import Explanation
     from trnsim.planner.serving_search import Found, Load
     from trnsim.serving import ServingResult
@@ -85,7 +86,7 @@ def uncertain(one: ServingEstimate) -> str:
     return one.support if one.error_percent is None else f"{one.support}, ±{one.error_percent:.0f} %"
 
 
-def briefly(one: ServingEstimate) -> str:
+def briefly(one: ServingEstimate | PooledEstimate) -> str:
     """The error of a plan's times on published runs, or that they are not known so well."""
     return one.support if one.error_percent is None else f"±{one.error_percent:.0f} %"
 
