@@ -4,7 +4,7 @@
 
 Cold: the first shipped use of an operator, its surface read from the package. Warm: a use that was asked for before,
 one of new sizes whose samples are there, and many at once as arrays. New sizes lie between those that are shipped,
-along the axis that has most of them.
+along the axis that has most of them; where no size can change alone (causal attention), the shipped uses in turn.
 """
 
 from __future__ import annotations
@@ -52,21 +52,24 @@ def _warm(chip: str, cores: int, operator: str, contract: Contract) -> tuple[flo
     begin = time.perf_counter()
     costs.cost(operator, dtype, **uses[0][1])
     cold = (time.perf_counter() - begin) * 1e3
-    given = max((g for p, g in uses if p.dtype == dtype), key=lambda g: _sizes_of(contract, g))
+    here = [g for p, g in uses if p.dtype == dtype]
+    given = max(here, key=lambda g: _sizes_of(contract, g))
     values, name = _between(costs, contract, dtype, given)
-    if len(values) < 2:
-        return None
+    # Where one size cannot change alone, the uses that are shipped.
+    several = [{**given, name: value} for value in values] if len(values) > 1 else here
 
-    def ask(value: int) -> Any:
-        return costs.cost(operator, dtype, **{**given, name: value})
+    def ask(use: dict[str, Any]) -> Any:
+        return costs.cost(operator, dtype, **use)
 
-    def ask_anew(value: int) -> Any:
+    def ask_anew(use: dict[str, Any]) -> Any:
         costs.forget()
-        return ask(value)
+        return ask(use)
 
-    for value in values:
-        ask(value)
-    again, new = _best(ask, values), _best(ask_anew, values)
+    for use in several:
+        ask(use)
+    again, new = _best(ask, several), _best(ask_anew, several)
+    if len(values) < 2:
+        return cold, again, new, float("nan")
     drawn = np.random.default_rng(0).choice(np.array(values), MANY)
     begin = time.perf_counter()
     costs.costs(operator, dtype, **{**given, name: drawn})
@@ -102,13 +105,13 @@ def _between(costs: KernelCosts, contract: Contract, dtype: str, given: dict[str
     return best
 
 
-def _best(ask: Callable[[int], Any], values: list[int]) -> float:
+def _best(ask: Callable[[dict[str, Any]], Any], uses: list[dict[str, Any]]) -> float:
     """Microseconds of a use, in the best of some rounds."""
     best = float("inf")
     for _ in range(ROUNDS):
         begin = time.perf_counter()
         for number in range(USES):
-            ask(values[number % len(values)])
+            ask(uses[number % len(uses)])
         best = min(best, (time.perf_counter() - begin) / USES * 1e6)
     return best
 

@@ -148,8 +148,8 @@ def in_arrays(row):
 def counted(system, least):
     """(plans evaluated, plans pruned) of searches for one system, until there are so many plans."""
     plans = pruned = 0
-    for batch in (1024, 2048, 4096, 512, 8192, 256, 16384, 3072, 6144, 12288):
-        for chips in (*CHIPS, 1024, 2048):
+    for batch in (1024, 2048, 4096, 512, 8192, 256, 16384, 3072, 6144, 12288, 1536, 5120, 10240, 24576, 32768):
+        for chips in (*CHIPS, 1024, 2048, 4096):
             found = part(wanted(system, chips, batch))
             plans, pruned = plans + len(found.candidates), pruned + sum(found.pruned.values())
             if plans >= least:

@@ -87,7 +87,7 @@ def _sizes(operator: str, draw: Any) -> dict[str, int]:
     by_name: dict[str, Callable[[Any], dict[str, int]]] = {
         "adam": lambda d: {"elements": _log(d, 10**7, 3 * 10**9)},
         "attention": _attention,
-        "attention_backward": _training,
+        "attention_backward": _attention,
         "decode_attention": _decode,
         "embedding": lambda d: {"tokens": _log(d, 1000, 10**6), "width": _log(d, 512, 8192, 64), "rows": 128_000},
         "embedding_backward": lambda d: {
@@ -125,12 +125,6 @@ def _attention(draw: Any) -> dict[str, int]:
     keys = queries if draw.random() < 0.6 else queries + _log(draw, 128, 32768)
     depth = int(draw.choice([64, 96, 128, 192]))
     return {"heads": key_heads * group, "kv_heads": key_heads, "queries": queries, "keys": keys, "depth": depth}
-
-
-def _training(draw: Any) -> dict[str, int]:
-    """Whole sequences, of lengths as they are trained with."""
-    length = _log(draw, 256, 32768, 64)
-    return {**_attention(draw), "queries": length, "keys": length}
 
 
 def _decode(draw: Any) -> dict[str, int]:

@@ -79,6 +79,9 @@ class Surface:
     reason: str = ""
     refined: bool = False
     _held: dict[tuple[int, int], tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _held_own: dict[tuple[int, int], tuple[bool, tuple[tuple[int, float], ...]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     _held_rest: dict[Point, tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
     _held_forms: dict[tuple[int, int], tuple[int, float]] = field(default_factory=dict, repr=False, compare=False)
     _errors: dict[tuple[bool, Cell], tuple[int, float]] | None = field(default=None, repr=False, compare=False)
@@ -94,7 +97,7 @@ class Surface:
 
     def beyond(self, point: Sequence[int]) -> Cell:
         """Along which axes it is extrapolated from samples that end as it does."""
-        return tuple([knots.within(at, settled=self.settled) < at for knots, at in zip(self.knots, point, strict=True)])
+        return tuple([self._own_along(number, at)[0] for number, at in enumerate(point)])
 
     @cached_property
     def settled(self) -> bool:
@@ -211,17 +214,33 @@ class Surface:
 
     def own(self, point: Sequence[int]) -> list[tuple[float, Point]]:
         """Samples that end as a use does along every axis, and their weights."""
+        if not self._carrying:
+            return self._own_product(1.0, point)
         found: dict[Point, float] = {}
         for weight, at in self._carried(point):
-            along = [
-                knots.own(place, settled=self.settled).items() for knots, place in zip(self.knots, at, strict=True)
-            ]
-            for chosen in product(*along):
-                place, share = tuple([p for p, _ in chosen]), weight
-                for _, one in chosen:
-                    share *= one
+            for share, place in self._own_product(weight, at):
                 found[place] = found.get(place, 0.0) + share
         return [(share, place) for place, share in found.items()]
+
+    def _own_product(self, weight: float, point: Sequence[int]) -> list[tuple[float, Point]]:
+        found: list[tuple[float, Point]] = [(weight, ())]
+        for number, at in enumerate(point):
+            along = self._own_along(number, at)[1]
+            found = [(share * one, (*places, place)) for share, places in found for place, one in along]
+        return found
+
+    def _own_along(self, number: int, size: int) -> tuple[bool, tuple[tuple[int, float], ...]]:
+        """Whether a coordinate is beyond the samples that end as it does, and these with their weights."""
+        found = self._held_own.get((number, size))
+        if found is None:
+            knots = self.knots[number]
+            if len(self._held_own) >= _HELD:
+                self._held_own.clear()
+            found = self._held_own[number, size] = (
+                knots.within(size, settled=self.settled) < size,
+                tuple(knots.own(size, settled=self.settled).items()),
+            )
+        return found
 
     def extrapolate(self, point: Sequence[int]) -> NDArray[np.float64] | None:
         """The quantities at some coordinates from samples that end as they do; None where samples are missing."""
