@@ -206,11 +206,16 @@ class DmaTiming:
     bytes_per_ns: float
     """Slope of a packet's time over its bytes."""
     sustained_bytes_per_ns: float
-    """What an engine sustains over many packets."""
+    """What an engine sustains over many packets, or over many transfers (``sustained_over``)."""
+    sustained_over: str
+    """``packets``: a transfer takes its fixed part and its packets at this rate. ``transfers``: the fixed part counts,
+    and is nothing more where a transfer's packets alone leave time for it."""
     packet_bytes: int
     """Longest packet: longer elements are split."""
     transfer_ps: int
     """What each transfer costs each engine that works on it: fetching its descriptors, writing its semaphore."""
+    transfer_read_ps: int
+    """What it costs more where HBM is read, as the engine does not read ahead of the transfer it works on."""
     completion_ps: int
     """Last packet to the start of the instruction that waits."""
     default_dge: str
@@ -267,8 +272,17 @@ class DmaTiming:
 
     def packet(self, element_bytes: int, efficiency: float = 1.0) -> Picoseconds:
         """Time of one descriptor of ``element_bytes`` on one DMA engine, among others like it."""
+        if self.sustained_over == "transfers":
+            return Picoseconds(round(self.packet_alone(element_bytes) / efficiency))
         sustained = max(element_bytes, 1) * 1_000 / self.sustained_bytes_per_ns
         return Picoseconds(round(max(self.packet_alone(element_bytes), sustained) / efficiency))
+
+    def transfer(self, packets_ps: int, size: int, *, from_hbm: bool) -> int:
+        """Time of one engine's part of a transfer: ``size`` bytes, whose packets take ``packets_ps``."""
+        found = packets_ps + self.transfer_ps + (self.transfer_read_ps if from_hbm else 0)
+        if self.sustained_over == "transfers":
+            return max(found, round(1_000 * size / self.sustained_bytes_per_ns))
+        return found
 
     def packet_alone(self, element_bytes: int) -> Picoseconds:
         """Time of one descriptor of ``element_bytes`` on one DMA engine, as long as HBM keeps up."""

@@ -198,6 +198,10 @@ class ClassTables:
         issue = {HARDWARE: dma.hardware_issue(count), SOFTWARE: dma.software_issue_ps, STATIC: 0}[dge]
         reads = {klass.operands[i].form.memory for i in piece.reads}
         writes = {klass.operands[i].form.memory for i in piece.writes}
+
+        def lane(packets: int) -> int:
+            return dma.transfer(packets * time // count, packets * piece.bytes // count, from_hbm="hbm" in reads)
+
         return Variant(
             queue,
             self._opcode(piece.opcode),
@@ -205,8 +209,8 @@ class ClassTables:
             latency=issue,
             dge=dge,
             bytes=piece.bytes,
-            lane_low=low * time // count + dma.transfer_ps if low else 0,
-            lane_high=(low + 1) * time // count + dma.transfer_ps,
+            lane_low=lane(low) if low else 0,
+            lane_high=lane(low + 1),
             lanes_high=high,
             descriptors=dma.ring_use(count, store="hbm" in writes and "hbm" not in reads),
             first=dma.first_packet(DGE_NAMES[dge], issue, from_hbm="hbm" in reads),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from timing_programs import chip, timing
 
@@ -53,9 +55,18 @@ def test_constants_reproduce_their_classes(what, measured):
 
 
 def test_sustained_rate_is_the_documented_one():
-    for name, rate in (("trn1", 17), ("trn2", 23), ("trn3", 33)):
+    for name, rate in (("trn2", 23), ("trn3", 33)):
         d = timing(name).dma
         assert 65_536 / (d.packet(65_536) / NS) == pytest.approx(rate, rel=0.01)
+    d = timing("trn1").dma
+    assert 65_536 / (d.transfer(16 * d.packet(4096), 65_536, from_hbm=True) / NS) == pytest.approx(17, rel=0.01)
+
+
+def test_transfers_of_32_kib_on_trn1_take_what_their_profile_shows():
+    d = timing("trn1").dma
+    assert d.transfer(8 * d.packet(4096), 32_768, from_hbm=True) / NS == pytest.approx(1985, rel=0.01)
+    alone = replace(d, sustained_bytes_per_ns=27.0)
+    assert alone.transfer(8 * d.packet(4096), 32_768, from_hbm=False) / NS == pytest.approx(1574, rel=0.01)
 
 
 def test_few_long_runs_are_cut_for_all_engines():

@@ -44,10 +44,11 @@ def tensorize(trace: Trace, core: Core, timing: Timing, passes: frozenset[str]) 
         propagate_copies(rows, core)
     if MERGE_COPIES in passes:
         merge_copies(rows, core)
-    if COALESCE_DMA in passes:
-        coalesce(rows)
-    if CHOOSE_DESCRIPTORS in passes and core.version != "v2":  # there they are static: no generator, no profile
-        choose_descriptors(rows)
+    if core.version != "v2":  # there descriptors are static: there is no generator whose time joined DMAs save
+        if COALESCE_DMA in passes:
+            coalesce(rows)
+        if CHOOSE_DESCRIPTORS in passes:
+            choose_descriptors(rows)
     if PRELOAD_TABLE in passes:
         preload_table(rows, timing)
     return rows.build()

@@ -28,33 +28,42 @@ def keep_values(rows: Rows, core: Core) -> None:
 
 def _keep_once(rows: Rows, core: Core) -> bool:
     users = rows.users()
-    repeats = _repeats(rows, users)
-    free = core.sbuf.usable_bytes_per_partition - _peak(rows, [(u[0][0], u[-1][0], s) for s, u in users.items()])
     by_line: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for again, first in repeats.items():
+    for again, first in _repeats(rows, users).items():
         by_line[rows.rows[first].line].append((again, first))
-    costs = []
-    for line, pairs in by_line.items():
-        longer: dict[int, int] = {}
-        for again, first in pairs:
-            last = users[_target(rows.rows[again])][-1][0]
-            longer[first] = max(longer.get(first, 0), last)
-        kept = [
-            (users[_target(rows.rows[first])][-1][0], last, _target(rows.rows[first])) for first, last in longer.items()
-        ]
-        costs.append((_peak(rows, kept), line))
-    removed: set[int] = set()
-    for cost, line in sorted(costs):
-        if cost > free:
-            break
-        free -= cost
-        for again, first in by_line[line]:
-            source, target = _target(rows.rows[first]), _target(rows.rows[again])
-            for reader, position in users[target]:
-                rows.rows[reader].operands[position].storage = source
-            removed.add(again)
-    rows.rows = [row for number, row in enumerate(rows.rows) if number not in removed]
-    return bool(removed)
+    kept: dict[int, int] = {}
+    for _, line in sorted((_cost(rows, users, pairs), line) for line, pairs in by_line.items()):
+        more = kept | dict(by_line[line])
+        if _peak(rows, _lives(rows, users, more)) <= core.sbuf.usable_bytes_per_partition:
+            kept = more
+    for again, first in kept.items():
+        source = _target(rows.rows[first])
+        for reader, position in users[_target(rows.rows[again])]:
+            rows.rows[reader].operands[position].storage = source
+    rows.rows = [row for number, row in enumerate(rows.rows) if number not in kept]
+    return bool(kept)
+
+
+def _cost(rows: Rows, users: dict[int, list[tuple[int, int]]], pairs: list[tuple[int, int]]) -> int:
+    """Bytes a partition that the first results of a line take for longer, at most at once."""
+    longer: dict[int, int] = {}
+    for again, first in pairs:
+        longer[first] = max(longer.get(first, 0), users[_target(rows.rows[again])][-1][0])
+    targets = [(first, last, _target(rows.rows[first])) for first, last in longer.items()]
+    return _peak(rows, [(users[target][-1][0], last, target) for _, last, target in targets])
+
+
+def _lives(rows: Rows, users: dict[int, list[tuple[int, int]]], kept: dict[int, int]) -> list[tuple[int, int, int]]:
+    """First and last use of each tile where the rows that ``kept`` names are left out for those it names instead."""
+    instead = {_target(rows.rows[again]): _target(rows.rows[first]) for again, first in kept.items()}
+    found: dict[int, tuple[int, int]] = {}
+    for storage, uses in users.items():
+        remaining = [number for number, _ in uses if number not in kept]
+        if remaining:
+            tile = instead.get(storage, storage)
+            first, last = found.get(tile, (remaining[0], remaining[-1]))
+            found[tile] = min(first, remaining[0]), max(last, remaining[-1])
+    return [(first, last, storage) for storage, (first, last) in found.items()]
 
 
 def _target(row: Row) -> int:
