@@ -20,12 +20,13 @@ from trnsim.timing.grouping import bucket, distinct
 from trnsim.timing.loads import REPEAT_WINDOW, find_repeated_loads
 from trnsim.timing.options import BALANCE_ENGINES, KEEP_LOADS, REMOVE_REPEATED_LOADS, REORDER
 from trnsim.timing.placement import NEVER, RELOADED, SLACK, Placement, place
-from trnsim.timing.reloads import CHANGED, defer_loads, only_loads, outgrows
+from trnsim.timing.reloads import CHANGED, defer_loads, fills, only_loads, outgrows
 from trnsim.timing.schedule import (
     LOOK_AHEAD,
     TENSORIZER_LOOK_AHEAD,
     balance_in_order,
     choose_variants,
+    earliest_loads,
     estimates,
     list_schedule,
 )
@@ -136,12 +137,14 @@ def compile_core(
             variant = balance_in_order(klass, order, tables, timing.scalar.table_load_ps, compiled)
             order = _reorder(trace, core, touches, variant, ordered, tables, timing, options, compiled)
         if not options.fresh_tiles:
-            order = _defer_loads(trace, core, accesses, klass, order, edges, tables, touches)
+            fills_too = options.schedule != "tensorizer"
+            order = _defer_loads(trace, core, accesses, klass, order, edges, tables, touches, fills_too)
     elif (edges.producer > edges.consumer).any():
         raise CompilerError("an explicit dependence contradicts program order, which this schedule keeps")
     program = CoreProgram(trace, number, rows, removed, klass, variant, order, edges, accesses, initial, [])
+    loads_lowest = options.schedule == "nki" and REORDER in passes
     for memory in PLACED:
-        uses = _place(program, memory, core, tables, touches, compiled)
+        uses = _place(program, memory, core, tables, touches, loads_lowest, compiled)
         if options.fresh_tiles:
             uses.placement = replace(uses.placement, taken_over=_NO_ROWS, spills=_NO_ROWS)
         program.uses.append(uses)
@@ -235,11 +238,17 @@ def _reorder(
     capacity = np.array([core.sbuf.usable_bytes_per_partition, core.psum.bytes_per_partition], np.int64)
     if options.fresh_tiles:
         capacity[:] = 1 << 60
-    usual = TENSORIZER_LOOK_AHEAD if options.schedule == "tensorizer" else LOOK_AHEAD
-    look_ahead = options.look_ahead or usual
+    tensorizer = options.schedule == "tensorizer"
+    look_ahead = options.look_ahead or (TENSORIZER_LOOK_AHEAD if tensorizer else LOOK_AHEAD)
+    earliest: Column = np.zeros(len(variant), np.int64)
+    if not tensorizer and options.look_ahead is None:
+        earliest = earliest_loads(
+            edges, tables.column("queue")[variant], busy[variant], done[variant],
+            tables.column("hbm_read")[variant] > 0,
+        )  # fmt: skip
     return list_schedule(
         variant, edges, tables.column("queue")[variant], busy[variant], done[variant], transfer[variant],
-        touches, columns["row_bytes"], columns["memory"], capacity, compiled, look_ahead,
+        touches, columns["row_bytes"], columns["memory"], capacity, compiled, look_ahead, earliest,
     )  # fmt: skip
 
 
@@ -281,6 +290,7 @@ def _place(
     core: Core,
     tables: ClassTables,
     touches: tuple[Column, Column],
+    loads_lowest: bool,
     compiled: bool,
 ) -> Uses:
     """Addresses of the automatic storages of ``memory``."""
@@ -297,12 +307,17 @@ def _place(
     reserved = sorted(set(zip(begin.tolist(), (begin + columns["row_bytes"][fixed]).tolist(), strict=True)))
     banks = core.psum.bytes_per_bank if memory == "psum" else 0
     sizes = columns["row_bytes"][storage]
+    lowest: Column | None = None
 
     def placed(loaded: Column) -> Placement:
         return place(
-            _capacity(core, memory), banks, reserved, sizes, by_storage, start, (position, local), loaded, compiled
-        )
+            _capacity(core, memory), banks, reserved, sizes, by_storage, start, (position, local), loaded, compiled,
+            lowest=lowest,
+        )  # fmt: skip
 
+    if loads_lowest and memory == "sbuf":
+        loads, _ = only_loads(trace, program.accesses, program.klass, tables)
+        lowest = (loads[storage] != CHANGED).astype(np.int64)
     none: NDArray[np.int64] = np.zeros(0, np.int64)
     placement = placed(np.full(len(storage), NEVER, np.int64))
     if not len(placement.spills):
@@ -344,8 +359,9 @@ def _defer_loads(
     edges: Edges,
     tables: ClassTables,
     touches: tuple[Column, Column],
+    fills_too: bool,
 ) -> Column:
-    """Where live tiles outgrow SBUF, loads wait for room."""
+    """Where live tiles outgrow SBUF, loads and fills wait for room."""
     columns = trace.storage_columns
     offsets, storage = touches
     wanted = np.flatnonzero(columns["memory"][storage] == MEMORIES.index("sbuf"))
@@ -354,6 +370,8 @@ def _defer_loads(
     if not outgrows(order, pairs, sizes, capacity):
         return order
     load, _ = only_loads(trace, accesses, klass, tables)
+    if fills_too:
+        load = np.where(load >= 0, load, fills(accesses, order, pairs, len(load)))
     return defer_loads(order, pairs, sizes, load, edges, capacity - capacity // SLACK)
 
 

@@ -25,6 +25,7 @@ from trnsim.timing.tables import (
     NO_DMA,
     QUEUE_COUNT,
     READS,
+    SCALAR,
     STATIC,
     STATIC_IN,
     STATIC_OUT,
@@ -274,7 +275,7 @@ def _spill_variant(tables: ClassTables, timing: Timing, info: StorageInfo, *, re
         tables.opcodes.append(name)
     issue = 0 if static else dma.hardware_issue(partitions)
     wanted = Variant(
-        (STATIC_IN if reload else STATIC_OUT) if static else SYNC,
+        (STATIC_IN if reload else STATIC_OUT) if static else (SYNC if reload else SCALAR),
         tables.opcodes.index(name),
         busy=issue,
         latency=issue,

@@ -1,11 +1,12 @@
 """Bytes of SBUF and PSUM for tiles without an address, from first write to last use in scheduled order.
 
-Space is given out round robin, so a tile gets the bytes that have been free longest: that lets loads run ahead as far
-as the capacity allows. A tile that takes over bytes must wait for the last users of whatever held them before. PSUM
-is given out so that no tile crosses a bank needlessly and successive tiles lie in different banks. Where live tiles
-outgrow the memory, the one whose next use is furthest away makes room and comes back before that use, as the vendor's
-compiler does. A tile that was loaded from a tensor that nothing writes is dropped and loaded again, others are
-spilled to HBM.
+Space is given out round robin, so a tile gets the bytes that have been free longest: that lets work run ahead as far as
+the capacity allows. Under the schedule ``nki``, what is loaded gets the lowest free bytes instead, unless tiles have to
+make room: in measured matmuls of one product a block each load waits for the last reader of about its fourth
+predecessor. A tile that takes over bytes must wait for the last users of whatever held them before. PSUM is given out
+so that no tile crosses a bank needlessly and successive tiles lie in different banks. Where live tiles outgrow the
+memory, the one whose next use is furthest away makes room and comes back before that use, as the vendor's compiler
+does. A tile that was loaded from a tensor that nothing writes is dropped and loaded again, others are spilled to HBM.
 
 That such loads are repeated rather than spilled: version 4 of the how-to matmul (aws-neuron-sdk
 nki/guides/tutorials/kernel-optimization.rst) holds 320 KiB a partition, read 8.7 GB where it says 4.5 GB, as if each
@@ -59,13 +60,15 @@ def place(
     sequence: tuple[Column, Column],
     loaded: Column,
     compiled: bool,
+    *,
+    lowest: Column | None = None,
 ) -> Placement:
     """Place storages in a memory of ``memory_bytes`` a partition.
 
     ``sequence`` is (position, storage) of every use in scheduled order; ``uses[use_start[s]:use_start[s + 1]]`` are the
     positions that use storage ``s``. ``loaded[s]`` is the position from which on HBM has what is in ``s`` too,
     ``NEVER`` if it never has. ``reserved`` bytes belong to explicit addresses. ``bank_bytes`` is 0 without
-    banks.
+    banks. ``lowest`` is 1 for storages that take the lowest free bytes as long as nothing has to make room.
     """
     count = len(sizes)
     capacity = 4 * count + 256
@@ -79,13 +82,14 @@ def place(
             column[: len(values)] = values
         address = np.full(count, -1, np.int64)
         overs, spills = np.zeros(3 * capacity, np.int64), np.zeros(3 * capacity, np.int64)
-        lengths = np.array([0, 0, len(low), 0], np.int64)
+        lengths = np.array([0, 0, len(low), 0, 0], np.int64)
+        rotating = lowest is None or target < room
         full = run(
             _place,
             compiled,
             bank_bytes, sizes, uses, use_start, sequence[0], sequence[1], loaded, address, np.zeros(count, np.int64),
             np.zeros(count, np.int64), use_start[:-1].copy(), *columns, np.full(segments, -1, np.int64),
-            overs, spills, lengths, target,
+            overs, spills, lengths, np.zeros(count, np.int64) if rotating else lowest, target,
             helpers=(_split, _allocate, _release, _victim),
         )  # fmt: skip
         if not full and lengths[1] and target == room:
@@ -136,7 +140,7 @@ def _allocate(
     lengths: Any,
 ) -> int:
     """Give ``storage`` bytes; its address, -1 for several pieces, -2 if there are not enough."""
-    pointer = lengths[3]
+    pointer = lengths[3] if lengths[4] == 0 else 0
     for attempt in range(2):
         n = lengths[2]
         i = 0
@@ -176,7 +180,8 @@ def _allocate(
                 free[j] = free[j + gone]
                 holder[j] = holder[j + gone]
             lengths[2] -= gone
-            lengths[3] = start + size if bank == 0 else -(-(start + size) // bank) * bank
+            if lengths[4] == 0:
+                lengths[3] = start + size if bank == 0 else -(-(start + size) // bank) * bank
             return int(start)
     total = 0
     for j in range(lengths[2]):
@@ -250,6 +255,7 @@ def _place(
     overs: Any,
     spills: Any,
     lengths: Any,
+    lowest: Any,
     target: int,
 ) -> int:
     """Fill ``address``, ``overs`` and ``spills``; 1 if they are too short."""
@@ -274,6 +280,7 @@ def _place(
             if 3 * (lengths[0] + lengths[2] + 4) > len(overs) or lengths[2] + 4 > len(low):
                 return 1
             where = -2
+            lengths[4] = lowest[s]
             keeping = held + sizes[s] > target
             if not keeping:
                 where = _allocate(s, sizes[s], bank, position, low, high, free, holder, overs, lengths)

@@ -69,13 +69,32 @@ def _lives(order: Column, pairs: tuple[Column, Column], count: int) -> tuple[Col
     return first, last
 
 
+def fills(accesses: Accesses, order: Column, pairs: tuple[Column, Column], count: int) -> Column:
+    """Of each storage the instruction that fills it first and reads nothing, such as a memset, else -1.
+
+    ``pairs`` are (instruction, storage) of every use; ``count`` is how many storages there are.
+    """
+    reads = np.zeros(len(order), bool)
+    reads[accesses.instruction[accesses.role == READS]] = True
+    position = np.empty(len(order), np.int64)
+    position[order] = np.arange(len(order))
+    first: Column = np.full(count, len(order), np.int64)
+    np.minimum.at(first, pairs[1], position[pairs[0]])
+    found: Column = np.full(count, -1, np.int64)
+    used = first < len(order)
+    found[used] = order[first[used]]
+    only = np.bincount(pairs[0], minlength=len(order)) == 1
+    found[used & ~(only & ~reads)[found]] = -1
+    return found
+
+
 def defer_loads(
     order: Column, pairs: tuple[Column, Column], sizes: Column, load: Column, edges: Edges, room: int
 ) -> Column:
     """``order`` with loads that find ``room`` taken moved to before the first use of what they load.
 
     ``pairs`` are (instruction, storage) of every use of a tile in this memory, sorted; ``sizes`` of all storages;
-    ``load`` as from ``only_loads``.
+    ``load`` is of each storage the instruction that may wait, negative if there is none.
     """
     _, last = _lives(order, pairs, len(sizes))
     bound = np.zeros(len(order), bool)

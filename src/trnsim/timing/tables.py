@@ -241,7 +241,10 @@ def _queues(klass: InstructionClass, piece: Work | Transfer, engine: str, timing
     if dge == SOFTWARE:
         return [GPSIMD]
     wanted = piece.queue or (engine if engine in ("sync", "scalar") else "")
-    return [_queue(wanted)] if wanted else [SYNC, SCALAR]
+    if wanted:
+        return [_queue(wanted)]
+    # As in public profiles of trn2: a store that waits for its data holds up no load.
+    return [SYNC if any(klass.operands[i].form.memory != "hbm" for i in piece.writes) else SCALAR]
 
 
 def _queue(name: str) -> int:

@@ -125,7 +125,7 @@ def test_half_of_psum_may_be_read_in_place():
         (512, False, [], 2),
         (512, True, [], 8),
         (512, False, ["keep-values"], 8),
-        (11264, False, [], 8),  # 44 KiB a partition each: what would be kept does not fit beside the others
+        (13312, False, [], 8),  # 52 KiB a partition each: what would be kept does not fit beside the others
     ],
 )
 def test_what_a_loop_computes_again_is_kept(wide, rewrite, without, products):

@@ -8,7 +8,7 @@ from timing_programs import Program, chip, events, tiled_matmul, timing, waits
 
 from trnsim.errors import CompilerError, HardwareError, InputError
 from trnsim.timing import TimingOptions, simulate
-from trnsim.timing.options import BALANCE_ENGINES, MERGE_COPIES, REMOVE_REPEATED_LOADS, REORDER
+from trnsim.timing.options import BALANCE_ENGINES, MERGE_COPIES, REMOVE_REPEATED_LOADS, REORDER, passes_of
 
 KIB = 1024
 
@@ -149,15 +149,16 @@ def test_psum_space():
     assert memory.peak == memory.capacity == 16 * KIB
 
 
-def over_capacity(loaded=False, uses=1):
+def over_capacity(loaded=False, uses=1, fills=False):
     p = Program()
     columns = 30 * KIB // 4
     tiles = [p.tile(f"t{i}", (128, columns)) for i in range(8)]
+    seed = p.tile("seed", (128, 1))
     for i, tile in enumerate(tiles):
         if loaded:
             p.dma(tile, p.tile(f"x{i}", (128, columns), "hbm"), queue="sync")
         else:
-            p.work("gpsimd", writes=[tile])
+            p.work("gpsimd", reads=[] if fills else [seed], writes=[tile])
     for use in range(uses):
         for i, tile in enumerate(tiles):
             p.work("vector", reads=[tile], writes=[p.tile(f"s{use}{i}", (128, 1))], busy=1000)
@@ -171,6 +172,21 @@ def test_reordering_does_not_outgrow_sbuf_where_it_can_help_it():
         p.dma(tile, p.tile(f"x{i}", (128, 30 * KIB // 4), "hbm"))
         p.work("vector", reads=[tile], writes=[p.tile(f"s{i}", (128, 1))], busy=1_000_000_000)
     assert not run(p, REORDER).findings
+
+
+def test_fills_wait_for_room():
+    """What an instruction makes from nothing is made before its first use, as the compiler may."""
+    assert run(over_capacity(fills=True)).totals.spills > 0
+    assert not run(over_capacity(fills=True), REORDER).findings
+
+
+@pytest.mark.parametrize("tiles", [1, 12])
+def test_what_is_loaded_takes_the_lowest_bytes(tiles):
+    """A load waits for the reader of the one whose bytes it takes, though SBUF is nearly empty."""
+    program = double_buffered(tiles, 1)
+    waiting = dict(waits(run(program, REORDER), "sync")).get("sbuf space", 0)
+    assert (waiting > 0) == (tiles > 1)
+    assert "sbuf space" not in dict(waits(run(program, *passes_of("program")), "sync"))
 
 
 @pytest.mark.parametrize("passes", [(), (REORDER,)])
