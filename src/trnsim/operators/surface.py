@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 CHECKS, GOOD = 2, 0.01
 # The largest error with which a surface is used.
 LARGEST_ERROR = 0.04
+# What blocks of two axes take together is none of their time below this share of what the smaller takes alone.
+TOGETHER = 0.05
 # Uses that are evaluated together.
 _TOGETHER = 8192
 # Coordinates whose weights are remembered.
@@ -84,6 +86,7 @@ class Surface:
     )
     _held_rest: dict[Point, tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
     _held_forms: dict[tuple[int, int], tuple[int, float]] = field(default_factory=dict, repr=False, compare=False)
+    _last: tuple[Point, NDArray[np.float64] | None, float] | None = field(default=None, repr=False, compare=False)
     _errors: dict[tuple[bool, Cell], tuple[int, float]] | None = field(default=None, repr=False, compare=False)
     _held_good: dict[Cell, float] | None = field(default=None, repr=False, compare=False)
 
@@ -156,7 +159,7 @@ class Surface:
             if not any(beyond):
                 return 0.0
             known = self.errors.get((True, beyond))
-            return None if known is None else known[1] + unsettled
+            return None if known is None else known[1] + unsettled + self._extrapolated(tuple(point))[1]
         known = self.errors.get((False, self.cell(point)))
         return None if known is None else known[1] + unsettled
 
@@ -199,7 +202,7 @@ class Surface:
 
     def add(self, point: Point, values: NDArray[np.float64]) -> None:
         """Keep a sample."""
-        self.samples[point] = values
+        self.samples[point], self._last = values, None
         if "_table" in self.__dict__ and self._is_at_knots(point):
             self._table[self._row(point)] = values
 
@@ -244,13 +247,62 @@ class Surface:
 
     def extrapolate(self, point: Sequence[int]) -> NDArray[np.float64] | None:
         """The quantities at some coordinates from samples that end as they do; None where samples are missing."""
+        return self._extrapolated(tuple(point))[0]
+
+    def _extrapolated(self, point: Point) -> tuple[NDArray[np.float64] | None, float]:
+        """The quantities, and which share of the time would be more or less if blocks of two axes took some together.
+
+        Where axes are loops one after the other, blocks of both take what they take alone. What little samples differ
+        from that is no time that each pair of blocks takes, however many there are.
+        """
+        if self._last is not None and self._last[0] == point:
+            return self._last[1:]
+        found = self._weighted(self.own(point)), 0.0
+        if found[0] is not None and not self._carrying:
+            along = [self._own_along(number, at)[1] for number, at in enumerate(point)]
+            windows = [number for number, places in enumerate(along) if len(places) == 2]
+            if len(windows) > 1:
+                found = self._apart(along, windows)
+        self._last = (point, *found)
+        return found
+
+    def _weighted(self, own: list[tuple[float, Point]]) -> NDArray[np.float64] | None:
         result = np.zeros(len(QUANTITIES))
-        for share, place in self.own(point):
+        for share, place in own:
             values = self.samples.get(place)
             if values is None:
                 return None
             result += share * values
         return result
+
+    def _apart(
+        self, along: list[tuple[tuple[int, float], ...]], windows: list[int]
+    ) -> tuple[NDArray[np.float64], float]:
+        """The same as a sum of what blocks take along one axis, two axes and so on, without what is nothing."""
+        subsets = range(1 << len(windows))
+        counts = np.array([np.prod([along[n][1][1] for b, n in enumerate(windows) if s >> b & 1]) for s in subsets])
+        result, doubt = np.zeros(len(QUANTITIES)), 0.0
+        for chosen in product(*((places[0],) if n in windows else places for n, places in enumerate(along))):
+            weight, place = 1.0, [at for at, _ in chosen]
+            for number, (_, share) in enumerate(chosen):
+                weight *= 1.0 if number in windows else share
+            parts = np.empty((len(subsets), len(QUANTITIES)))
+            for subset in subsets:
+                for bit, number in enumerate(windows):
+                    place[number] = along[number][subset >> bit & 1][0]
+                parts[subset] = self.samples[tuple(place)]
+            for bit in range(len(windows)):
+                for subset in subsets:
+                    if subset >> bit & 1:
+                        parts[subset] -= parts[subset ^ 1 << bit]
+            for subset in subsets:
+                alone = [1 << bit for bit in range(len(windows)) if subset >> bit & 1]
+                if len(alone) > 1:
+                    nothing = np.abs(parts[subset]) < TOGETHER * np.abs(parts[alone]).min(0)
+                    doubt += abs(weight * counts[subset] * parts[subset, 0]) if nothing[0] else 0.0
+                    parts[subset, nothing] = 0.0
+            result += weight * counts.dot(parts)
+        return result, doubt / float(result[0])
 
     def missing(self, point: Sequence[int]) -> list[Point]:
         """Those that have not been taken."""
