@@ -299,7 +299,7 @@ def test_samples_are_of_the_regime(use):
 
 SMALL = [
     ("trn2", 1, "rmsnorm", "bfloat16", {"rows": 250_000, "width": 4096}),
-    ("trn3", 2, "softmax", "float16", {"rows": 370_001, "width": 2048}),
+    ("trn3", 2, "softmax", "float16", {"rows": 370_001, "width": 4096}),
     (
         "trn1",
         1,
@@ -309,7 +309,7 @@ SMALL = [
     ),
     ("trn3", 1, "reduce_columns", "float32", {"rows": 100_000, "width": 1536}),
     ("trn2", 2, "gated_activation", "bfloat16", {"rows": 120_000, "width": 5000}),
-    ("trn2", 1, "matmul_fp8", "float8_e4m3", {"m": 1500, "k": 576, "n": 33_280}),
+    ("trn2", 1, "matmul_fp8", "float8_e4m3", {"m": 3000, "k": 1024, "n": 33_280}),
 ]
 
 
@@ -412,3 +412,28 @@ def test_every_contract():
         assert set(contract.fixed) | set(contract.defaults) <= set(contract.sizes)
         assert dataclasses.is_dataclass(contract)
     assert {d for c in CONTRACTS.values() for d in c.dtypes["v2"]} == set(PLAIN["v2"])
+
+
+def test_loops_one_after_the_other_take_no_time_together():
+    """Samples of two loops that follow one another may differ by a little: that is not multiplied by their blocks."""
+    axes = (Axis("a", 128, 1024, low=1), Axis("b", 128, 1024, low=1))
+    knots = tuple(Knots.of(axis) for axis in axes)
+
+    def made(together):
+        taken = {}
+        found = surface.Surface(knots, taken)
+        for _, (a, b) in found.own((50 * 1024, 60 * 1024)):
+            taken[a, b] = np.full(len(QUANTITIES), 10.0 * a / 1024 + 20.0 * b / 1024 + together(a / 1024, b / 1024))
+        return found
+
+    use = (50 * 1024, 60 * 1024)
+    plain = made(lambda a, b: 0.0).extrapolate(use)[0]
+    assert plain == pytest.approx(10 * 50 + 20 * 60)
+    disturbed = made(lambda a, b: 0.1 * (a > 2) * (b > 2))
+    noisy = [at for _, at in disturbed.own(use)]
+    assert len(noisy) == 4
+    assert disturbed.extrapolate(use)[0] == pytest.approx(plain, rel=0.02)
+    disturbed.compared(surface.Check(use, 1.0, 1.0, own=True))
+    assert disturbed.error(use, own=True) > 0.04
+    real = made(lambda a, b: 5.0 * a * b)
+    assert real.extrapolate(use)[0] == pytest.approx(plain + 5 * 50 * 60)
