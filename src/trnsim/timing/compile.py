@@ -23,13 +23,13 @@ from trnsim.timing.placement import NEVER, RELOADED, SLACK, Placement, place
 from trnsim.timing.reloads import CHANGED, defer_loads, fills, only_loads, outgrows
 from trnsim.timing.schedule import (
     LOOK_AHEAD,
-    TENSORIZER_LOOK_AHEAD,
     balance_in_order,
     choose_variants,
     earliest_loads,
     estimates,
     list_schedule,
 )
+from trnsim.timing.tables import SOFTWARE
 from trnsim.units import format_bytes
 
 if TYPE_CHECKING:
@@ -238,17 +238,18 @@ def _reorder(
     capacity = np.array([core.sbuf.usable_bytes_per_partition, core.psum.bytes_per_partition], np.int64)
     if options.fresh_tiles:
         capacity[:] = 1 << 60
-    tensorizer = options.schedule == "tensorizer"
-    look_ahead = options.look_ahead or (TENSORIZER_LOOK_AHEAD if tensorizer else LOOK_AHEAD)
+    queue, dge = tables.column("queue")[variant], tables.column("dge")[variant]
+    costs = busy[variant], done[variant], transfer[variant]
     earliest: Column = np.zeros(len(variant), np.int64)
-    if not tensorizer and options.look_ahead is None:
-        earliest = earliest_loads(
-            edges, tables.column("queue")[variant], busy[variant], done[variant],
-            tables.column("hbm_read")[variant] > 0,
-        )  # fmt: skip
+    if options.schedule != "tensorizer" and options.look_ahead is None:
+        loads = tables.column("hbm_read")[variant] > 0
+        # Software makes descriptors of one DMA after the other.
+        by_software = (dge == SOFTWARE) * timing.dma.software_prepare_ps
+        kept = np.maximum(costs[2], (dge == SOFTWARE) * timing.dma.software_service_ps)
+        earliest = earliest_loads(edges, queue, costs[0], costs[1] + by_software, kept, loads, compiled)
     return list_schedule(
-        variant, edges, tables.column("queue")[variant], busy[variant], done[variant], transfer[variant],
-        touches, columns["row_bytes"], columns["memory"], capacity, compiled, look_ahead, earliest,
+        variant, edges, queue, *costs, touches, columns["row_bytes"], columns["memory"], capacity, compiled,
+        options.look_ahead or LOOK_AHEAD, earliest,
     )  # fmt: skip
 
 

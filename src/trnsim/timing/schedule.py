@@ -27,19 +27,17 @@ if TYPE_CHECKING:
 
     Column = NDArray[np.signedinteger[Any]]
 
-# Instructions from the oldest one that is not placed yet to the last that may be. Chosen over twenty published float32
-# matmuls on trn2: with 32 the how-to guide's fourth is 21 % too slow, with 64 13 %, and with 128 its third 77 %; the
-# mean of the others hardly depends on it.
-LOOK_AHEAD = 64
+# Instructions from the oldest one that is not placed yet to the last that may be. Chosen over published kernels on
+# trn2: under ``nki`` twenty matmuls (their mean error is 0.3 to 5 % more with 32, 40, 64 and 128), under ``tensorizer``
+# thirty-one attention and MLP kernels (the same from 48 to 128; with 32, loads of an MLP's next row of tiles come up
+# behind its stores, which the measured ones do not).
+LOOK_AHEAD = 48
 # Under ``nki``, a load is placed before its first use by so many times what it is estimated to take, and no earlier.
 # What is loaded gets the lowest free bytes in this order, so this bounds how many loads are under way. The mean error
 # over seventeen published matmuls on trn2 is the same from 1.7 to 2.1; with 1.5 those of one product a block are up to
 # 27 % too slow, with 2.25 up to 24 % too fast. Kernels that give addresses themselves (mlp_cte, qkv_tkg), on which it
 # was not chosen, come out 0.5 % nearer with it.
 LEAD = 1.9
-# The same under ``tensorizer``: with 32, loads of an MLP's next row of tiles come up behind its stores, which the
-# measured ones do not; from 48 to 128 the mean error over thirty-one published attention and MLP kernels is the same.
-TENSORIZER_LOOK_AHEAD = 48
 
 
 def choose_variants(klass: Column, tables: ClassTables, balance: bool, compiled: bool) -> Column:
@@ -96,11 +94,19 @@ def estimates(tables: ClassTables, completion: int) -> tuple[Column, Column, Col
     return busy, done, np.where(dge == NO_DMA, 0, lane)
 
 
-def earliest_loads(edges: Edges, queue: Column, busy: Column, done: Column, is_load: NDArray[np.bool_]) -> Column:
+def earliest_loads(
+    edges: Edges,
+    queue: Column,
+    busy: Column,
+    done: Column,
+    transfer: Column,
+    is_load: NDArray[np.bool_],
+    compiled: bool,
+) -> Column:
     """Of each instruction the first that may be the oldest not placed when it is placed.
 
-    A load comes before its first use by what it is estimated to take, ``LEAD`` times, of the time of the busiest engine
-    in program order.
+    A load comes before its first use by what it is estimated to take, ``LEAD`` times, or sooner if loads that are used
+    later keep the DMA engines until then. Time is that of the busiest engine in program order.
     """
     count = len(queue)
     earliest: Column = np.zeros(count, np.int64)
@@ -114,8 +120,19 @@ def earliest_loads(edges: Edges, queue: Column, busy: Column, done: Column, is_l
     for one in np.unique(queue[~is_load]):
         passed = np.maximum(passed, np.cumsum(np.where((queue == one) & ~is_load, busy, 0)))
     wanted = passed[used[loads]] - np.rint(LEAD * done[loads]).astype(np.int64)
+    last_first = np.argsort(used[loads], kind="stable")[::-1].copy()
+    run(_share_engines, compiled, last_first, transfer[loads], wanted)
     earliest[loads] = np.minimum(np.searchsorted(passed, wanted), loads)
     return earliest
+
+
+def _share_engines(last_first: Any, transfer: Any, wanted: Any) -> int:
+    """Loads begin early enough for those that are used after them."""
+    following = 1 << 62
+    for load in last_first:
+        wanted[load] = min(wanted[load], following - transfer[load])
+        following = wanted[load]
+    return 0
 
 
 def list_schedule(
