@@ -72,12 +72,6 @@ def test_targets(name, measure, target, families):
     assert getattr(families(name).ours, measure) <= target
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("qkv_tkg, nki-library, trn2"),
-        pytest.param("matmul, KernelTune, trn2", marks=pytest.mark.xfail(reason="89 % of 129 pairs", strict=True)),
-    ],
-)
+@pytest.mark.parametrize("name", ["qkv_tkg, nki-library, trn2", "matmul, KernelTune, trn2"])
 def test_kernels_are_ranked(name, families):
     assert families(name).ours.pairs_in_order >= 0.95
