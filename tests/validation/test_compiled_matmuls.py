@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not DATA, reason="TRNSIM_DATA (a folder with ker
 # Shapes outside of 0.85 to 1.25, and why.
 FASTER = "the compiled one takes 1.6 times what its own rate at smaller shapes gives: not looked into further"
 NARROW = (
-    "one side is at most 4,096: the compiled one reaches 53 to 80 % of peak; ours transposes by DMA beside the products, "
+    "one side is at most 4,096: the compiled one reaches 53 to 80 % of peak; ours transposes by DMA beside products, "
     "at the share of a copy's rate that AWS names, which nobody has measured"
 )
 SHORT = "two tiles of K: few products for each load, and the schedule lets loads run ahead no further"
