@@ -37,7 +37,7 @@ _AT_ONCE, _AT_ONCE_BYTES = 32_000 * 2 * 128 * 128 * 512, 16_000 * 2 * 128 * 2048
 # Uses of more products are not simulated to be shipped, where a surface does not tell their time.
 _LARGE = 20_000
 # With which errors surfaces are used for uses of at most so many instructions, which are simulated instead.
-_ERRORS = ((20_000, 0.01), (building.LARGEST_SAMPLE, 0.02))
+_ERRORS = ((building.LARGEST_SAMPLE, 0.005),)
 # Uses that are extrapolated each from samples of their own, before a surface interpolates.
 _FEW = 4
 _INSTRUCTIONS = QUANTITIES.index("instructions")
