@@ -79,7 +79,7 @@ def _warm(chip: str, cores: int, operator: str, contract: Contract) -> tuple[flo
 
 def _is_told(known: OperatorCost | None) -> bool:
     """Whether a use is never simulated: its samples are shipped, and tell it well."""
-    return known is not None and (known.error_percent or 0.0) <= 1
+    return known is not None and (known.error_percent or 0.0) <= 0.5
 
 
 def _sizes_of(contract: Contract, given: dict[str, Any]) -> tuple[int, ...]:

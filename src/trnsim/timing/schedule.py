@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 # behind its stores, which the measured ones do not).
 LOOK_AHEAD = 48
 # Under ``nki``, a load is placed before its first use by so many times what it is estimated to take, and no earlier.
-# What is loaded gets the lowest free bytes in this order, so this bounds how many loads are under way. The mean error
-# over seventeen published matmuls on trn2 is the same from 1.7 to 2.1; with 1.5 those of one product a block are up to
-# 27 % too slow, with 2.25 up to 24 % too fast. Kernels that give addresses themselves (mlp_cte, qkv_tkg), on which it
-# was not chosen, come out 0.5 % nearer with it.
+# What is loaded gets the lowest free bytes in this order, so this bounds how many loads are under way. Chosen before
+# loads shared the engines: the mean error over seventeen published matmuls on trn2 was the same from 1.7 to 2.1; with
+# 1.5 those of one product a block were up to 27 % too slow, with 2.25 up to 24 % too fast. Kernels that give addresses
+# themselves (mlp_cte, qkv_tkg), on which it was not chosen, come out 0.5 % nearer with it.
 LEAD = 1.9
 
 
@@ -150,8 +150,8 @@ def list_schedule(
     look_ahead: int,
     earliest: Column,
 ) -> Column:
-    """Instruction rows in scheduled order. ``queue`` to ``transfer``, and ``look_ahead``, are columns of the
-    instructions.
+    """Instruction rows in scheduled order. ``queue`` to ``transfer``, and ``earliest`` (of ``earliest_loads``), are columns
+    of the instructions.
 
     ``touched`` lists the automatic on-chip storages of each instruction (offsets, storages); ``sizes`` and ``memory``
     are theirs; ``capacity`` that of SBUF and PSUM.
