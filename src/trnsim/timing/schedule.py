@@ -150,8 +150,8 @@ def list_schedule(
     look_ahead: int,
     earliest: Column,
 ) -> Column:
-    """Instruction rows in scheduled order. ``queue`` to ``transfer``, and ``earliest`` (of ``earliest_loads``), are columns
-    of the instructions.
+    """Instruction rows in scheduled order. ``queue`` to ``transfer``, and ``earliest`` (of ``earliest_loads``), are
+    columns of the instructions.
 
     ``touched`` lists the automatic on-chip storages of each instruction (offsets, storages); ``sizes`` and ``memory``
     are theirs; ``capacity`` that of SBUF and PSUM.
