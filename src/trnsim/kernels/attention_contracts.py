@@ -24,6 +24,11 @@ _HEADS = ("heads", "kv_heads")
 SHARES = 4
 
 
+def _any(value: Any) -> bool:
+    """Whether a number, or one of an array of them, is not 0."""
+    return bool(value) if isinstance(value, int) else bool(np.any(value))
+
+
 def _width(problem: Problem) -> Any:
     width = problem.sizes["width"]
     return width + problem.sizes["depth"] * (width == 0)
@@ -131,7 +136,7 @@ def _regime(problem: Problem) -> tuple[Any, ...]:
 def _fits(problem: Problem) -> None:
     sizes = problem.sizes
     heads, key_heads = sizes["heads"], sizes["kv_heads"]
-    if np.any(heads % key_heads):
+    if _any(heads % key_heads):
         first = int(np.max(key_heads))
         nearest = max(first, round(int(np.max(heads)) / first) * first)
         raise InputError(
@@ -141,14 +146,14 @@ def _fits(problem: Problem) -> None:
             limit=first,
         )
     if _causal(problem):
-        if np.any(_before(problem) < 0):
+        if _any(_before(problem) < 0):
             raise InputError(
                 f"causal queries are the last of the keys; nearest: {int(np.max(sizes['queries']))} keys",
                 operand="keys",
                 value=int(np.min(sizes["keys"])),
                 limit=int(np.max(sizes["queries"])),
             )
-    elif np.any(sizes["window"]):
+    elif _any(sizes["window"]):
         raise InputError("a window is for causal attention; nearest: causal 1", operand="window", limit=0)
 
 
@@ -173,7 +178,7 @@ def _scores(problem: Problem) -> Any:
         return queries * keys
     window = problem.sizes["window"]
     every = queries * _before(problem) + queries * (queries + 1) // 2
-    if not np.any(window):
+    if not _any(window):
         return every
     return (
         every
@@ -210,7 +215,8 @@ def _backward_bytes(problem: Problem) -> Any:
 
 def _backward_fits(problem: Problem) -> None:
     _fits(problem)
-    needed = int(np.max(_backward_bytes(problem)))
+    most_bytes = _backward_bytes(problem)
+    needed = most_bytes if isinstance(most_bytes, int) else int(np.max(most_bytes))
     if needed > backward.KEPT_BYTES:
         nearest = int(np.max(problem.sizes["queries"])) * backward.KEPT_BYTES // needed // ROWS * ROWS
         raise InputError(
@@ -292,10 +298,13 @@ def _token_bytes(problem: Problem) -> Any:
 def _pieces(problem: Problem) -> Any:
     """Into how many pieces a block of the cache is cut, as the kernel does."""
     block, width = problem.sizes["block"], up(problem.sizes["context"], problem.sizes["block"])
+    token = _token_bytes(problem)
     pieces = 1 + 0 * width
     for _ in range(8):
-        long = block // pieces * _token_bytes(problem) > decode.GATHER_BYTES
+        long = block // pieces * token > decode.GATHER_BYTES
         more = ((width * pieces < ROWS) | long) & (block % (2 * pieces) == 0)
+        if not _any(more):
+            break
         pieces = pieces * (1 + more)
     return pieces
 
@@ -329,7 +338,7 @@ def _decode_arguments(problem: Problem) -> tuple[Any, ...]:
 
 def _decode_fits(problem: Problem) -> None:
     heads, key_heads = problem.sizes["heads"], problem.sizes["kv_heads"]
-    if np.any(heads % key_heads) or np.any(heads // key_heads > ROWS):
+    if _any(heads % key_heads) or _any(heads // key_heads > ROWS):
         first = int(np.max(key_heads))
         raise InputError(
             f"decode_attention: heads must be a multiple of kv_heads, {ROWS} times them at most; nearest: "

@@ -4,7 +4,9 @@ A partition gathers a block, or a part of one, so that a DMA's descriptors are l
 and query heads in the free dimension: exponentials of thousands of tokens are one short instruction, and their product
 with the values needs no transposition. The keys need one, on TensorE. The largest score of a head crosses partitions
 by a transposition and comes back as a product with ones. Contexts whose scores do not fit are taken part by part, with
-the running maximum and sum of flash attention. Cores share the sequences.
+the running maximum and sum of flash attention. Parts overlap, of one sequence or of two: scores of one are found while
+exponentials of the one before pass from engine to engine and the one before that meets its values. Cores share the
+sequences.
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ class _Cache(nl.NKIObject):
     ends: Any
     identity: Any
     ones: Any
+    scored: Any  # the part whose scores are there
+    weighted: Any  # the one before it, whose exponentials are
+    largest: Any  # scores of a sequence so far
     state: Any
 
 
@@ -54,6 +59,9 @@ class _Part(nl.NKIObject):
     keys: Any
     values: Any
     scores: Any
+    before: Any  # largest scores before this part
+    largest: Any
+    weights: Any
 
 
 @nki.jit
@@ -104,8 +112,8 @@ def decode_attention(
     chunks = [(at, min(ROWS, cache.partitions - at)) for at in range(0, cache.partitions, ROWS)]
     token_bytes = key_heads * depth * (4 if q.dtype == nl.float32 else 2)
     each = max(1, min(SCORE_BYTES // (4 * heads), GATHER_BYTES // token_bytes) // cache.tokens)
-    gathered: list[Any] = []  # parts on their way, two ahead
-    scored: list[Any] = []  # one ahead, so that TensorE has work while the other engines find maxima and exponentials
+    cache.scored, cache.weighted, cache.largest = None, None, None
+    gathered: Any = None  # one ahead
     for sequence in range(begin, end):
         for first in range(0, len(chunks), each):
             part = _Part(
@@ -113,21 +121,12 @@ def decode_attention(
                 last=first + each >= len(chunks),
             )  # fmt: skip
             _gather_part(cache, part, q, k_cache, v_cache, window, len(chunks))
-            gathered.append(part)
-            _advance(cache, gathered, scored, 1, scale, result)
-    _advance(cache, gathered, scored, 0, scale, result)
-    _attend(cache, scored.pop(0), None, scale, result)
+            if gathered is not None:
+                _advance(cache, gathered, scale, result)
+            gathered = part
+    for rest in (gathered, None, None):
+        _advance(cache, rest, scale, result)
     return result
-
-
-def _advance(cache: _Cache, gathered: list[Any], scored: list[Any], keep: int, scale: float, result: Any) -> None:
-    while len(gathered) > keep:
-        part = gathered.pop(0)
-        if scored:
-            _attend(cache, scored.pop(0), part, scale, result)
-        else:
-            _score_part(cache, part, 0, len(part.chunks))
-        scored.append(part)
 
 
 def _check(
@@ -278,41 +277,81 @@ def _gather_part(
         part.values = part.keys
 
 
-def _score_part(cache: _Cache, part: _Part, begin: int, end: int) -> None:
-    """Scores of chunks ``begin`` to ``end``."""
-    tokens = cache.tokens
-    if begin == 0:
-        part.scores = nl.ndarray((ROWS, cache.heads, len(part.chunks) * tokens), dtype=nl.float32, buffer=nl.sbuf)
-    for number in range(begin, end):
-        rows = part.chunks[number][1]
-        if rows < ROWS:
-            nisa.memset(dst=part.scores[:, :, number * tokens : (number + 1) * tokens], value=MASKED)
-        _score(
-            cache, part.keys[number], part.queries, part.mask, part.scores, part.first + number, number * tokens, rows
-        )
+def _score_part(cache: _Cache, part: _Part) -> None:
+    """Scores of a part's tokens, and the mask. Keys are transposed one bank ahead of the products with them."""
+    tokens, group, heads = cache.tokens, cache.group, cache.heads
+    part.scores = nl.ndarray((ROWS, heads, len(part.chunks) * tokens), dtype=nl.float32, buffer=nl.sbuf)
+    together = max(1, min(tokens, BANK // group))  # tokens of a bank of scores
+    tiles = -(-cache.depth // ROWS)
+    item = 4 if part.queries[0].dtype == nl.float32 else 2
+    room = max(1, 2048 // (ROWS * item) // tiles)  # tokens of a bank of transposed keys
+    steps = [
+        (number, head, start, begin, min(room, tokens - begin, start + together - begin))
+        for number in range(len(part.chunks))
+        for head in range(cache.key_heads)
+        for start in range(0, tokens, together)
+        for begin in range(start, min(tokens, start + together), room)
+    ]
+    bank: Any = None
+    following = _turned_keys(cache, part, steps[0])
+    for place, (number, head, start, begin, some) in enumerate(steps):
+        turned = following
+        if place + 1 < len(steps):
+            following = _turned_keys(cache, part, steps[place + 1])
+        rows, length = part.chunks[number][1], min(together, tokens - start)
+        if begin == start:
+            bank = nl.ndarray((rows, group, length), dtype=nl.float32, buffer=nl.psum)
+        for token in range(some):
+            for tile in range(tiles):
+                nisa.nc_matmul(
+                    dst=bank[:, :, begin - start + token],
+                    stationary=turned[tile][:, token, :],
+                    moving=part.queries[tile][:, head * group : (head + 1) * group],
+                )
+        if begin + some == start + length:
+            at, those = number * tokens + start, slice(head * group, (head + 1) * group)
+            if rows < ROWS:
+                nisa.memset(dst=part.scores[:, those, at : at + length], value=MASKED)
+            seen = part.mask[0:rows, part.first + number, start : start + length].expand_dim(1).broadcast(1, group)
+            nisa.tensor_tensor(dst=part.scores[0:rows, those, at : at + length], data1=bank, data2=seen, op=nl.add)
 
 
-def _attend(cache: _Cache, part: _Part, following: Any, scale: float, result: Any) -> None:
-    """Attention to a part, and what came before.
+def _turned_keys(cache: _Cache, part: _Part, step: Any) -> list[Any]:
+    number, head, _, begin, some = step
+    keys, rows = part.keys[number], part.chunks[number][1]
+    return [_turned(keys, rows, head, begin, some, first, cache.depth) for first in range(0, cache.depth, ROWS)]
 
-    Scores of the following part are found while its maxima and exponentials pass from engine to engine.
+
+def _advance(cache: _Cache, following: Any, scale: float, result: Any) -> None:
+    """Scores of a part, exponentials of the one before it, and the results of the one before that.
+
+    Maxima and exponentials pass from engine to engine; TensorE has work of the other two parts meanwhile.
     """
-    lanes = nl.ndarray((ROWS, cache.heads), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_reduce(dst=lanes, op=nl.maximum, data=part.scores, axis=2)
+    ready, weighted = cache.scored, cache.weighted
+    if ready is not None:
+        lanes = nl.ndarray((ROWS, cache.heads), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.tensor_reduce(dst=lanes, op=nl.maximum, data=ready.scores, axis=2)
+        _find_largest(cache, ready, lanes)
     if following is not None:
-        _score_part(cache, following, 0, 1)
-    state = cache.state if part.first else []
-    largest = _across(cache, lanes)
-    if state:
+        _score_part(cache, following)
+    if ready is not None:
+        ready.weights = _exponentials(ready, _everywhere(cache, ready.largest), scale, result.dtype)
+    if weighted is not None:
+        _sum_up(cache, weighted, scale)
+        if weighted.last:
+            _store(cache, weighted.sequence, result)
+    cache.scored, cache.weighted = following, ready
+
+
+def _find_largest(cache: _Cache, part: _Part, lanes: Any) -> None:
+    """The largest scores of a sequence up to the end of a part, and before it."""
+    part.before = cache.largest if part.first else None
+    part.largest = _across(cache, lanes)
+    if part.before is not None:
         both = nl.ndarray((cache.group, cache.key_heads), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_tensor(dst=both, data1=largest, data2=state[0], op=nl.maximum)
-        largest = both
-    shift = _everywhere(cache, largest)
-    if following is not None:
-        _score_part(cache, following, 1, len(following.chunks))
-    _sum_up(cache, part, state, largest, _exponentials(part, shift, scale, result.dtype), scale)
-    if part.last:
-        _store(cache, part.sequence, result)
+        nisa.tensor_tensor(dst=both, data1=part.largest, data2=part.before, op=nl.maximum)
+        part.largest = both
+    cache.largest = part.largest
 
 
 def _exponentials(part: _Part, shift: Any, scale: float, dtype: Any) -> Any:
@@ -326,9 +365,10 @@ def _exponentials(part: _Part, shift: Any, scale: float, dtype: Any) -> Any:
     return weights
 
 
-def _sum_up(cache: _Cache, part: _Part, state: list[Any], largest: Any, weights: Any, scale: float) -> None:
-    """The state after a part: largest scores, sums [group, key heads], results [group, key heads, E]."""
-    tokens, group, heads = cache.tokens, cache.group, cache.heads
+def _sum_up(cache: _Cache, part: _Part, scale: float) -> None:
+    """The state after a part: sums [group, key heads], results [group, key heads, E]."""
+    tokens, group, heads, weights = cache.tokens, cache.group, cache.heads, part.weights
+    state = cache.state if part.first else []
     lane_sums = nl.ndarray((ROWS, heads), dtype=nl.float32, buffer=nl.sbuf)
     nisa.tensor_reduce(dst=lane_sums, op=nl.add, data=weights, axis=2)
     sums = nl.ndarray((group, cache.key_heads), dtype=nl.float32, buffer=nl.psum)
@@ -342,9 +382,9 @@ def _sum_up(cache: _Cache, part: _Part, state: list[Any], largest: Any, weights:
     total = nl.ndarray((group, cache.key_heads), dtype=nl.float32, buffer=nl.sbuf)
     if state:
         decay = nl.ndarray((group, cache.key_heads), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_tensor(dst=decay, data1=state[0], data2=largest, op=nl.subtract)
+        nisa.tensor_tensor(dst=decay, data1=part.before, data2=part.largest, op=nl.subtract)
         nisa.activation(dst=decay, op=nl.exp, data=decay, scale=scale)
-        nisa.tensor_tensor(dst=total, data1=state[1], data2=decay, op=nl.multiply)
+        nisa.tensor_tensor(dst=total, data1=state[0], data2=decay, op=nl.multiply)
         nisa.tensor_tensor(dst=total, data1=total, data2=sums, op=nl.add)
     else:
         nisa.tensor_copy(dst=total, src=sums)
@@ -361,7 +401,7 @@ def _sum_up(cache: _Cache, part: _Part, state: list[Any], largest: Any, weights:
         if state:
             nisa.scalar_tensor_tensor(
                 dst=output[:, head, :],
-                data=state[2][:, head, :],
+                data=state[1][:, head, :],
                 op0=nl.multiply,
                 operand0=decay[:, head : head + 1],
                 op1=nl.add,
@@ -369,50 +409,21 @@ def _sum_up(cache: _Cache, part: _Part, state: list[Any], largest: Any, weights:
             )
         else:
             nisa.tensor_copy(dst=output[:, head, :], src=product)
-    cache.state = [largest, total, output]
+    cache.state = [total, output]
 
 
 def _store(cache: _Cache, sequence: int, result: Any) -> None:
-    _, sums, output = cache.state
+    sums, output = cache.state
     key_heads, width = cache.key_heads, cache.width
     inverse = nl.ndarray((cache.group, key_heads), dtype=nl.float32, buffer=nl.sbuf)
     nisa.reciprocal(dst=inverse, data=sums)
     final = nl.ndarray((cache.group, key_heads, width), dtype=result.dtype, buffer=nl.sbuf)
     nisa.tensor_tensor(dst=final, data1=output, data2=inverse.expand_dim(2).broadcast(2, width), op=nl.multiply)
     rows = result[sequence, :, :].reshape_dim(0, (key_heads, cache.group)).permute((1, 0, 2))
-    nisa.dma_copy(dst=rows, src=final)
-
-
-def _score(
-    cache: _Cache, keys: Any, queries: list[Any], mask: Any, scores: Any, chunk: int, at: int, rows: int
-) -> None:
-    """Scores of a chunk's tokens, and the mask, to ``scores`` from column ``at`` on."""
-    group, depth = cache.group, cache.depth
-    together = max(1, min(cache.tokens, BANK // group))  # tokens of a bank of scores
-    bank_bytes = 4 if keys.dtype == nl.float32 else 2
-    tiles = -(-depth // ROWS)
-    room = max(1, 2048 // (ROWS * bank_bytes) // tiles)  # tokens of a bank of transposed keys
-    for head in range(cache.key_heads):
-        for start in range(0, cache.tokens, together):
-            length = min(together, cache.tokens - start)
-            bank = nl.ndarray((rows, group, length), dtype=nl.float32, buffer=nl.psum)
-            for begin in range(0, length, room):
-                some = min(room, length - begin)
-                turned = [_turned(keys, rows, head, start + begin, some, tile * ROWS, depth) for tile in range(tiles)]
-                for token in range(some):
-                    for tile in range(tiles):
-                        nisa.nc_matmul(
-                            dst=bank[:, :, begin + token],
-                            stationary=turned[tile][:, token, :],
-                            moving=queries[tile][:, head * group : (head + 1) * group],
-                        )
-            seen = mask[0:rows, chunk, start : start + length].expand_dim(1).broadcast(1, group)
-            nisa.tensor_tensor(
-                dst=scores[0:rows, head * group : (head + 1) * group, at + start : at + start + length],
-                data1=bank,
-                data2=seen,
-                op=nl.add,
-            )
+    if nisa.get_nc_version() >= nisa.nc_version.gen3:  # not on ScalarE's queue, whose exponentials others wait for
+        nisa.dma_copy(dst=rows, src=final, dge_mode=nisa.dge_mode.hwdge, engine=nisa.engine.sync)
+    else:
+        nisa.dma_copy(dst=rows, src=final)
 
 
 def _turned(keys: Any, rows: int, head: int, start: int, count: int, first: int, depth: int) -> Any:
@@ -422,7 +433,7 @@ def _turned(keys: Any, rows: int, head: int, start: int, count: int, first: int,
     for token in range(count):
         nisa.nc_transpose(dst=bank[:, token, :], data=keys[0:rows, start + token, head, first : first + size])
     turned = nl.ndarray((size, count, rows), dtype=keys.dtype, buffer=nl.sbuf)
-    nisa.tensor_copy(dst=turned, src=bank)
+    nisa.tensor_copy(dst=turned, src=bank, engine=nisa.engine.vector)
     return turned
 
 

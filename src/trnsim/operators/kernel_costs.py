@@ -140,10 +140,10 @@ class KernelCosts:
 
     def _extrapolating(self, found: Surface, contract: Contract, problem: Problem, point: tuple[int, ...]) -> Surface:
         """The surface, with samples that end as a use does, unless the use itself is simulated sooner."""
-        missing = [at for _, at in found.own(point) if at not in found.samples]
         compared = found.error(point, own=True) is not None
-        if not missing and compared:
+        if compared and found.extrapolate(point) is not None:
             return found
+        missing = [at for _, at in found.own(point) if at not in found.samples]
         uses = [building.placed(contract, problem, found.axes, at) for at in missing]
         if sum(building.work(contract, use) for use in uses) >= building.work(contract, problem):
             return found

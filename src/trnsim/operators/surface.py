@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
+from operator import mul
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,6 +86,9 @@ class Surface:
         default_factory=dict, repr=False, compare=False
     )
     _held_rest: dict[Point, tuple[Any, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _held_apart: dict[tuple[Any, ...], tuple[NDArray[np.float64], list[float]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     _held_forms: dict[tuple[int, int], tuple[int, float]] = field(default_factory=dict, repr=False, compare=False)
     _last: tuple[Point, NDArray[np.float64] | None, float] | None = field(default=None, repr=False, compare=False)
     _errors: dict[tuple[bool, Cell], tuple[int, float]] | None = field(default=None, repr=False, compare=False)
@@ -257,12 +261,9 @@ class Surface:
         """
         if self._last is not None and self._last[0] == point:
             return self._last[1:]
-        found = self._weighted(self.own(point)), 0.0
-        if found[0] is not None and not self._carrying:
-            along = [self._own_along(number, at)[1] for number, at in enumerate(point)]
-            windows = [number for number, places in enumerate(along) if len(places) == 2]
-            if len(windows) > 1:
-                found = self._apart(along, windows)
+        along = [self._own_along(number, at)[1] for number, at in enumerate(point)]
+        windows = [] if self._carrying else [number for number, places in enumerate(along) if len(places) == 2]
+        found = self._added(along, windows) if len(windows) > 1 else (self._weighted(self.own(point)), 0.0)
         self._last = (point, *found)
         return found
 
@@ -275,13 +276,32 @@ class Surface:
             result += share * values
         return result
 
+    def _added(
+        self, along: list[tuple[tuple[int, float], ...]], windows: list[int]
+    ) -> tuple[NDArray[np.float64] | None, float]:
+        """The same as a sum of what blocks take along one axis, two axes and so on, without what is nothing."""
+        held = tuple([tuple([at for at, _ in a]) if n in windows else a for n, a in enumerate(along)])
+        apart = self._held_apart.get(held)
+        if apart is None:
+            if any(place not in self.samples for place in product(*([at for at, _ in places] for places in along))):
+                return None, 0.0
+            if len(self._held_apart) >= _HELD:
+                self._held_apart.clear()
+            apart = self._held_apart[held] = self._apart(along, windows)
+        counts = [1.0]
+        for number in windows:
+            blocks = along[number][1][1]
+            counts += [blocks * count for count in counts]
+        parts, doubts = apart
+        result: NDArray[np.float64] = np.array(counts).dot(parts)
+        return result, sum(map(mul, counts, doubts)) / float(result[0])
+
     def _apart(
         self, along: list[tuple[tuple[int, float], ...]], windows: list[int]
-    ) -> tuple[NDArray[np.float64], float]:
-        """The same as a sum of what blocks take along one axis, two axes and so on, without what is nothing."""
+    ) -> tuple[NDArray[np.float64], list[float]]:
+        """What one block takes along each subset of axes beyond what it takes along fewer, and the doubt of each."""
         subsets = range(1 << len(windows))
-        counts = np.array([np.prod([along[n][1][1] for b, n in enumerate(windows) if s >> b & 1]) for s in subsets])
-        result, doubt = np.zeros(len(QUANTITIES)), 0.0
+        found, doubts = np.zeros((len(subsets), len(QUANTITIES))), [0.0] * len(subsets)
         for chosen in product(*((places[0],) if n in windows else places for n, places in enumerate(along))):
             weight, place = 1.0, [at for at, _ in chosen]
             for number, (_, share) in enumerate(chosen):
@@ -299,10 +319,10 @@ class Surface:
                 alone = [1 << bit for bit in range(len(windows)) if subset >> bit & 1]
                 if len(alone) > 1:
                     nothing = np.abs(parts[subset]) < TOGETHER * np.abs(parts[alone]).min(0)
-                    doubt += abs(weight * counts[subset] * parts[subset, 0]) if nothing[0] else 0.0
+                    doubts[subset] += abs(float(weight * parts[subset, 0])) if nothing[0] else 0.0
                     parts[subset, nothing] = 0.0
-            result += weight * counts.dot(parts)
-        return result, doubt / float(result[0])
+            found += weight * parts
+        return found, doubts
 
     def missing(self, point: Sequence[int]) -> list[Point]:
         """Those that have not been taken."""
