@@ -130,19 +130,20 @@ class KernelCosts:
                 return values, error, found
         if found.unsettled(point) > surface.LARGEST_ERROR:
             return None, None, found
-        found = self._extrapolating(found, contract, problem, point)
         own, error = found.extrapolate(point), found.error(point, own=True)
+        if own is None or error is None:
+            found = self._extrapolating(found, contract, problem, point, compared=error is not None)
+            own, error = found.extrapolate(point), found.error(point, own=True)
         if own is None or error is None or not _is_good(error, float(own[_INSTRUCTIONS])):
             return None, None, found
         if found.may_interpolate(point):
             self._compare(found, contract, problem, point, float(own[0]))
         return own, error, found
 
-    def _extrapolating(self, found: Surface, contract: Contract, problem: Problem, point: tuple[int, ...]) -> Surface:
-        """The surface, with samples that end as a use does, unless the use itself is simulated sooner."""
-        compared = found.error(point, own=True) is not None
-        if compared and found.extrapolate(point) is not None:
-            return found
+    def _extrapolating(
+        self, found: Surface, contract: Contract, problem: Problem, point: tuple[int, ...], *, compared: bool
+    ) -> Surface:
+        """The surface, with samples that end as a use does and a check, unless the use itself is simulated sooner."""
         missing = [at for _, at in found.own(point) if at not in found.samples]
         uses = [building.placed(contract, problem, found.axes, at) for at in missing]
         if sum(building.work(contract, use) for use in uses) >= building.work(contract, problem):
