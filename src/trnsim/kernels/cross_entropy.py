@@ -184,13 +184,15 @@ def _backward_arguments(problem: Problem) -> tuple[Any, ...]:
 
 
 def _fits(problem: Problem) -> None:
-    rows, width = np.max(problem.sizes["rows"]), np.max(problem.sizes["vocabulary"])
-    if int(rows) * int(width) >= 2**31:
+    sizes = problem.sizes["rows"], problem.sizes["vocabulary"]
+    rows, width = (size if isinstance(size, int) else int(np.max(size)) for size in sizes)
+    if rows * width >= 2**31:
+        limit = (2**31 - 1) // width
         raise InputError(
-            f"{rows} rows of {width} logits: addresses must fit in int32; nearest: {(2**31 - 1) // int(width)} rows",
+            f"{rows} rows of {width} logits: addresses must fit in int32; nearest: {limit} rows",
             operand="rows",
-            value=int(rows),
-            limit=(2**31 - 1) // int(width),
+            value=rows,
+            limit=limit,
         )
 
 

@@ -118,6 +118,8 @@ class Surface:
 
     def unsettled(self, point: Sequence[int]) -> float:
         """By how much of its time a use may be wrong as blocks that are extrapolated have not settled."""
+        if self.settled:
+            return 0.0
         return sum(self._form(number, at)[1] for number, at in enumerate(point))
 
     def interpolates(self, point: Sequence[int]) -> bool:
