@@ -172,9 +172,12 @@ def systems_with(systems: Sequence[str], settings: Sequence[str] | None) -> list
 
 
 def load_changed(name: str) -> Chip:
-    """The chip of a name with changes: ``trn3[hbm.bandwidth=6TB/s]``. Raises as ``what_if``."""
+    """The chip of a name with changes: ``trn3[hbm.bandwidth=6TB/s]``. Raises as ``what_if``.
+
+    One of a built-in chip is made once; a user's file is read each time.
+    """
     base, changes = _parts(name)
-    return _changed(base, changes)
+    return (_changed_built_in if ROOT in find(base, CHIP_SCHEMA).parents else _changed)(base, tuple(changes))
 
 
 def without_effect(chip: Chip) -> tuple[str, ...]:
@@ -225,6 +228,9 @@ def _changed(base: str, changes: Sequence[tuple[str, str]]) -> Chip:
         changes=tuple(s.change for s in settings),
         constants=Table({s.change.path: s.value for s in settings if s.constant}),
     )
+
+
+_changed_built_in = cache(_changed)
 
 
 def _document(base: str) -> Document:

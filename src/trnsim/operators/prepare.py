@@ -183,9 +183,17 @@ def _start(path: str) -> None:
     gc.set_threshold(100_000, 50, 100)
 
 
+@cache
+def _costs(chip: str, cores: int, use_shipped: bool) -> KernelCosts:
+    """Those of a worker, which reads a chip and what is shipped once."""
+    return KernelCosts(chip, cores, _store, use_shipped=use_shipped)
+
+
 def _do(task: Task) -> bytes:
-    costs = KernelCosts(task.chip, task.cores, _store, use_shipped=task.use_shipped)
     error, entries = "", []
+    costs = _costs(task.chip, task.cores, task.use_shipped)
+    sampler = costs.source.sampler
+    made, traced, timed = costs.source.made, sampler.traced, sampler.timed
     try:
         contract = contracts()[task.operator]
         problems = [contract.problem(task.dtype, task.cores, given, costs.generation) for given in task.given]
@@ -193,5 +201,5 @@ def _do(task: Task) -> bytes:
         entries = [entry_of(found, problems[0], repr(costs.key(contract, problems[0])))]
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
-    sampler = costs.source.sampler
-    return msgspec.msgpack.encode(_Done(entries, costs.source.made, sampler.traced, sampler.timed, error))
+    done = costs.source.made - made, sampler.traced - traced, sampler.timed - timed
+    return msgspec.msgpack.encode(_Done(entries, *done, error))
