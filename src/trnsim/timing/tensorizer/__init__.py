@@ -17,8 +17,10 @@ from trnsim.timing.options import (
     MERGE_ITERATIONS,
     PRELOAD_TABLE,
     PROPAGATE_COPIES,
+    RENAME_TILES,
 )
 from trnsim.timing.tensorizer.copies import merge_copies, propagate_copies
+from trnsim.timing.tensorizer.renaming import rename_tiles
 from trnsim.timing.tensorizer.rows import Rows
 from trnsim.timing.tensorizer.tables import preload_table
 from trnsim.timing.tensorizer.transfers import choose_descriptors, coalesce, load_identities
@@ -36,6 +38,8 @@ def tensorize(trace: Trace, core: Core, timing: Timing, passes: frozenset[str]) 
     rows = Rows.of(trace)
     load_identities(rows)
     _leave_gpsimd(rows)
+    if RENAME_TILES in passes:
+        rename_tiles(rows)
     if KEEP_VALUES in passes:
         keep_values(rows, core)
     if MERGE_ITERATIONS in passes:
