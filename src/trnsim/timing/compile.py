@@ -29,6 +29,7 @@ from trnsim.timing.schedule import (
     estimates,
     list_schedule,
 )
+from trnsim.timing.spilling import NO_PIECES, Pieces, Tiles, spill
 from trnsim.timing.tables import SOFTWARE
 from trnsim.units import format_bytes
 
@@ -67,6 +68,10 @@ class Uses:
     access_position: Column
     access_start: Column
     """Rows of the accesses of each storage, one after another, their positions, and where those of each begin."""
+    pieces: Pieces
+    """What is touched of tiles that live in HBM. ``placement`` numbers them after the storages."""
+    overfull: int
+    """The first position at which live tiles outgrow the memory; -1: they do not."""
 
 
 @dataclass
@@ -147,8 +152,9 @@ def compile_core(
         uses = _place(program, memory, core, tables, touches, loads_lowest, compiled)
         if options.fresh_tiles:
             uses.placement = replace(uses.placement, taken_over=_NO_ROWS, spills=_NO_ROWS)
+            uses.pieces, uses.overfull = NO_PIECES, -1
         program.uses.append(uses)
-        if len(uses.placement.spills):
+        if uses.overfull >= 0:
             program.findings.append(_over_capacity(program, uses, core, options))
     return program
 
@@ -310,33 +316,50 @@ def _place(
     sizes = columns["row_bytes"][storage]
     lowest: Column | None = None
 
-    def placed(loaded: Column) -> Placement:
+    tiles = Tiles(storage, sizes, by_storage, start, position, local)
+
+    def placed(tiles: Tiles, loaded: Column) -> Placement:
+        # Pieces are never loaded again, and lie where loads do.
+        more = len(tiles.storage) - len(storage)
+        known = np.concatenate((loaded, np.full(more, NEVER, np.int64)))
+        low = None if lowest is None else np.concatenate((lowest, np.ones(more, np.int64)))
         return place(
-            _capacity(core, memory), banks, reserved, sizes, by_storage, start, (position, local), loaded, compiled,
-            lowest=lowest,
+            _capacity(core, memory), banks, reserved, tiles.sizes, tiles.by_storage, tiles.start,
+            (tiles.position, tiles.local), known, compiled, lowest=low,
         )  # fmt: skip
 
     if loads_lowest and memory == "sbuf":
         loads, _ = only_loads(trace, program.accesses, program.klass, tables)
         lowest = (loads[storage] != CHANGED).astype(np.int64)
     none: NDArray[np.int64] = np.zeros(0, np.int64)
-    placement = placed(np.full(len(storage), NEVER, np.int64))
+    placement = placed(tiles, np.full(len(storage), NEVER, np.int64))
     if not len(placement.spills):
         never: NDArray[np.int64] = np.full(len(storage), -1, np.int64)
         empty: NDArray[np.int64] = np.zeros(len(storage) + 1, np.int64)
-        return Uses(memory, storage, sizes, position, local, by_storage, start, placement, never, none, none, empty)
+        return Uses(
+            memory, storage, sizes, position, local, by_storage, start, placement, never, none, none, empty, NO_PIECES,
+            -1,
+        )  # fmt: skip
     # What may be loaded again matters only where tiles outgrow the memory.
+    overfull = int(placement.spills[0, 0])
     accesses = program.accesses
     when = np.empty(len(program.order), np.int64)
     when[program.order] = np.arange(len(program.order))
     loaded, load = _loaded(program, tables, when)
+    placement, pieces = placed(tiles, loaded[storage]), NO_PIECES
+    if memory == "sbuf":
+        room = _capacity(core, memory) - sum(high - low for low, high in reserved)
+        placement, pieces = spill(
+            tiles, placement, loaded[storage] < NEVER, accesses, when, room,
+            lambda changed: placed(changed, loaded[storage]), compiled,
+        )  # fmt: skip
     wanted = (columns["memory"] == number) & (columns["start"] < 0)
     rows = np.flatnonzero(wanted[accesses.storage])
     rows = rows[np.argsort(accesses.storage[rows], kind="stable")]
     access_start = np.searchsorted(accesses.storage[rows], np.append(storage, len(wanted))).astype(np.int64)
     return Uses(
-        memory, storage, sizes, position, local, by_storage, start, placed(loaded[storage]), load[storage], rows,
-        when[accesses.instruction[rows]], access_start,
+        memory, storage, sizes, position, local, by_storage, start, placement, load[storage], rows,
+        when[accesses.instruction[rows]], access_start, pieces, overfull,
     )  # fmt: skip
 
 
@@ -414,7 +437,7 @@ def _check_sizes(trace: Trace, core: Core) -> None:
 
 def _over_capacity(program: CoreProgram, uses: Uses, core: Core, options: TimingOptions) -> Finding:
     """The finding for live storages over capacity: who holds the memory where it first overflows."""
-    position = int(uses.placement.spills[0, 0])
+    position = uses.overfull
     first, last = uses.by_storage[uses.start[:-1]], uses.by_storage[uses.start[1:] - 1]
     live = np.flatnonzero((first <= position) & (last >= position))
     live = live[np.argsort(-uses.sizes[live], kind="stable")]
@@ -425,7 +448,7 @@ def _over_capacity(program: CoreProgram, uses: Uses, core: Core, options: Timing
     line = int(program.trace.column("line")[row])
     location = program.trace.lines[line] if line < len(program.trace.lines) else None
     names = ", ".join(f"{name} {format_bytes(size)}" for name, size in holders[:5])
-    moved = int((uses.placement.spills[:, 2] != RELOADED).sum())
+    moved = int((uses.placement.spills[:, 2] != RELOADED).sum() + uses.pieces.written.sum())
     message = (
         f"live tiles need {format_bytes(need)} a partition of {uses.memory.upper()}, which has {format_bytes(limit)}: "
         f"{moved} spills and repeated loads. The largest: {names}"

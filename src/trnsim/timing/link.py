@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from trnsim.hardware.model import Core
     from trnsim.hardware.timing_constants import Timing
-    from trnsim.machine.trace import StorageInfo
     from trnsim.timing.compile import CoreProgram, Uses
 
     Column = NDArray[np.signedinteger[Any]]
@@ -165,7 +164,7 @@ def _items(program: CoreProgram, tables: ClassTables, timing: Timing, compiled: 
     moved = 0
     for uses in program.uses:
         parts.append(space_edges(program, uses, tables, compiled))
-        if len(uses.placement.spills):
+        if len(uses.placement.spills) or len(uses.pieces):
             added, found, size = _spill_edges(program, uses, tables, timing, len(program.rows) + len(extra), compiled)
             extra.extend(added)
             parts.append(found)
@@ -190,8 +189,8 @@ def _items(program: CoreProgram, tables: ClassTables, timing: Timing, compiled: 
 def _spill_edges(
     program: CoreProgram, uses: Uses, tables: ClassTables, timing: Timing, number: int, compiled: bool
 ) -> tuple[list[tuple[int, int]], Edges, int]:
-    """Transfers for the spills of one memory, numbered from ``number``, and all space edges that touch spilled
-    tiles.
+    """Transfers for the spills and pieces of one memory, numbered from ``number``, and all space edges that touch
+    them.
     """
     infos = program.trace.storages
     edges: list[tuple[int, int, int]] = []
@@ -214,7 +213,7 @@ def _spill_edges(
                 variant = (
                     program.variant[load]
                     if load >= 0
-                    else _spill_variant(tables, timing, info, reload=True, row_bytes=info.row_bytes)
+                    else _spill_variant(tables, timing, info.partitions, reload=True, row_bytes=info.row_bytes)
                 )
                 until = moves[n + 1][0] if n + 1 < len(moves) else 1 << 60
                 edges += [(out, item, SPILL)] if out >= 0 else []
@@ -223,7 +222,7 @@ def _spill_edges(
                 since = position
             elif what == SPILLED:
                 changed = _changed(program, uses, storage, since, position)
-                variant = _spill_variant(tables, timing, info, reload=False, row_bytes=changed)
+                variant = _spill_variant(tables, timing, info.partitions, reload=False, row_bytes=changed)
                 edges += [(int(program.order[p]), item, SPILL) for p in positions.tolist() if since <= p < position]
                 edges += [(i, item, SPILL) for _, i in loaded_by.get(storage, ())[-1:]]
                 left_by.setdefault(storage, []).append((position, item))
@@ -234,17 +233,25 @@ def _spill_edges(
                 continue
             added.append((3 * position + int(what == RELOADED), int(variant)))
             moved += tables.variants[int(variant)].bytes
+    before, after = _piece_transfers(program, uses, tables, timing, number, added, edges)
+    moved += sum(tables.variants[v].bytes for _, v in added[len(added) - len(before) - len(after) :])
     kind = SBUF_SPACE if uses.memory == "sbuf" else PSUM_SPACE
+    tiles, pieces = len(uses.storage), uses.pieces
     writers, writer_start = first_writers(program, uses, compiled)
     writers = program.accesses.instruction[writers]
     for storage, holder, position in uses.placement.taken_over.tolist():
-        if storage not in by_storage and holder not in by_storage:
+        if storage not in by_storage and holder not in by_storage and max(storage, holder) < tiles:
             continue
         reloads = [item for p, item in loaded_by.get(storage, ()) if p == position]
-        consumers = reloads or writers[writer_start[storage] : writer_start[storage + 1]].tolist()
+        if storage >= tiles:
+            consumers = [before.get(storage, int(program.order[pieces.position[storage - tiles]]))]
+        else:
+            consumers = reloads or writers[writer_start[storage] : writer_start[storage + 1]].tolist()
         gone = [(p, item) for p, item in left_by.get(holder, ()) if p <= position][-1:]
         since, item = max(((p, i) for p, i in loaded_by.get(holder, ()) if p < position), default=(0, -1))
-        if gone and gone[0][1] >= 0 and gone[0][0] >= since:
+        if holder >= tiles:
+            producers = [after.get(holder, int(program.order[pieces.position[holder - tiles]]))]
+        elif gone and gone[0][1] >= 0 and gone[0][0] >= since:
             producers = [gone[0][1]]
         else:
             positions = uses.by_storage[uses.start[holder] : uses.start[holder + 1]]
@@ -253,6 +260,42 @@ def _spill_edges(
         edges += [(p, c, kind) for p in producers for c in consumers if p != c]
     columns = np.array(edges, np.int64).reshape(-1, 3)
     return added, Edges(columns[:, 0], columns[:, 1], columns[:, 2]), moved
+
+
+def _piece_transfers(
+    program: CoreProgram,
+    uses: Uses,
+    tables: ClassTables,
+    timing: Timing,
+    number: int,
+    added: list[tuple[int, int]],
+    edges: list[tuple[int, int, int]],
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Add the transfers of the pieces and their edges; of each piece the load before and the store after it."""
+    pieces = uses.pieces
+    stores: dict[int, list[tuple[int, int, int]]] = {}
+    before: dict[int, int] = {}
+    after: dict[int, int] = {}
+    columns = (pieces.position, pieces.storage, pieces.low, pieces.high, pieces.end - pieces.start)
+    rows = zip(*(c.tolist() for c in columns), pieces.read.tolist(), pieces.written.tolist(), strict=True)
+    for piece, (position, storage, low, high, partitions, read, written) in enumerate(rows, len(uses.storage)):
+        instruction = int(program.order[position])
+        held = stores.setdefault(storage, [])
+        known = [item for begin, end, item in held if begin < high and low < end]
+        if read and known:
+            before[piece] = item = number + len(added)
+            variant = _spill_variant(tables, timing, partitions, reload=True, row_bytes=high - low)
+            added.append((3 * position + 1, variant))
+            edges += [(store, item, SPILL) for store in known]
+            edges.append((item, instruction, SPILL))
+        if written:
+            after[piece] = item = number + len(added)
+            variant = _spill_variant(tables, timing, partitions, reload=False, row_bytes=high - low)
+            added.append((3 * position + 3, variant))
+            edges.append((instruction, item, SPILL))
+            held[:] = [one for one in held if not (low <= one[0] and one[1] <= high)]
+            held.append((low, high, item))
+    return before, after
 
 
 def _changed(program: CoreProgram, uses: Uses, storage: int, since: int, position: int) -> int:
@@ -264,9 +307,9 @@ def _changed(program: CoreProgram, uses: Uses, storage: int, since: int, positio
     return int(accesses.high[rows].max() - accesses.low[rows].min()) if len(rows) else 0
 
 
-def _spill_variant(tables: ClassTables, timing: Timing, info: StorageInfo, *, reload: bool, row_bytes: int) -> int:
+def _spill_variant(tables: ClassTables, timing: Timing, partitions: int, *, reload: bool, row_bytes: int) -> int:
     """A transfer of ``row_bytes`` of each partition of a tile between SBUF or PSUM and HBM."""
-    dma, partitions = timing.dma, info.partitions
+    dma = timing.dma
     static = dma.default_dge == "static"
     low, high = divmod(partitions, dma.engines)
     packet, size = dma.packet(row_bytes), partitions * row_bytes

@@ -6,7 +6,8 @@ make room: in measured matmuls of one product a block each load waits for the la
 predecessor. A tile that takes over bytes must wait for the last users of whatever held them before. PSUM is given out
 so that no tile crosses a bank needlessly and successive tiles lie in different banks. Where live tiles outgrow the
 memory, the one whose next use is furthest away makes room and comes back before that use, as the vendor's compiler
-does. A tile that was loaded from a tensor that nothing writes is dropped and loaded again, others are spilled to HBM.
+does. A tile that was loaded from a tensor that nothing writes is dropped and loaded again, others are spilled to HBM;
+those of SBUF live there then (``spilling``).
 
 That such loads are repeated rather than spilled: version 4 of the how-to matmul (aws-neuron-sdk
 nki/guides/tutorials/kernel-optimization.rst) holds 320 KiB a partition, read 8.7 GB where it says 4.5 GB, as if each

@@ -29,15 +29,17 @@ if TYPE_CHECKING:
 
 # Instructions from the oldest one that is not placed yet to the last that may be. Chosen over published kernels on
 # trn2: under ``nki`` twenty matmuls (their mean error is 0.3 to 5 % more with 32, 40, 64 and 128), under ``tensorizer``
-# thirty-one attention and MLP kernels (the same from 48 to 128; with 32, loads of an MLP's next row of tiles come up
-# behind its stores, which the measured ones do not).
+# thirty-one attention and MLP kernels (attention is 0.6 % worse with 64 and 96; with 32, loads of an MLP's next row of
+# tiles come up behind its stores, which the measured ones do not).
 LOOK_AHEAD = 48
 # Under ``nki``, a load is placed before its first use by so many times what it is estimated to take, and no earlier.
-# What is loaded gets the lowest free bytes in this order, so this bounds how many loads are under way. Chosen before
-# loads shared the engines: the mean error over seventeen published matmuls on trn2 was the same from 1.7 to 2.1; with
-# 1.5 those of one product a block were up to 27 % too slow, with 2.25 up to 24 % too fast. Kernels that give addresses
-# themselves (mlp_cte, qkv_tkg), on which it was not chosen, come out 0.5 % nearer with it.
-LEAD = 1.9
+# What is loaded gets the lowest free bytes in this order, so this bounds how many loads are under way. Chosen on
+# seventeen published matmuls on trn2: from 1.72 to 1.85 those of one product a block are 20 % too fast to 5 % too
+# slow, with 1.9 up to 22 % and with 2.5 up to 24 % too fast. From 1.5 to 1.7 they are 16 % too fast to 14 % too slow,
+# with 1.45 up to 27 % too slow; but below 1.85 a kernel that streams large tiles through SBUF (our ``quantize_rows``)
+# loses a fifth of its bandwidth. Kernels that give addresses themselves (mlp_cte, qkv_tkg), on which it was not chosen,
+# hardly change.
+LEAD = 1.85
 
 
 def choose_variants(klass: Column, tables: ClassTables, balance: bool, compiled: bool) -> Column:

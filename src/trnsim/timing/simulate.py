@@ -223,7 +223,7 @@ def _support(timing: Timing, options: TimingOptions, linked: Linked, traces: Seq
     if any(klass.name.startswith("nki.collectives.") for klass in used):
         return "extrapolated", "collectives take what their schedule needs on the links, all ranks coming at once"
     if linked.spills:
-        return "extrapolated", "live tiles outgrew on-chip memory: spills are modelled on one published case"
+        return "extrapolated", "live tiles outgrew on-chip memory: spills are modelled on two published cases"
     if options.schedule == "program":
         return "interpolated", "measured constants, but no compiler is known to keep program order"
     return "calibrated", f"constants fitted to profiles of NeuronCore-{timing.version}"

@@ -29,6 +29,7 @@ def space_edges(program: CoreProgram, uses: Uses, tables: ClassTables, compiled:
     if len(uses.placement.spills):
         spilled = np.unique(uses.placement.spills[:, 1])
         taken = taken[~np.isin(taken[:, 0], spilled) & ~np.isin(taken[:, 1], spilled)]
+    taken = taken[(taken[:, :2] < len(uses.storage)).all(axis=1)]
     if not len(taken):
         empty = np.zeros(0, np.int64)
         return Edges(empty, empty, empty)

@@ -237,6 +237,73 @@ def test_a_spill_writes_what_changed():
     assert set(timeline.events.bytes[is_spill & (timeline.events.bytes > 0)]) == {TILE, 128 * 64 * 4}
 
 
+def accumulators(tiles, columns, steps):
+    """Tiles of 30 KiB to which instructions add, ``columns`` at a time, one tile after the other."""
+    p = Program()
+    sums = [p.tile(f"sum{i}", (128, 30 * KIB // 4)) for i in range(tiles)]
+    for total in sums:
+        p.work("gpsimd", writes=[total])
+    for step in range(steps):
+        for total in sums:
+            part = p.view(total, columns=(step * columns, (step + 1) * columns))
+            p.work("vector", reads=[part], writes=[part], busy=1000)
+    return p
+
+
+def moved(timeline, name):
+    """Events of an opcode in HBM's direction, as (start, done, bytes)."""
+    e = timeline.events
+    chosen = (np.array(timeline.opcodes)[e.opcode] == name) & (e.bytes > 0)
+    return list(zip(e.start[chosen].tolist(), e.done[chosen].tolist(), e.bytes[chosen].tolist(), strict=True))
+
+
+def test_a_spilled_tile_moves_what_instructions_touch():
+    """Seven tiles of 30 KiB, six of which fit: one is stored whole once, then moves in pieces of 64 columns."""
+    timeline = run(accumulators(7, 64, 12), REORDER)
+    assert sorted(size for _, _, size in moved(timeline, "SPILL")) == [128 * 256] * 12 + [TILE]
+    assert [size for _, _, size in moved(timeline, "RELOAD")] == [128 * 256] * 12
+
+
+def test_pieces_of_spilled_tiles_follow_each_other():
+    """Under ``nki`` they take the same bytes: each is loaded when the one before it is stored. Not the first that comes
+    after a tile that stays has taken those.
+    """
+    program = accumulators(12, 64, 4)
+    timeline = run(program, *passes_of("nki"), schedule="nki")
+    stores, loads = moved(timeline, "SPILL"), moved(timeline, "RELOAD")
+    pieces = sorted(done for _, done, size in stores if size < TILE)
+    assert len(loads) == len(pieces) > 12
+    late = [start >= done for (start, _, _), done in zip(sorted(loads)[1:], pieces, strict=False)]
+    assert late.count(False) <= 1
+
+
+def test_the_tiles_that_move_least_are_spilled():
+    """Of tiles that live as long, those of which instructions touch little."""
+    p = Program()
+    tiles = [p.tile(f"t{i}", (128, 30 * KIB // 4)) for i in range(8)]
+    for tile in tiles:
+        p.work("gpsimd", writes=[tile])
+    for _ in range(4):
+        for i, tile in enumerate(tiles):
+            p.work(
+                "vector", reads=[p.view(tile, columns=(0, 8)) if i in (2, 5) else tile], writes=[p.tile("o", (128, 1))]
+            )
+    timeline = run(p)
+    assert {size for _, _, size in moved(timeline, "RELOAD")} == {128 * 32}
+
+
+def test_a_piece_that_nothing_reads_before_it_is_written_is_not_loaded():
+    p = Program()
+    tiles = [p.tile(f"t{i}", (128, 30 * KIB // 4)) for i in range(8)]
+    for tile in tiles:
+        p.work("gpsimd", writes=[p.view(tile, columns=(0, 64))])
+    for tile in tiles:
+        p.work("vector", writes=[p.view(tile, columns=(64, 128))])
+    timeline = run(p)
+    assert moved(timeline, "SPILL")
+    assert not moved(timeline, "RELOAD")
+
+
 @pytest.mark.parametrize(
     ("memory", "columns", "address"),
     [("sbuf", 60 * KIB, None), ("psum", 5 * KIB, None), ("sbuf", KIB, (0, 223 * KIB))],
