@@ -224,6 +224,7 @@ def run_kernel(
             raise
         raise given_twice(f"nki.isa.{found[1]}", found[2], release.version) from error
     for core in program.cores:
+        core.trace.directives = getattr(function, "directives", ())
         add_schedule(core, schedule_edges)
     outputs = binder.results(results)
     if session is not None and options.timed:

@@ -234,8 +234,12 @@ class DmaTiming:
     software_issue_pending_ps: int
     """What each earlier software DMA that is still under way adds to a trigger."""
     software_interval_ps: int
+    software_interval_descriptor: float
+    """Nanoseconds that each descriptor adds to the distance of two triggers."""
     software_service_ps: int
-    """Between the descriptors of two software DMAs being ready."""
+    """Between the descriptors of two software DMAs being ready: of one of ``software_service_bytes`` or more, and of a
+    smaller one in proportion."""
+    software_service_bytes: int
     software_prepare_ps: int
     """GpSimdE writing the descriptors of a software DMA, before its trigger; the next one's are begun meanwhile."""
     software_first_packet_ps: int
@@ -253,6 +257,16 @@ class DmaTiming:
     def hardware_issue(self, descriptors: int) -> Picoseconds:
         """How long a trigger keeps its engine when hardware makes the descriptors."""
         return Picoseconds(self.hardware_issue_ps + round(1000 * self.hardware_issue_descriptor * descriptors))
+
+    def software_interval(self, descriptors: int) -> Picoseconds:
+        """Between the triggers of a software DMA of ``descriptors`` and of the one before."""
+        return Picoseconds(self.software_interval_ps + round(1000 * self.software_interval_descriptor * descriptors))
+
+    def software_service(self, size: int) -> Picoseconds:
+        """Between the descriptors of a software DMA of ``size`` bytes being ready and of those before it."""
+        return Picoseconds(
+            self.software_service_ps * min(size, self.software_service_bytes) // self.software_service_bytes
+        )
 
     def ring_use(self, descriptors: int, *, store: bool) -> int:
         """What a transfer of ``descriptors`` takes of its ring on each engine: its share and the semaphore's write."""

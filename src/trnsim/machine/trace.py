@@ -37,6 +37,8 @@ INSTRUCTION_COLUMNS = ("klass", "line", "immediate", "operand", "region", "rende
 OPERAND_COLUMNS = ("storage", "start", "offset", "form")
 
 VERSION = 4  # of a saved trace
+# What the source or the options of a call may ask of the compiler; see ``Trace.directives``.
+SKIP_MIDDLE_END, STATIC_DESCRIPTORS = DIRECTIVES = ("skip-middle-end", "static-descriptors")
 READ, WRITE, UPDATE = "read", "write", "update"
 MEMORIES = ("sbuf", "psum", "hbm")
 STORAGE_COLUMNS = ("memory", "row_bytes", "partitions", "start", "low")
@@ -146,7 +148,11 @@ class LineTable:
 
 @dataclass
 class Trace:
-    """What one core did. Columns are NumPy views; see ``docs/dev/ARCHITECTURE.md`` for their meaning."""
+    """What one core did. Columns are NumPy views; see ``docs/dev/ARCHITECTURE.md`` for their meaning.
+
+    ``directives`` are what the kernel or its call asks of the schedule ``tensorizer``: ``skip-middle-end``
+    (``nki.compiler.skip_middle_end_transformations``), ``static-descriptors`` (``--disable-dge``).
+    """
 
     core: int
     generation: str
@@ -160,6 +166,7 @@ class Trace:
     rendezvous: list[tuple[Any, ...]] = field(default_factory=list)
     edges: list[tuple[int, int]] = field(default_factory=list)
     names: dict[str, int] = field(default_factory=dict)
+    directives: tuple[str, ...] = ()
     instruction_rows: array[int] = field(default_factory=lambda: array("q"))
     operand_rows: array[int] = field(default_factory=lambda: array("q"))
     _storage_columns: dict[str, NDArray[np.int64]] | None = field(default=None, init=False, repr=False, compare=False)
@@ -267,6 +274,7 @@ class Trace:
             rendezvous=[list(r) for r in self.rendezvous],
             edges=self.edges,
             names=self.names,
+            directives=list(self.directives),
             instructions={n: _pack(klass if n == "klass" else c) for n, c in columns.items()},
             operands={
                 n: _pack(place[np.searchsorted(used_forms, c)] if n == "form" else c) for n, c in operands.items()
@@ -301,6 +309,7 @@ class Trace:
                 rendezvous=[_hashable(r) for r in saved.rendezvous],
                 edges=[(a, b) for a, b in saved.edges],
                 names=saved.names,
+                directives=tuple(saved.directives),
                 instruction_rows=_rows(columns, INSTRUCTION_COLUMNS),
                 operand_rows=_rows(operands, OPERAND_COLUMNS),
             )
@@ -414,6 +423,7 @@ class SavedTrace(msgspec.Struct):
     names: dict[str, int]
     instructions: dict[str, bytes]
     operands: dict[str, bytes]
+    directives: list[str] = []
 
 
 def _save_form(form: Form) -> tuple[str, str, list[int], list[int], int, int, int, int]:

@@ -251,7 +251,7 @@ def _reorder(
         loads = tables.column("hbm_read")[variant] > 0
         # Software makes descriptors of one DMA after the other.
         by_software = (dge == SOFTWARE) * timing.dma.software_prepare_ps
-        kept = np.maximum(costs[2], (dge == SOFTWARE) * timing.dma.software_service_ps)
+        kept = np.maximum(costs[2], tables.column("service")[variant])
         earliest = earliest_loads(edges, queue, costs[0], costs[1] + by_software, kept, loads, compiled)
     return list_schedule(
         variant, edges, queue, *costs, touches, columns["row_bytes"], columns["memory"], capacity, compiled,

@@ -119,6 +119,7 @@ class _Walk:
         self.pieces: list[tuple[int, int, int, int, int]] = []
         variant = nodes.variant
         self.dge = tables.column("dge")[variant]
+        self.interval = tables.column("interval")[variant]
         self.busy = tables.column("busy")[variant]
         lanes = np.maximum(tables.column("lane_low"), tables.column("lane_high"))
         self.share = np.rint(lanes * stages.stretch).astype(np.int64)[variant]
@@ -192,7 +193,7 @@ class _Walk:
         if reason == PREPARE:
             earlier = self._software_before(node)
             begun = int(run.start[earlier]) if earlier >= 0 else -1
-            if earlier >= 0 and begun + self.constants.dma.software_interval_ps >= time:
+            if earlier >= 0 and begun + int(self.interval[node]) >= time:
                 self._add(node, DESCRIPTORS, begun, time)
                 self._link(IN_ORDER)
                 return earlier, begun, BEGIN

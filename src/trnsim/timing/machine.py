@@ -92,8 +92,8 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
     window = tensor.throttle_window_ps
     constants = np.array(
         [
-            0, dma.hardware_interval_ps, dma.software_service_ps, 0,  # 0: not used
-            dma.software_interval_ps, dma.ring_descriptors, timing.scalar.table_load_ps, window,
+            0, dma.hardware_interval_ps, 0, 0,  # 0: not used
+            0, dma.ring_descriptors, timing.scalar.table_load_ps, window,
             round(tensor.throttle_rise * window), round(tensor.throttle_fall * window), tensor.throttle_slowdown,
             int(timing.exclusive_ports), int(timing.bank_conflicts), tensor.throttled, dma.engines,
             tensor.throttle_burst_ps, dma.software_prepare_ps, timing.sequencer.depth, tensor.tail_streamed_ps,
@@ -118,7 +118,8 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
         tables.column("busy"), tables.column("issue"), tables.column("latency"), tables.column("load"),
         tables.column("table"),
         tables.column("dge"), *lanes, tables.column("lanes_high"), tables.column("descriptors"),
-        tables.column("first"), tables.column("lead"), tables.column("ports"), constants, throttle,
+        tables.column("interval"), tables.column("service"), tables.column("first"), tables.column("lead"),
+        tables.column("ports"), constants, throttle,
         nodes.queue_first[:-1].copy(), *(np.zeros(queues, np.int64) for _ in range(3)),
         np.full(queues, NEVER, np.int64), np.zeros(queues, np.int64), np.zeros(queues, np.int64), np.full(queues, -1,
         np.int64), np.full(queues, -1, np.int64), np.zeros(queues, np.int64), ring_next,
@@ -232,7 +233,7 @@ def _execute(
     arrived: Any, group_time: Any,
     busy: Any, issue: Any, latency: Any, load: Any, table: Any, dge: Any, lane_low: Any, lane_high: Any,
     lanes_high: Any,
-    descriptors: Any, first_packet: Any, lead: Any, ports: Any,
+    descriptors: Any, interval: Any, service: Any, first_packet: Any, lead: Any, ports: Any,
     constants: Any, throttle: Any,
     head: Any, free: Any, opens: Any, dispatched: Any, candidate: Any, previous_start: Any, visible: Any,
     ring_oldest: Any, ring_newest: Any,
@@ -315,7 +316,7 @@ def _execute(
                         why = 3
                         who = owner
         if dge[v] == 2:
-            time = max(time + constants[16], core_state[4 * core + 2] + constants[4])
+            time = max(time + constants[16], core_state[4 * core + 2] + interval[v])
             why = 6
         if dge[v] == 1:
             if ring_newest[q] >= 0 and start[ring_newest[q]] + constants[1] > time:
@@ -380,7 +381,7 @@ def _execute(
             backlog = 0
             if dge[v] == 2:
                 # Software writes the descriptors engine by engine, behind those of the transfer before.
-                backlog = max(0, core_state[4 * core + 3] + constants[2] - arrival)
+                backlog = max(0, core_state[4 * core + 3] + service[v] - arrival)
                 core_state[4 * core + 3] = arrival + backlog
             arrived_at[i] = arrival
             first = 1 << 62

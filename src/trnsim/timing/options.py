@@ -30,6 +30,8 @@ _REWRITING = (
     RENAME_TILES, KEEP_VALUES, MERGE_ITERATIONS, PROPAGATE_COPIES, MERGE_COPIES, COALESCE_DMA, CHOOSE_DESCRIPTORS,
     PRELOAD_TABLE,
 )  # fmt: skip
+# What ``nki.compiler.skip_middle_end_transformations`` leaves out.
+MIDDLE_END = frozenset({KEEP_VALUES, MERGE_ITERATIONS, PROPAGATE_COPIES, MERGE_COPIES, COALESCE_DMA})
 PASSES = (*_NKI, *_TENSORIZER)
 """The freedoms that the compiler stage takes, each one a pass that can be left out."""
 

@@ -58,6 +58,10 @@ class Variant:
     lane_high: int = 0
     lanes_high: int = 0
     descriptors: int = 0
+    interval: int = 0
+    """Of a DMA with software descriptors: from the trigger of the one before to its own."""
+    service: int = 0
+    """The same of their descriptors being ready."""
     first: int = 0
     """Start of a DMA's trigger to its first packet."""
     lead: int = 0
@@ -213,6 +217,8 @@ class ClassTables:
             lane_high=lane(low + 1),
             lanes_high=high,
             descriptors=dma.ring_use(count, store="hbm" in writes and "hbm" not in reads),
+            interval=dma.software_interval(count) if dge == SOFTWARE else 0,
+            service=dma.software_service(piece.bytes) if dge == SOFTWARE else 0,
             first=dma.first_packet(DGE_NAMES[dge], issue, from_hbm="hbm" in reads),
             lead=dma.read_start(piece.descriptors[0][0]) if "hbm" in reads and piece.descriptors else 0,
             hbm_read=piece.bytes if "hbm" in reads else 0,

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trnsim.machine.trace import SKIP_MIDDLE_END, STATIC_DESCRIPTORS
 from trnsim.timing.options import (
     CHOOSE_DESCRIPTORS,
     COALESCE_DMA,
     KEEP_VALUES,
     MERGE_COPIES,
     MERGE_ITERATIONS,
+    MIDDLE_END,
     PRELOAD_TABLE,
     PROPAGATE_COPIES,
     RENAME_TILES,
@@ -34,8 +36,10 @@ if TYPE_CHECKING:
 
 
 def tensorize(trace: Trace, core: Core, timing: Timing, passes: frozenset[str]) -> Trace:
-    """``trace`` after the passes of the tensorizer that are among ``passes``."""
+    """``trace`` after the passes of the tensorizer that are among ``passes`` and that its directives allow."""
     rows = Rows.of(trace)
+    if SKIP_MIDDLE_END in trace.directives:
+        passes -= MIDDLE_END
     load_identities(rows)
     _leave_gpsimd(rows)
     if RENAME_TILES in passes:
@@ -52,7 +56,7 @@ def tensorize(trace: Trace, core: Core, timing: Timing, passes: frozenset[str]) 
         if COALESCE_DMA in passes:
             coalesce(rows)
         if CHOOSE_DESCRIPTORS in passes:
-            choose_descriptors(rows)
+            choose_descriptors(rows, static=STATIC_DESCRIPTORS in trace.directives)
     if PRELOAD_TABLE in passes:
         preload_table(rows, timing)
     return rows.build()

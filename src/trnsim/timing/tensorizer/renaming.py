@@ -64,9 +64,7 @@ def _begins(rows: Rows, uses: list[tuple[int, int]], by_row: dict[int, list[int]
         if "write" in roles and not needed:
             found.add(number)
         for position, role in zip(positions, roles, strict=True):
-            if role != "write":
-                needed |= cells(row.operands[position])
-            elif row.klass.partial:
+            if role != "write" or row.klass.partial:
                 needed |= cells(row.operands[position])
     found.discard(next(iter(by_row)))
     return found

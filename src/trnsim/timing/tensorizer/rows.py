@@ -115,6 +115,7 @@ class Rows:
             rendezvous=old.rendezvous,
             edges=[(row_of[a], row_of[b]) for a, b in old.edges if a in row_of and b in row_of],
             names={n: row_of[r] for n, r in old.names.items() if r in row_of},
+            directives=old.directives,
             instruction_rows=instructions,
             operand_rows=operands,
         )

@@ -22,8 +22,8 @@ LARGEST_TRANSFER = 512 * 1024
 LARGEST_ROW = LARGEST_TRANSFER // 128
 
 
-def choose_descriptors(rows: Rows) -> None:
-    """Name the descriptors and the ring of each DMA that leaves them to the compiler."""
+def choose_descriptors(rows: Rows, *, static: bool = False) -> None:
+    """Name the descriptors and the ring of each DMA that leaves them to the compiler; ``static``: made before."""
     for row in rows.rows:
         if row.name != COPY or str(row.klass.attributes["dge_mode"]) != "unknown":
             continue
@@ -31,7 +31,9 @@ def choose_descriptors(rows: Rows) -> None:
             continue
         source, target = row.operand("src"), row.operand("dst")
         other = rows.storages[source.storage if source.form.memory == HBM else target.storage]
-        if other.kind in ("input", "output") or source.form.dtype != target.form.dtype:
+        if static:
+            given = {"dge_mode": "none"}
+        elif other.kind in ("input", "output") or source.form.dtype != target.form.dtype:
             given = {"dge_mode": "swdge"}
         else:
             given = {"dge_mode": "hwdge", "engine": "scalar" if target.form.memory == HBM else "sync"}

@@ -115,7 +115,15 @@ def _decorator(func: Any = None, **_: Any) -> Any:
     return func if func is not None else lambda f: f
 
 
-enable_stack_allocator = force_auto_alloc = skip_middle_end_transformations = _decorator
+enable_stack_allocator = force_auto_alloc = _decorator
+
+
+def skip_middle_end_transformations(func: Any = None, **_: Any) -> Any:
+    """The compiler schedules and places the kernel's instructions, and joins or drops none but repeated loads."""
+    if func is None:
+        return skip_middle_end_transformations
+    getattr(func, "func", func).skips_middle_end = True  # a kernel's function, or the function itself
+    return func
 
 
 @contextmanager

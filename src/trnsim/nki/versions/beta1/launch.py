@@ -18,6 +18,7 @@ import numpy as np
 from trnsim.errors import CompilerError, InputError
 from trnsim.machine import core as machine
 from trnsim.machine.tensor import NkiTensor
+from trnsim.machine.trace import SKIP_MIDDLE_END, STATIC_DESCRIPTORS
 from trnsim.nki import launchers
 from trnsim.nki.kernel import OPTIONS
 from trnsim.nki.kernel import Kernel as TodaysKernel
@@ -127,7 +128,17 @@ class Kernel:
 
             return _views(programs.run(body))
 
+        run.directives = self._directives()  # type: ignore[attr-defined]
         return run
+
+    def _directives(self) -> tuple[str, ...]:
+        """What the source and the options of the call ask of the compiler (``Trace.directives``)."""
+        found = []
+        if getattr(_as_written(self.func), "skips_middle_end", False):
+            found.append(SKIP_MIDDLE_END)
+        if "--disable-dge" in str(self.options.get("additional_compile_opt") or "").split():
+            found.append(STATIC_DESCRIPTORS)
+        return tuple(found)
 
     def __repr__(self) -> str:
         grid = [int(n) for n in self.grid]
