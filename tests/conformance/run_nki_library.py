@@ -34,6 +34,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--nki-version", help="a release of NKI other than that of the commit")
     parser.add_argument("--timeout", type=float, default=300, help="seconds a test")
+    parser.add_argument("--resume", action="store_true", help="go on with the run whose counts are in --json")
+    parser.add_argument("--memory", type=float, default=0, help="address space of a process, GiB (default: no limit)")
     parser.add_argument("rest", nargs="*", default=[], help="tests to run, relative to the checkout (default: test)")
     options = parser.parse_args()
     options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +68,8 @@ def main() -> int:
             "--output-directory", str(Path(scratch) / "out"), "--trnsim-timeout", str(options.timeout),
             "--trnsim-nki-version", options.nki_version or release_of(options.checkout),
             "--trnsim-json", str(options.json.resolve()),
+            *(["--trnsim-resume"] if options.resume else []),
+            *(["--trnsim-memory", str(options.memory)] if options.memory else []),
             *(["-n", str(options.workers), "--dist", "worksteal"] if options.workers else []),
             *(options.rest or ["test"]),
         ]  # fmt: skip
