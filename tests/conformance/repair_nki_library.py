@@ -350,7 +350,8 @@ DRAWS = (
     ),
     Edit(
         _BLOCK,
-        "        return np.ascontiguousarray(dt.static_cast(_rng.uniform(-1.0, 1.0, shape).astype(np.float32), dtype))\n",
+        "        return np.ascontiguousarray("
+        "dt.static_cast(_rng.uniform(-1.0, 1.0, shape).astype(np.float32), dtype))\n",
         "        from test.utils.pieces import in_pieces\n\n"
         "        return in_pieces(\n"
         "            lambda size: _rng.uniform(-1.0, 1.0, size),\n"
@@ -444,6 +445,18 @@ FAST_CASTS = (
         "                tensor = torch.from_numpy(value)\n",
         "speed: the same casts from 8 bits, several times faster",
     ),
+)
+NO_INPUT_FILES = Edit(
+    "test/utils/test_orchestrator.py",
+    "                input_file_paths = self.__dump_kernel_inputs__(\n"
+    "                    self.fs_config.artifacts_output_directory_path, kernel_under_test\n"
+    "                )\n",
+    "                input_file_paths = {}\n"
+    "                if self.trace_mode != TraceMode.Simulation:\n"
+    "                    input_file_paths = self.__dump_kernel_inputs__(\n"
+    "                        self.fs_config.artifacts_output_directory_path, kernel_under_test\n"
+    "                    )\n",
+    "speed: gigabytes of inputs were written to files that are for the profiler of hardware",
 )
 PRODUCTS = Edit(
     "test/utils/mx_utils.py",
@@ -553,6 +566,7 @@ APRIL: tuple[Repair, ...] = (
     *MX_BLOCKS,
     *DRAWS,
     *FAST_CASTS,
+    NO_INPUT_FILES,
     PRODUCTS,
     *CALLABLE,
     SWIZZLED,
