@@ -452,7 +452,7 @@ NO_INPUT_FILES = Edit(
     "                    self.fs_config.artifacts_output_directory_path, kernel_under_test\n"
     "                )\n",
     "                input_file_paths = {}\n"
-    "                if self.trace_mode != TraceMode.Simulation:\n"
+    "                if self.trace_mode != TraceMode.Simulator:\n"
     "                    input_file_paths = self.__dump_kernel_inputs__(\n"
     "                        self.fs_config.artifacts_output_directory_path, kernel_under_test\n"
     "                    )\n",
