@@ -31,7 +31,8 @@ _OURS = "trnsim.pytest_plugin"
 _EVERY = 10.0  # seconds between partial summaries
 _STATUS = Path("/proc/self/statm")  # Linux: pages, of them resident
 _MUCH_MEMORY = 1 << 30
-_counts = {"collected": 0, "deselected": 0}
+_counts = {"collected": 0, "deselected": 0, "done_before": 0}
+_done: set[str] = set()
 _late: set[str] = set()
 
 
@@ -74,6 +75,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("trnsim")
     group.addoption("--trnsim-timeout", type=float, default=0, metavar="SECONDS", help="fail a test that takes longer")
     group.addoption("--trnsim-json", metavar="FILE", help="write counts, failures with reasons, and times")
+    group.addoption(
+        "--trnsim-resume", action="store_true", help="tests whose outcome is in that file are counted, not run again"
+    )
+    group.addoption(
+        "--trnsim-memory", type=float, default=0, metavar="GIB", help="a process's address space: more is a MemoryError"
+    )
     group.addoption("--trnsim-chip", metavar="CHIP", help="the chip where neither the suite nor the kernel names one")
     group.addoption("--trnsim-nki-version", metavar="VERSION", help="the release of NKI the suite is written for")
     group.addoption("--trnsim-seed", type=int, metavar="N", help="seed random and numpy.random before each test")
@@ -100,12 +107,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
         simulator.default_chip = chip
         os.environ.setdefault("NEURON_PLATFORM_TARGET_OVERRIDE", chip)
-    if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_Summary(config), "trnsim-summary")
+    if hasattr(config, "workerinput"):
+        _done.update(config.workerinput.get("trnsim_done", ()))
+    else:
+        summary = _Summary(config)
+        _done.update(summary.tests)
+        config.pluginmanager.register(summary, "trnsim-summary")
+    gib = config.getoption("--trnsim-memory", 0) or 0
+    if gib:
+        resource.setrlimit(resource.RLIMIT_AS, (int(gib * 2**30), resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what a run before this one has done; every worker was told the same, also one that replaces another."""
+    left = [item for item in items if item.nodeid not in _done]
+    if len(left) < len(items):
+        _counts["done_before"] = len(items) - len(left)
+        items[:] = left
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    _counts["collected"] = len(session.items)
+    _counts["collected"] = len(session.items) + _counts["done_before"]
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
@@ -222,6 +245,26 @@ class _Summary:
         self.tests: dict[str, dict[str, Any]] = {}
         self.collection_errors: dict[str, str] = {}
         self.peak = 0
+        self.before = 0.0  # seconds of the runs that this one resumes
+        if config.getoption("--trnsim-resume", False):
+            self._resume()
+
+    def _resume(self) -> None:
+        """Take over what is in the file, if there is one."""
+        if not self.file:
+            raise pytest.UsageError("--trnsim-resume goes on with the file of --trnsim-json, which is not given")
+        if not Path(self.file).exists():
+            return
+        try:
+            known = json.loads(Path(self.file).read_text(encoding="utf-8"))
+            self.tests, self.before = known["tests"], float(known["wall_seconds"])
+            self.peak = int(known["peak_bytes_a_process"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise pytest.UsageError(f"--trnsim-resume: {self.file} is no file of --trnsim-json: {error!r}") from error
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput["trnsim_done"] = sorted(_done)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -274,6 +317,7 @@ class _Summary:
         return {
             "collected": max(w["collected"] for w in known),
             "deselected": max(w["deselected"] for w in known),
+            "done_before": max(w["done_before"] for w in known),
             "run": sum(outcomes.get(o, 0) for o in ("passed", "failed", "xfailed", "xpassed")),
             **{o: outcomes.get(o, 0) for o in ("passed", "failed", "xfailed", "xpassed")},
             "skipped_by_suite": outcomes.get("skipped by the suite", 0),
@@ -282,7 +326,7 @@ class _Summary:
             "peak_bytes_a_process": max(self.peak, *(w["peak_bytes"] for w in known)),
             "seconds_in_tests": round(sum(e["seconds"] for e in self.tests.values()), 1),
             "seconds_in_kernels": round(sum(e["simulated"] for e in self.tests.values()), 1),
-            "wall_seconds": round(time.time() - self.started, 1),
+            "wall_seconds": round(self.before + time.time() - self.started, 1),
             "tests": {
                 name: {**entry, "seconds": round(entry["seconds"], 3), "simulated": round(entry["simulated"], 3)}
                 for name, entry in sorted(self.tests.items())

@@ -16,12 +16,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace ``old`` (which must occur exactly once) by ``new`` in a file."""
+    """Replace ``old`` (which must occur exactly ``times``) by ``new`` in a file."""
 
     file: str
     old: str
     new: str
     reason: str
+    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -292,6 +293,221 @@ MX_BLOCKS = (
     ),
 )
 
+PIECES = '''"""Large random tensors, drawn a piece at a time."""
+
+import numpy as np
+
+_AT_ONCE = 1 << 18  # numbers: 2 MiB of float64
+
+
+def in_pieces(draw, shape, dtype, finish=None):
+    """``finish(draw(size=shape)).astype(dtype)``: the same numbers of the same stream.
+
+    What NumPy draws at once is float64, four to eight times as large as the result, and as much again for each step of
+    ``finish``, which works element by element.
+    """
+    result = np.empty(shape, dtype)
+    flat = result.reshape(-1)
+    for first in range(0, flat.size, _AT_ONCE):
+        numbers = draw(size=min(_AT_ONCE, flat.size - first))
+        flat[first : first + numbers.size] = numbers if finish is None else finish(numbers)
+    return result
+'''
+_GENERATORS = "test/integration/nkilib/utils/tensor_generators.py"
+_EXPERTS = "test/integration/nkilib/core/moe_block/test_moe_block_tkg.py"
+_QKV = "test/integration/nkilib/core/qkv/test_qkv_common.py"
+_SAME = "speed and memory: the same numbers of the same stream, without several float64 copies of a whole tensor"
+DRAWS = (
+    New("test/utils/pieces.py", PIECES, _SAME),
+    Edit(
+        _GENERATORS,
+        "        tensor = (rng.normal(size=shape) * std + mean).astype(guessed_dtype)\n",
+        "        tensor = in_pieces(rng.normal, shape, guessed_dtype, lambda x: x * std + mean)\n",
+        _SAME,
+    ),
+    Edit(
+        _GENERATORS,
+        """        rand_arr = np.random.random_sample(shape)
+        if np.issubdtype(dtype, np.floating):
+            return rand_arr.astype(dtype)
+        elif dtype in (nl.tfloat32, nl.bfloat16, nl.float8_e4m3, nl.float8_e5m2):
+            rand_arr_casted = dt.static_cast(dt.static_cast(rand_arr, dtype), np.float32)
+            return dt.static_cast(rand_arr_casted, dtype)
+""",
+        """        if np.issubdtype(dtype, np.floating):
+            return in_pieces(np.random.random_sample, shape, dtype)
+        elif dtype in (nl.tfloat32, nl.bfloat16, nl.float8_e4m3, nl.float8_e5m2):
+            stored = dt.static_cast(np.zeros(1), dtype).dtype
+            return in_pieces(np.random.random_sample, shape, stored, lambda x: dt.static_cast(x, dtype))
+""",
+        f"{_SAME}; casting to float32 and back changes none of them",
+    ),
+    Edit(
+        _GENERATORS,
+        "from neuron_dtypes import static_cast\n",
+        "from neuron_dtypes import static_cast\nfrom test.utils.pieces import in_pieces\n",
+        "the same",
+    ),
+    Edit(
+        _BLOCK,
+        "        return np.ascontiguousarray("
+        "dt.static_cast(_rng.uniform(-1.0, 1.0, shape).astype(np.float32), dtype))\n",
+        "        from test.utils.pieces import in_pieces\n\n"
+        "        return in_pieces(\n"
+        "            lambda size: _rng.uniform(-1.0, 1.0, size),\n"
+        "            shape,\n"
+        "            dt.static_cast(np.zeros(1), dtype).dtype,\n"
+        "            lambda x: dt.static_cast(x.astype(np.float32), dtype),\n"
+        "        )\n",
+        _SAME,
+    ),
+    Edit(
+        _BLOCK,
+        "        return np.ascontiguousarray(dt.static_cast(_rng.normal(0.0, std, shape).astype(np.float32), dtype))\n",
+        "        from test.utils.pieces import in_pieces\n\n"
+        "        return in_pieces(\n"
+        "            lambda size: _rng.normal(0.0, std, size),\n"
+        "            shape,\n"
+        "            dt.static_cast(np.zeros(1), dtype).dtype,\n"
+        "            lambda x: dt.static_cast(x.astype(np.float32), dtype),\n"
+        "        )\n",
+        _SAME,
+    ),
+    Edit(
+        _BLOCK,
+        """        K_cache_f32 = np.random.normal(0, kv_std, K_cache_shape).astype(np.float32)
+        V_cache_f32 = np.random.normal(0, kv_std, V_cache_shape).astype(np.float32)
+        K_cache = dt.static_cast(np.clip(K_cache_f32, -240, 240), kv_cache_dtype)
+        V_cache = dt.static_cast(np.clip(V_cache_f32, -240, 240), kv_cache_dtype)
+""",
+        """        from test.utils.pieces import in_pieces
+
+        stored = dt.static_cast(np.zeros(1), kv_cache_dtype).dtype
+        K_cache, V_cache = (
+            in_pieces(
+                lambda size: np.random.normal(0, kv_std, size),
+                shape,
+                stored,
+                lambda x: dt.static_cast(np.clip(x.astype(np.float32), -240, 240), kv_cache_dtype),
+            )
+            for shape in (K_cache_shape, V_cache_shape)
+        )
+""",
+        _SAME,
+    ),
+    Edit(
+        _EXPERTS,
+        """rng.normal(size=(num_local_experts, hidden, 2, intermediate)).astype(
+            weight_dtype
+        )
+        inputs["expert_down_weights"] = rng.normal(size=(num_local_experts, intermediate, hidden)).astype(weight_dtype)
+""",
+        """in_pieces(
+            rng.normal, (num_local_experts, hidden, 2, intermediate), weight_dtype
+        )
+        inputs["expert_down_weights"] = in_pieces(rng.normal, (num_local_experts, intermediate, hidden), weight_dtype)
+""",
+        _SAME,
+        times=2,
+    ),
+    Edit(
+        _EXPERTS,
+        "from test.utils.metrics_collector import IMetricsCollector\n",
+        "from test.utils.metrics_collector import IMetricsCollector\nfrom test.utils.pieces import in_pieces\n",
+        "the same",
+    ),
+    Edit(
+        "test/integration/nkilib/core/moe/moe_tkg/test_moe_tkg_utils.py",
+        "                return (rng.normal(size=inp.shape) * std + mean).astype(inp.dtype)\n",
+        "                from test.utils.pieces import in_pieces\n\n"
+        "                return in_pieces(rng.normal, inp.shape, inp.dtype, lambda x: x * std + mean)\n",
+        _SAME,
+    ),
+    Edit(
+        _QKV,
+        "            return (rng.normal(size=shape) * std + mean).astype(guessed_dtype)\n",
+        "            from test.utils.pieces import in_pieces\n\n"
+        "            return in_pieces(rng.normal, shape, guessed_dtype, lambda x: x * std + mean)\n",
+        _SAME,
+    ),
+)
+FAST_CASTS = (
+    Edit(
+        _BLOCK,
+        "    return {k: v.astype(output_dtypes[k]) for k, v in ref_output.items()}\n",
+        "    return {k: dt.static_cast(v, output_dtypes[k]) for k, v in ref_output.items()}\n",
+        "speed: the same casts to 8 bits, several times faster, of a whole cache for each rank",
+    ),
+    Edit(
+        "test/utils/unit_test_framework.py",
+        "                    value = value.astype(np.float32)\n                tensor = torch.from_numpy(value)\n",
+        "                    value = ndt.static_cast(value, np.float32)\n"
+        "                tensor = torch.from_numpy(value)\n",
+        "speed: the same casts from 8 bits, several times faster",
+    ),
+)
+NO_INPUT_FILES = Edit(
+    "test/utils/test_orchestrator.py",
+    "                input_file_paths = self.__dump_kernel_inputs__(\n"
+    "                    self.fs_config.artifacts_output_directory_path, kernel_under_test\n"
+    "                )\n",
+    "                input_file_paths = {}\n"
+    "                if self.trace_mode != TraceMode.Simulator:\n"
+    "                    input_file_paths = self.__dump_kernel_inputs__(\n"
+    "                        self.fs_config.artifacts_output_directory_path, kernel_under_test\n"
+    "                    )\n",
+    "speed: gigabytes of inputs were written to files that are for the profiler of hardware",
+)
+PRODUCTS = Edit(
+    "test/utils/mx_utils.py",
+    '    golden = np.einsum("kiq,kjq->ij", stationary, moving)\n',
+    '    golden = np.einsum("kiq,kjq->ij", stationary, moving, optimize=True)\n',
+    "speed: the reference's product by BLAS, a hundred times faster than NumPy's own loops (nine tenths of tests of "
+    "experts with MX weights)",
+)
+
+CALLABLE = (
+    New(
+        "test/utils/callable_module.py",
+        '''"""nkilib.core.utils.stream_shuffle_broadcast, called for the function in it."""
+
+import sys
+from types import ModuleType
+
+from nkilib_src.nkilib.core.utils import stream_shuffle_broadcast
+
+
+class _Callable(ModuleType):
+    def __call__(self, *args, **kwargs):
+        return self.stream_shuffle_broadcast(*args, **kwargs)
+
+
+stream_shuffle_broadcast.__class__ = _Callable
+''',
+        "qkv_cte imports the module stream_shuffle_broadcast and calls it for the function of that name in it, which "
+        "router_topk takes from it: the module passes calls on",
+    ),
+    Edit(
+        "test/utils/simulation_setup.py",
+        '''    """Execute kernel using NkiCpuSimulator."""
+    import nki
+''',
+        '''    """Execute kernel using NkiCpuSimulator."""
+    import nki
+
+    from . import callable_module  # noqa: F401
+''',
+        "the same",
+    ),
+)
+
+SWIZZLED = Edit(
+    "test/integration/nkilib/core/qkv/test_qkv_cte.py",
+    '            "load_input_with_DMA_transpose": True,\n            "is_input_swizzled": False,\n',
+    '            "load_input_with_DMA_transpose": True,\n            "is_h_dim_4h_transposed": False,\n',
+    "the published qkv calls this argument is_h_dim_4h_transposed and hands it to qkv_cte as is_input_swizzled",
+)
+
 PUBLISHED = Append(
     "test/integration/nkilib/experimental/transformer/test_attention_block_tkg_model_config.py",
     """
@@ -348,6 +564,12 @@ APRIL: tuple[Repair, ...] = (
     KV_SCALE,
     *ONE_REFERENCE,
     *MX_BLOCKS,
+    *DRAWS,
+    *FAST_CASTS,
+    NO_INPUT_FILES,
+    PRODUCTS,
+    *CALLABLE,
+    SWIZZLED,
     PUBLISHED,
     Edit(
         "test/integration/nkilib/core/qkv/test_qkv_tkg.py",
@@ -433,8 +655,9 @@ def repair(checkout: Path, copy: Path) -> list[tuple[str, str]]:
             path.write_text(path.read_text(encoding="utf-8") + item.text, encoding="utf-8")
         else:
             text = path.read_text(encoding="utf-8")
-            if text.count(item.old) != 1:
-                raise SystemExit(f"{item.file}: the text to repair occurs {text.count(item.old)} times, not once")
+            if text.count(item.old) != item.times:
+                found, wanted = text.count(item.old), item.times
+                raise SystemExit(f"{item.file}: the text to repair occurs {found} times, not {wanted}")
             path.write_text(text.replace(item.old, item.new), encoding="utf-8")
         done.append((item.file, item.reason))
     if items is not APRIL:

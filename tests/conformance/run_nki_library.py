@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from repair_nki_library import release_of, repair
+
+from trnsim.report.files import write_bytes_atomic
 
 _KEPT_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
@@ -34,9 +37,16 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--nki-version", help="a release of NKI other than that of the commit")
     parser.add_argument("--timeout", type=float, default=300, help="seconds a test")
+    parser.add_argument("--resume", action="store_true", help="go on with the run whose counts are in --json")
+    parser.add_argument(
+        "--record", type=Path, help="the counts as .xz, written at the end; --resume starts from it without --json"
+    )
+    parser.add_argument("--memory", type=float, default=0, help="address space of a process, GiB (default: no limit)")
     parser.add_argument("rest", nargs="*", default=[], help="tests to run, relative to the checkout (default: test)")
     options = parser.parse_args()
     options.json.parent.mkdir(parents=True, exist_ok=True)
+    if options.resume and options.record and options.record.exists() and not options.json.exists():
+        options.json.write_bytes(lzma.decompress(options.record.read_bytes()))
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "nki-library"
         for file, reason in repair(options.checkout, copy):
@@ -54,23 +64,29 @@ def main() -> int:
         }
         # Memory that is freed stays with the process: the suite makes arrays of gigabytes one after the other, and the
         # pages that the system would clear for each anew are close to half of its time (glibc alone reads these).
-        # Each worker has its share of the cores: the suite limits threads when its libraries have already started them.
-        threads = str(max(1, (os.cpu_count() or 1) // max(1, options.workers)))
-        for name, value in {**_KEPT_MEMORY, **dict.fromkeys(_THREADS, threads)}.items():
+        # One thread a worker (the suite says so when its libraries have already started more): the many small products
+        # of a kernel lose more by waiting for a second one than the large ones gain, thirty times beside other work.
+        for name, value in {**_KEPT_MEMORY, **dict.fromkeys(_THREADS, "1")}.items():
             environment.setdefault(name, value)
-        # The suite skips tests of the attention block that it estimates above this, 20 GiB each if it is not told.
-        environment.setdefault("TEST_ATTN_BLK_TKG_MAX_MEMORY_GB", f"{_memory() / max(1, options.workers) / 2:.1f}")
+        # The suite skips tests of the attention block that it estimates above this, 20 GiB each if it is not told. What
+        # they take is up to three times the estimate.
+        environment.setdefault("TEST_ATTN_BLK_TKG_MAX_MEMORY_GB", f"{_memory() / max(1, options.workers) / 4:.1f}")
         command = [
             sys.executable, "-m", "pytest", "-p", "trnsim", "-p", "no:cacheprovider", "-q",
             "--test-mode", "simulation", "--platform-target", options.chip, "--force-local-cleanup",
             "--output-directory", str(Path(scratch) / "out"), "--trnsim-timeout", str(options.timeout),
             "--trnsim-nki-version", options.nki_version or release_of(options.checkout),
             "--trnsim-json", str(options.json.resolve()),
+            *(["--trnsim-resume"] if options.resume else []),
+            *(["--trnsim-memory", str(options.memory)] if options.memory else []),
             *(["-n", str(options.workers), "--dist", "worksteal"] if options.workers else []),
             *(options.rest or ["test"]),
         ]  # fmt: skip
         status = subprocess.run(command, cwd=copy, env=environment, check=False).returncode
     if options.json.is_file():
+        if options.record:
+            options.record.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes_atomic(options.record, lzma.compress(options.json.read_bytes(), preset=9))
         print(report(json.loads(options.json.read_text(encoding="utf-8")), options.chip))
     return status
 

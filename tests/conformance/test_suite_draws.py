@@ -1,9 +1,10 @@
-"""The module that draws MX blocks at once takes the numbers of nki-library's loop, and leaves the same state."""
+"""The modules that draw for nki-library's suite take the numbers that its own code takes, and leave the same state."""
 
 import importlib.util
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -36,4 +37,27 @@ def test_the_same_numbers_of_the_same_stream(seed, shape):
         draw(data, 8, 4, 2)
         found.append((data, np.random.random(3)))
     for expected, given in zip(*found, strict=True):
+        np.testing.assert_array_equal(given, expected)
+
+
+@pytest.mark.parametrize("shape", [(), 7, (0, 3), (3, 5, 71)])
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("kind", ["normal", "random_sample", "generator"])
+def test_pieces_are_the_numbers_of_the_whole(shape, dtype, kind):
+    module: dict = {}
+    exec(repairs().PIECES, module)
+    module["_AT_ONCE"] = 101
+    found = []
+    for whole in (True, False):
+        np.random.seed(3)
+        generator = np.random.default_rng(3)
+        draw = generator.normal if kind == "generator" else getattr(np.random, kind)
+        if whole:
+            numbers = np.asarray(draw(size=shape) * 3 + 1).astype(dtype)
+        else:
+            numbers = module["in_pieces"](draw, shape, dtype, lambda x: x * 3 + 1)
+        found.append((numbers, draw(size=3)))
+    for expected, given in zip(*found, strict=True):
+        assert given.shape == expected.shape
+        assert given.dtype == expected.dtype
         np.testing.assert_array_equal(given, expected)
