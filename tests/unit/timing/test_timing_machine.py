@@ -191,10 +191,11 @@ def test_software_descriptors_are_made_one_after_another():
     trigger = d.software_prepare_ps
     first = trigger + d.software_issue_ps + d.software_first_packet_ps + d.read_latency_ps
     # Their descriptors are written engine by engine, behind those of the transfer before.
-    behind = d.software_service_ps - d.software_interval_ps
-    assert starts == [first + i * d.software_interval_ps + i * behind // d.engines for i in range(3)]
+    interval, behind = d.software_interval(128), d.software_service(128 * 64 * 4) - d.software_interval(128)
+    assert behind < 0  # so small a transfer's are ready before the next trigger
+    assert starts == [first + i * interval for i in range(3)]
     triggers = events(timeline, "gpsimd")
-    assert [e[1] for e in triggers] == [trigger + i * d.software_interval_ps for i in range(3)]
+    assert [e[1] for e in triggers] == [trigger + i * interval for i in range(3)]
     pending = [0, 1, 1]  # the first is done before the third trigger
     assert [e[2] - e[1] for e in triggers] == [d.software_issue_ps + n * d.software_issue_pending_ps for n in pending]
 
