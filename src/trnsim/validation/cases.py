@@ -38,8 +38,9 @@ Value = Tensor | Name | int | float | bool | str | None
 class Source:
     """Where a kernel's code is.
 
-    ``checkout``: ``sdk``, ``samples``, ``library``, ``fusion``, or ``file`` (a path of its own). ``path`` is relative
-    to it. ``revision``: a tag or commit whose version of the file is meant, ``""`` for the files as they are.
+    ``checkout``: ``sdk``, ``samples``, ``library``, ``fusion``, ``course``, or ``file`` (a path of its own). ``path``
+    is relative to it. ``revision``: a tag or commit whose version of the file is meant, ``""`` for the files as they
+    are.
     ``block``: the how-manieth code block with a kernel, for documentation. ``environment`` names what must be in place
     in the process: ``nki``, ``library`` (names that nki-library's suite brings), or a release such as ``0.2``.
     """
@@ -53,13 +54,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Call:
-    """One launch of a kernel."""
+    """One launch of a kernel. ``compile_options`` are of NKI 0.1's ``additional_compile_opt``."""
 
     source: Source
     kernel: str
     arguments: tuple[Value, ...] = ()
     named: tuple[tuple[str, Value], ...] = ()
     lnc: int = 1
+    compile_options: str = ""
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,14 @@ VARIABLES = {
     "samples": "TRNSIM_SAMPLES",
     "library": "TRNSIM_LIBRARY",
     "fusion": "TRNSIM_FUSION",
+    "course": "TRNSIM_COURSE",
 }
 _WHAT = {
     "sdk": "aws-neuron-sdk",
     "samples": "nki-samples",
     "library": "nki-library",
     "fusion": "allenkchau/trainium-kernel-fusion",
+    "course": "xaviergonzalez/asst4-trainium2",
 }
 
 

@@ -269,6 +269,34 @@ def _own_file(row: Row) -> Recipe | None:
     return Recipe(row.kernel, Path(row.source).stem, "own kernels", (call,), row.kernel, row.shapes)
 
 
+# -- asst4-trainium2 ---------------------------------------------------------------------------------------------------
+
+_COURSE = "asst4-trainium2"
+
+
+def _course(row: Row) -> Recipe | None:
+    """Kernels of a course: a convolution [1, C, H, W] by [O, C, R, S] with ``pool`` P, a transposition, a sum."""
+    dtype, sizes = _dtype(row), [int(n) for n in re.findall(r"\d+", row.shapes)]
+    if _COURSE not in row.source or dtype is None:
+        return None
+    options = "--disable-dge" if "--disable-dge" in row.notes else ""
+    folder = "part1/kernels.py"
+    named: tuple[tuple[str, Value], ...] = ()
+    if row.kernel == "fused_conv2d_maxpool" and len(sizes) == 9:
+        folder, named = "part2/conv2d.py", (("pool_size", sizes[8]),)
+        shapes: tuple[tuple[int, ...], ...] = (tuple(sizes[:4]), tuple(sizes[4:8]), (sizes[4],))
+        operation = "convolution"
+    elif row.kernel == "matrix_transpose" and len(sizes) == 2:
+        shapes, operation = (tuple(sizes),), "transposition"
+    elif row.kernel == "vector_add_stream" and len(sizes) == 1:
+        shapes, operation = (tuple(sizes), tuple(sizes)), "sum"
+    else:
+        return None
+    arguments = tuple(Tensor(dtype, shape) for shape in shapes)
+    call = Call(Source("course", folder), row.kernel, arguments, named, compile_options=options)
+    return Recipe(operation, _COURSE, OLD_API, (call,), row.kernel, f"{row.shapes} {dtype}")
+
+
 def _literal(text: str) -> Value:
     for kind in (int, float):
         try:
@@ -279,7 +307,7 @@ def _literal(text: str) -> Value:
 
 
 _RECIPES: tuple[Callable[[Row], Recipe | None], ...] = (
-    _own_file, _fusion_attention, _fusion_mlp, _library, _how_to, _layernorm, _mamba, _matmul,
+    _own_file, _fusion_attention, _fusion_mlp, _course, _library, _how_to, _layernorm, _mamba, _matmul,
 )  # fmt: skip
 
 

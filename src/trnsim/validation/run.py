@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import multiprocessing
 import os
@@ -159,6 +160,8 @@ def _launch(case: Case, call: Call, roots: Mapping[str, Path], without: frozense
     from trnsim.validation.checkouts import load
 
     kernel = load(call.source, call.kernel, roots)
+    if call.compile_options:
+        kernel = importlib.import_module("neuronxcc.nki").baremetal(kernel, additional_compile_opt=call.compile_options)
     schedule = schedule_of(case)
     passes = passes_of(schedule) - without if without else None
     options = SimulationOptions(chip=case.chip, numeric=False, schedule=schedule, passes=passes, lnc=call.lnc)
@@ -170,8 +173,6 @@ def _value(value: Value) -> Any:
     if isinstance(value, Tensor):
         return str(value)
     if isinstance(value, Name):
-        import importlib
-
         found: Any = importlib.import_module(value.module)
         for part in value.path.split("."):
             if not hasattr(found, part):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import trnsim
 from trnsim.hardware import load_chip
+from trnsim.machine.trace import Trace
 from trnsim.nki.versions import beta1 as nki
 from trnsim.nki.versions.beta1 import isa as nisa
 from trnsim.nki.versions.beta1 import language as nl
@@ -223,3 +224,75 @@ def test_what_is_read_has_been_written(count, chunks, passes, kernel):
                 form = trace.forms[int(operands["form"][at])]
                 first = form.interval_offsets + int(operands["offset"][at])
                 written[storage][(first[:, None] + np.arange(form.levels[-1][1])).ravel()] = True
+
+
+@nki.jit
+def one_buffer(data, out_tiles, halves, keep):
+    """Loads every tile into the same buffer, whole or in two halves; with ``keep`` a column of the first stays."""
+    out = nl.ndarray((out_tiles, 128, 512), dtype=data.dtype, buffer=nl.shared_hbm)
+    buffer = nl.ndarray((128, 512), dtype=data.dtype, buffer=nl.sbuf)
+    kept = 1 if keep else 0
+    if keep:
+        nisa.dma_copy(src=data[0, :, 0:1], dst=buffer[:, 0:1])
+    for i in nl.affine_range(out_tiles):
+        if halves:
+            nisa.dma_copy(src=data[i, :, kept:256], dst=buffer[:, kept:256])
+            nisa.dma_copy(src=data[i, :, 256:512], dst=buffer[:, 256:512])
+        else:
+            nisa.dma_copy(src=data[i, :, kept:512], dst=buffer[:, kept:512])
+        nisa.dma_copy(src=nisa.activation(op=nl.exp, data=buffer), dst=out[i])
+    return out
+
+
+def time_of(kernel, *args, **options):
+    return profile(kernel, *args, **options).total_ps
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_a_buffer_that_is_filled_anew_holds_up_no_load(halves):
+    data = np.zeros((16, 128, 512), np.float32)
+    joined = ["coalesce-dma", "merge-iterations"]
+    renamed = time_of(one_buffer, data, 16, halves, False, without=joined)
+    kept = time_of(one_buffer, data, 16, halves, False, without=[*joined, "rename-tiles"])
+    assert kept > 1.5 * renamed
+
+
+def test_a_buffer_of_which_something_stays_is_one():
+    data = np.zeros((16, 128, 512), np.float32)
+    joined = ["coalesce-dma", "merge-iterations"]
+    with_pass = time_of(one_buffer, data, 16, False, True, without=joined)
+    assert with_pass == time_of(one_buffer, data, 16, False, True, without=[*joined, "rename-tiles"])
+
+
+def call_of(kernel, *args, **options):
+    given = trnsim.SimulationOptions(chip="trn2", numeric=False, schedule="tensorizer")
+    return trnsim.profile(nki.baremetal(kernel, **options), *args, options=given)
+
+
+def software_tracks(call):
+    return [t for t in call.timeline.tracks if t.name.startswith("dma") and "gpsimd" in t.name]
+
+
+def test_a_kernel_that_skips_the_middle_end_keeps_its_copies(tmp_path):
+    data = np.zeros((128, 1024), np.float32)
+    plain = call_of(transposed, data)
+    skipping = nki.compiler.skip_middle_end_transformations(nki.jit(transposed.func))
+    assert skipping.func is transposed.func
+    try:
+        apart = call_of(skipping, data)
+    finally:
+        del transposed.func.skips_middle_end
+    assert plain.traces[0].directives == ()
+    assert apart.traces[0].directives == ("skip-middle-end",)
+    assert counts(apart.timeline)["COPY"] == 8
+    assert counts(plain.timeline)["COPY"] == 2
+    apart.traces[0].save(tmp_path / "trace")
+    assert Trace.load(tmp_path / "trace").directives == ("skip-middle-end",)
+
+
+def test_descriptors_that_are_made_before_need_no_engine():
+    data = np.zeros((128, 1024), np.float32)
+    static = call_of(transposed, data, additional_compile_opt="--disable-dge -O2")
+    assert static.traces[0].directives == ("static-descriptors",)
+    assert not software_tracks(static)
+    assert software_tracks(call_of(transposed, data))
