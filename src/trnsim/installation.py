@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 import sys
 from pathlib import Path
@@ -46,6 +47,8 @@ def install(*, shadow: bool = False, nki_version: str | None = None, source: str
     sys.modules.update(found)
     finder.provide(shadow=shadow)
     frameworks.provide(shadow=shadow)
+    if not hasattr(logging, "OFF"):  # neuronxcc adds this level, and public scripts turn logging off by its name
+        setattr(logging, "OFF", logging.CRITICAL + 10)  # noqa: B010 - no attribute that logging declares
     _installed = release
     return release
 

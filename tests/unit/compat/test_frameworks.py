@@ -168,3 +168,10 @@ def test_a_real_package_is_not_shadowed(tmp_path):
 def test_every_module_of_the_table_exists():
     for name in frameworks.MODULES:
         assert importlib.import_module(name) is not None
+
+
+def test_scripts_may_turn_logging_off_by_the_name_that_neuronxcc_adds(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import logging\nimport trnsim\ntrnsim.install()\nlogging.disable(logging.OFF)\nprint('quiet')\n")
+    found = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert found.stdout == "quiet\n"
