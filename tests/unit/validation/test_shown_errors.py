@@ -8,8 +8,8 @@ from trnsim.hardware import load_chip, load_timing
 
 PAGE = Path(__file__).parents[3] / "docs" / "validation.md"
 OLD = (
-    "attention, trainium-kernel-fusion, trn2", "mlp, trainium-kernel-fusion, trn2", "convolution, asst4-trainium2, trn2",
-    "transposition, asst4-trainium2, trn2", "sum, asst4-trainium2, trn2",
+    "attention, trainium-kernel-fusion, trn2", "mlp, trainium-kernel-fusion, trn2",
+    "convolution, asst4-trainium2, trn2", "transposition, asst4-trainium2, trn2", "sum, asst4-trainium2, trn2",
 )  # fmt: skip
 
 
