@@ -58,7 +58,7 @@ def test_in_the_right_order(predicted):
 def test_the_mean_error_is_about_the_one_that_reports_show(predicted):
     errors = [abs(predicted[m.kernel].total_ps / 1e6 / m.microseconds - 1) for m in golden.GOLDEN]
     shown = load_timing(load_chip("trn2")).error_percent
-    assert 100 * sum(errors) / len(errors) == pytest.approx(shown, abs=0.5)
+    assert 100 * sum(errors) / len(errors) == pytest.approx(shown, abs=1)
     assert load_timing(load_chip("trn3")).error_percent is None
 
 
