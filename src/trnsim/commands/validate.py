@@ -23,6 +23,7 @@ def kernels(
         Path | None, typer.Option("--fusion", help="trainium-kernel-fusion; default TRNSIM_FUSION.")
     ] = None,
     course: Annotated[Path | None, typer.Option("--course", help="asst4-trainium2; default TRNSIM_COURSE.")] = None,
+    accelopt: Annotated[Path | None, typer.Option("--accelopt", help="AccelOpt; default TRNSIM_ACCELOPT.")] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Measurements of your own, as kernel_latency.csv.")
     ] = None,
@@ -59,7 +60,8 @@ def kernels(
     if without and cross_validate:
         raise InputError("--cross-validate refits the whole compiler stage: leave out --without")
     started = time.perf_counter()
-    roots = checkouts.roots({"sdk": sdk, "samples": samples, "library": library, "fusion": fusion, "course": course})
+    given = {"sdk": sdk, "samples": samples, "library": library, "fusion": fusion, "course": course}
+    roots = checkouts.roots({**given, "accelopt": accelopt})
     selection = select(read_rows(data))
     if family is not None:
         chosen = of_family(selection.cases, family)

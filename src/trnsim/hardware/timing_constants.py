@@ -64,6 +64,8 @@ class EngineTiming:
 class TensorTiming(EngineTiming):
     """TensorE. A matmul is LoadStationary and MultiplyMoving; the next load runs behind the current multiply."""
 
+    row_cycles: float
+    """Cycles a moving row of a 16-bit product takes."""
     issue_ps: int
     """Between two multiplies, beyond the rows they stream."""
     tail_ps: int
@@ -95,8 +97,8 @@ class TensorTiming(EngineTiming):
     """Work beyond the low limit's share that TensorE may do after it has been idle."""
 
     def multiply(self, rows: int, *, cycles_per_row: int = 1, passes: int = 1) -> Picoseconds:
-        """Initiation interval of multiplying ``rows`` moving rows: max(rows, 64) cycles a pass, and the issue."""
-        streamed = max(rows, self.minimum_cycles) * cycles_per_row
+        """Initiation interval of multiplying ``rows`` moving rows: those of max(rows, 64) a pass, and the issue."""
+        streamed = max(rows, self.minimum_cycles) * cycles_per_row * self.row_cycles
         return Picoseconds(passes * (self.cycles(streamed) + self.issue_ps))
 
     def load(self, columns: int, times: int = 1) -> Picoseconds:
@@ -146,7 +148,7 @@ class VectorTiming(StreamTiming):
     """Elements a cycle of tensor-tensor arithmetic on 16-bit formats in SBUF."""
     two_input_streams: int
     """Cycles an element with two inputs through one port."""
-    reciprocal_cycles: int
+    reciprocal_cycles: float
     """Cycles an element of reciprocal."""
 
 

@@ -237,6 +237,10 @@ def _spill_edges(
     moved += sum(tables.variants[v].bytes for _, v in added[len(added) - len(before) - len(after) :])
     kind = SBUF_SPACE if uses.memory == "sbuf" else PSUM_SPACE
     tiles, pieces = len(uses.storage), uses.pieces
+
+    def touching(piece: int) -> list[int]:
+        return [int(program.order[p]) for p in pieces.positions(piece - tiles)]
+
     writers, writer_start = first_writers(program, uses, compiled)
     writers = program.accesses.instruction[writers]
     for storage, holder, position in uses.placement.taken_over.tolist():
@@ -244,13 +248,14 @@ def _spill_edges(
             continue
         reloads = [item for p, item in loaded_by.get(storage, ()) if p == position]
         if storage >= tiles:
-            consumers = [before.get(storage, int(program.order[pieces.position[storage - tiles]]))]
+            loads = before.get(storage)
+            consumers = touching(storage)[:1] if loads is None else [loads]
         else:
             consumers = reloads or writers[writer_start[storage] : writer_start[storage + 1]].tolist()
         gone = [(p, item) for p, item in left_by.get(holder, ()) if p <= position][-1:]
         since, item = max(((p, i) for p, i in loaded_by.get(holder, ()) if p < position), default=(0, -1))
         if holder >= tiles:
-            producers = [after.get(holder, int(program.order[pieces.position[holder - tiles]]))]
+            producers = touching(holder) + ([after[holder]] if holder in after else [])
         elif gone and gone[0][1] >= 0 and gone[0][0] >= since:
             producers = [gone[0][1]]
         else:
@@ -276,23 +281,25 @@ def _piece_transfers(
     stores: dict[int, list[tuple[int, int, int]]] = {}
     before: dict[int, int] = {}
     after: dict[int, int] = {}
-    columns = (pieces.position, pieces.storage, pieces.low, pieces.high, pieces.end - pieces.start)
+    columns = (pieces.storage, pieces.low, pieces.high, pieces.end - pieces.start)
     rows = zip(*(c.tolist() for c in columns), pieces.read.tolist(), pieces.written.tolist(), strict=True)
-    for piece, (position, storage, low, high, partitions, read, written) in enumerate(rows, len(uses.storage)):
-        instruction = int(program.order[position])
+    for index, (storage, low, high, partitions, read, written) in enumerate(rows):
+        piece, positions = len(uses.storage) + index, pieces.positions(index)
+        instructions = [int(program.order[p]) for p in positions]
         held = stores.setdefault(storage, [])
         known = [item for begin, end, item in held if begin < high and low < end]
         if read and known:
             before[piece] = item = number + len(added)
             variant = _spill_variant(tables, timing, partitions, reload=True, row_bytes=high - low)
-            added.append((3 * position + 1, variant))
+            added.append((3 * positions[0] + 1, variant))
             edges += [(store, item, SPILL) for store in known]
-            edges.append((item, instruction, SPILL))
+            edges += [(item, i, SPILL) for i in instructions]
         if written:
             after[piece] = item = number + len(added)
             variant = _spill_variant(tables, timing, partitions, reload=False, row_bytes=high - low)
-            added.append((3 * position + 3, variant))
-            edges.append((instruction, item, SPILL))
+            writes = pieces.writes[pieces.begin[index] : pieces.begin[index + 1]].tolist()
+            added.append((3 * positions[-1] + 3, variant))
+            edges += [(i, item, SPILL) for i, w in zip(instructions, writes, strict=True) if w]
             held[:] = [one for one in held if not (low <= one[0] and one[1] <= high)]
             held.append((low, high, item))
     return before, after

@@ -33,6 +33,7 @@ VARIABLES = {
     "library": "TRNSIM_LIBRARY",
     "fusion": "TRNSIM_FUSION",
     "course": "TRNSIM_COURSE",
+    "accelopt": "TRNSIM_ACCELOPT",
 }
 _WHAT = {
     "sdk": "aws-neuron-sdk",
@@ -40,6 +41,7 @@ _WHAT = {
     "library": "nki-library",
     "fusion": "allenkchau/trainium-kernel-fusion",
     "course": "xaviergonzalez/asst4-trainium2",
+    "accelopt": "zhang677/AccelOpt",
 }
 
 

@@ -297,6 +297,33 @@ def _course(row: Row) -> Recipe | None:
     return Recipe(operation, _COURSE, OLD_API, (call,), row.kernel, f"{row.shapes} {dtype}")
 
 
+# -- AccelOpt ----------------------------------------------------------------------------------------------------------
+
+_ACCELOPT = "AccelOpt"
+_NKIBENCH = {
+    "matmul": "product", "bmm": "product", "transpose_matmul": "product", "lora": "product", "swiglu": "mlp",
+    "rmsnorm_matmul": "norm and product", "add_rmsnorm_matmul": "norm and product",
+    "matmul_add_rmsnorm": "norm and product", "gqa_full": "attention", "bmm_softmax": "attention",
+    "silu": "element-wise", "adamw": "element-wise", "rope_single_freq_apply": "element-wise",
+    "mamba": "selective scan",
+}  # fmt: skip
+
+
+def _accelopt(row: Row) -> Recipe | None:
+    """Kernels of NKIBench: the notes begin with the file; the shapes are the arguments, tensors in brackets."""
+    dtype = _dtype(row)
+    if f"/{_ACCELOPT}@" not in row.source or dtype is None or row.kernel not in _NKIBENCH:
+        return None
+    arguments: list[Value] = []
+    for text in row.shapes.split():
+        shape = tuple(map(int, text[1:-1].split(","))) if text.startswith("[") else None
+        arguments.append(_literal(text) if shape is None else Tensor(dtype, shape))
+    options = "--disable-dge" if "--disable-dge" in row.notes else ""
+    source = Source("accelopt", row.notes.split(";")[0])
+    call = Call(source, "kernel", tuple(arguments), compile_options=options)
+    return Recipe(_NKIBENCH[row.kernel], _ACCELOPT, OLD_API, (call,), row.kernel, f"{row.shapes} {dtype}")
+
+
 def _literal(text: str) -> Value:
     for kind in (int, float):
         try:
@@ -307,7 +334,8 @@ def _literal(text: str) -> Value:
 
 
 _RECIPES: tuple[Callable[[Row], Recipe | None], ...] = (
-    _own_file, _fusion_attention, _fusion_mlp, _course, _library, _how_to, _layernorm, _mamba, _matmul,
+    _own_file, _fusion_attention, _fusion_mlp, _course, _accelopt, _library, _how_to, _layernorm, _mamba,
+    _matmul,
 )  # fmt: skip
 
 

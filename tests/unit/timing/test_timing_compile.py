@@ -9,6 +9,7 @@ from timing_programs import Program, chip, events, tiled_matmul, timing, waits
 from trnsim.errors import CompilerError, HardwareError, InputError
 from trnsim.timing import TimingOptions, simulate
 from trnsim.timing.options import BALANCE_ENGINES, MERGE_COPIES, REMOVE_REPEATED_LOADS, REORDER, passes_of
+from trnsim.timing.spilling import NEAR
 
 KIB = 1024
 
@@ -232,21 +233,30 @@ def test_a_spill_writes_what_changed():
     for _ in range(12):
         for i, tile in enumerate(wide):
             p.work("vector", reads=[p.view(tile, columns=(0, 4))], writes=[p.view(tile, columns=(64 * i, 64 * i + 64))])
+        something_else(p)
     timeline = run(p)
     is_spill = np.array(timeline.opcodes)[timeline.events.opcode] == "SPILL"
     assert set(timeline.events.bytes[is_spill & (timeline.events.bytes > 0)]) == {TILE, 128 * 64 * 4}
 
 
-def accumulators(tiles, columns, steps):
-    """Tiles of 30 KiB to which instructions add, ``columns`` at a time, one tile after the other."""
+def something_else(p):
+    """So much that what is touched before and after does not share a piece."""
+    tile = p.tile("other", (128, 4))
+    for _ in range(NEAR + 1):
+        p.work("vector", writes=[tile], busy=10)
+
+
+def accumulators(tiles, columns, steps, rounds=2):
+    """Tiles of 30 KiB to which instructions add, ``columns`` at a time, one tile after the other, and then again."""
     p = Program()
     sums = [p.tile(f"sum{i}", (128, 30 * KIB // 4)) for i in range(tiles)]
     for total in sums:
         p.work("gpsimd", writes=[total])
-    for step in range(steps):
-        for total in sums:
-            part = p.view(total, columns=(step * columns, (step + 1) * columns))
-            p.work("vector", reads=[part], writes=[part], busy=1000)
+    for _ in range(rounds):
+        for step in range(steps):
+            for total in sums:
+                part = p.view(total, columns=(step * columns, (step + 1) * columns))
+                p.work("vector", reads=[part], writes=[part], busy=1000)
     return p
 
 
@@ -258,21 +268,23 @@ def moved(timeline, name):
 
 
 def test_a_spilled_tile_moves_what_instructions_touch():
-    """Seven tiles of 30 KiB, six of which fit: one is stored whole once, then moves in pieces of 64 columns."""
+    """Seven tiles of 30 KiB, six of which fit: one is stored whole once, then moves in pieces of 64 columns, which are
+    not stored when they are read for the last time.
+    """
     timeline = run(accumulators(7, 64, 12), REORDER)
     assert sorted(size for _, _, size in moved(timeline, "SPILL")) == [128 * 256] * 12 + [TILE]
-    assert [size for _, _, size in moved(timeline, "RELOAD")] == [128 * 256] * 12
+    assert [size for _, _, size in moved(timeline, "RELOAD")] == [128 * 256] * 24
 
 
 def test_pieces_of_spilled_tiles_follow_each_other():
     """Under ``nki`` they take the same bytes: each is loaded when the one before it is stored. Not the first that comes
     after a tile that stays has taken those.
     """
-    program = accumulators(12, 64, 4)
+    program = accumulators(12, 64, 5)
     timeline = run(program, *passes_of("nki"), schedule="nki")
     stores, loads = moved(timeline, "SPILL"), moved(timeline, "RELOAD")
     pieces = sorted(done for _, done, size in stores if size < TILE)
-    assert len(loads) == len(pieces) > 12
+    assert len(loads) == 2 * len(pieces) > 24
     late = [start >= done for (start, _, _), done in zip(sorted(loads)[1:], pieces, strict=False)]
     assert late.count(False) <= 1
 
@@ -299,9 +311,27 @@ def test_a_piece_that_nothing_reads_before_it_is_written_is_not_loaded():
         p.work("gpsimd", writes=[p.view(tile, columns=(0, 64))])
     for tile in tiles:
         p.work("vector", writes=[p.view(tile, columns=(64, 128))])
+    something_else(p)
+    for tile in tiles:
+        p.work("vector", reads=[p.view(tile, columns=(0, 64))], writes=[p.tile("o", (128, 1))])
     timeline = run(p)
-    assert moved(timeline, "SPILL")
-    assert not moved(timeline, "RELOAD")
+    assert {size for _, _, size in moved(timeline, "SPILL")} == {128 * 256}
+    assert len(moved(timeline, "RELOAD")) == len(moved(timeline, "SPILL"))
+
+
+def test_what_is_read_at_once_is_not_loaded_for_it():
+    """Tiles that are written, read at once, and read again much later: stored once, loaded once. Six fit, five beside
+    a piece of another."""
+    p = Program()
+    tiles = [p.tile(f"t{i}", (128, 30 * KIB // 4)) for i in range(8)]
+    for tile in tiles:
+        p.work("gpsimd", writes=[tile])
+        p.work("vector", reads=[tile], writes=[p.tile("o", (128, 1))])
+    something_else(p)
+    for tile in tiles:
+        p.work("vector", reads=[tile], writes=[p.tile("o", (128, 1))])
+    timeline = run(p)
+    assert len(moved(timeline, "SPILL")) == len(moved(timeline, "RELOAD")) == 3
 
 
 @pytest.mark.parametrize(

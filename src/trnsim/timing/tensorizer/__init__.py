@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from trnsim.machine.trace import SKIP_MIDDLE_END, STATIC_DESCRIPTORS
 from trnsim.timing.options import (
+    BALANCE_ENGINES,
     CHOOSE_DESCRIPTORS,
     COALESCE_DMA,
     KEEP_VALUES,
@@ -42,6 +43,8 @@ def tensorize(trace: Trace, core: Core, timing: Timing, passes: frozenset[str]) 
         passes -= MIDDLE_END
     load_identities(rows)
     _leave_gpsimd(rows)
+    if BALANCE_ENGINES in passes and core.version == "v2":
+        _prefer_scalar(rows)
     if RENAME_TILES in passes:
         rename_tiles(rows)
     if KEEP_VALUES in passes:
@@ -68,3 +71,25 @@ def _leave_gpsimd(rows: Rows) -> None:
         if "gpsimd" in row.klass.engines and len(row.klass.engines) > 1:
             engines = tuple(e for e in row.klass.engines if e != "gpsimd")
             row.klass = rows.changed(row.klass, row.operands, engines=engines)
+
+
+_SCALED_SUMS = (
+    ("multiply", None), ("add", None), ("subtract", None), ("multiply", "add"), ("multiply", "subtract"),
+)  # fmt: skip
+
+
+def _prefer_scalar(rows: Rows) -> None:
+    """On NeuronCore-v2, whose ScalarE has the faster clock, copies and scaled sums go there whatever else it does.
+
+    In the published profiles of fourteen kernels on trn1 (zhang677/AccelOpt) VectorE is not active at all where a
+    kernel has copies only, and ScalarE as long as copies and arithmetic with a number or a column take there.
+    """
+    for row in rows.rows:
+        if "vector" not in row.klass.engines or row.klass.indirect or row.region:
+            continue
+        if row.name == "nki.isa.tensor_scalar":
+            if tuple(row.klass.attributes.get(k) for k in ("op0", "op1")) not in _SCALED_SUMS:
+                continue
+        elif row.name != "nki.isa.tensor_copy":
+            continue
+        row.klass = rows.changed(row.klass, row.operands, engines=("scalar",))

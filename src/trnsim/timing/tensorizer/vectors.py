@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +35,7 @@ def merge_iterations(rows: Rows, core: Core, timing: Timing) -> None:
     """Join small steps of independent iterations, and order the rows so that they can be."""
     candidates: dict[tuple[int, int], list[int]] = defaultdict(list)
     limit = core.psum.bytes_per_bank // 4
+    live = _live(rows)
     for number, row in enumerate(rows.rows):
         if _small(rows, row, limit // 2):
             candidates[row.klass.id, row.line].append(number)
@@ -44,7 +45,7 @@ def merge_iterations(rows: Rows, core: Core, timing: Timing) -> None:
     successors, waiting = _graph(rows, timing)
     groups: list[list[int]] = []
     for found in candidates.values():
-        groups += _groups(rows, found, core, limit, successors)
+        groups += _groups(rows, found, core, limit, successors, live)
     groups = [g for g in groups if len(g) > 1 and _joinable(rows, g)]
     if not groups:
         return
@@ -91,12 +92,14 @@ def _graph(rows: Rows, timing: Timing) -> tuple[list[list[int]], list[int]]:
     return successors, waiting
 
 
-def _groups(rows: Rows, found: list[int], core: Core, limit: int, successors: list[list[int]]) -> list[list[int]]:
+def _groups(
+    rows: Rows, found: list[int], core: Core, limit: int, successors: list[list[int]], live: list[int]
+) -> list[list[int]]:
     """Consecutive rows of one statement, as many together as PSUM and a bank's columns allow, that do not depend on
     each other.
     """
     longest = max(o.form.elements for o in rows.rows[found[0]].operands)
-    many = min(limit // longest, _iterations(rows, found, core))
+    many = min(limit // longest, _iterations(rows, found, core, live))
     groups: list[list[int]] = []
     group: list[int] = []
     for number in found:
@@ -108,8 +111,25 @@ def _groups(rows: Rows, found: list[int], core: Core, limit: int, successors: li
     return groups
 
 
-def _iterations(rows: Rows, found: list[int], core: Core) -> int:
-    """Iterations whose tiles PSUM (those of one statement) and SBUF (all) can hold together."""
+def _live(rows: Rows) -> list[int]:
+    """Bytes of a partition of SBUF that tiles hold across each row: touched before it and after it."""
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for number, row in enumerate(rows.rows):
+        for at in row.operands:
+            if at.form.memory == SBUF:
+                first.setdefault(at.storage, number)
+                last[at.storage] = number
+    change = [0] * (len(rows.rows) + 1)
+    for storage, begin in first.items():
+        if begin < last[storage]:
+            change[begin + 1] += rows.storages[storage].row_bytes
+            change[last[storage]] -= rows.storages[storage].row_bytes
+    return list(accumulate(change))
+
+
+def _iterations(rows: Rows, found: list[int], core: Core, live: list[int]) -> int:
+    """Iterations whose tiles PSUM (those of one statement) and SBUF (all, beside what it holds) can hold together."""
     first, second = found[0], found[1]
     psum: dict[int, dict[int, int]] = defaultdict(dict)
     sbuf: dict[int, int] = {}
@@ -125,7 +145,9 @@ def _iterations(rows: Rows, found: list[int], core: Core) -> int:
     if statement:
         many = min(many, core.psum.bytes_per_partition // statement)
     if iteration:
-        many = min(many, core.sbuf.usable_bytes_per_partition // iteration)
+        held = max(min(live[a : b + 1]) for a, b in pairwise(found))
+        room = core.sbuf.usable_bytes_per_partition - held
+        many = min(many, room // iteration)
     return max(1, many)
 
 
@@ -152,7 +174,11 @@ def _joinable(rows: Rows, group: list[int]) -> bool:
             steps = {b.offset - a.offset for a, b in pairwise(held)}
             if len(steps) != 1 or min(steps) % held[0].form.dtype.itemsize:
                 return False
-        elif len(storages) < len(group) or len({(o.offset, o.start) for o in held}) > 1:
+        elif (
+            len(storages) < len(group)
+            or len({(o.offset, o.start) for o in held}) > 1
+            or len({rows.storages[s].row_bytes for s in storages}) > 1
+        ):
             return False
     return True
 
@@ -255,6 +281,8 @@ def _join_all(rows: Rows, groups: list[list[int]]) -> set[int]:
     users = rows.users()
     gone: set[int] = set()
     for group in groups:
+        if not _joinable(rows, group):  # not any more, since the tiles of another group have been joined
+            continue
         members = [rows.rows[n] for n in group]
         operands = []
         for position in range(len(members[0].operands)):
