@@ -149,7 +149,7 @@ def compile_core(
     program = CoreProgram(trace, number, rows, removed, klass, variant, order, edges, accesses, initial, [])
     loads_lowest = options.schedule == "nki" and REORDER in passes
     for memory in PLACED:
-        uses = _place(program, memory, core, tables, touches, loads_lowest, compiled)
+        uses = _place(program, memory, core, tables, touches, loads_lowest, compiled, options.schedule)
         if options.fresh_tiles:
             uses.placement = replace(uses.placement, taken_over=_NO_ROWS, spills=_NO_ROWS)
             uses.pieces, uses.overfull = NO_PIECES, -1
@@ -299,6 +299,7 @@ def _place(
     touches: tuple[Column, Column],
     loads_lowest: bool,
     compiled: bool,
+    schedule: str,
 ) -> Uses:
     """Addresses of the automatic storages of ``memory``."""
     trace, columns = program.trace, program.trace.storage_columns
@@ -349,6 +350,8 @@ def _place(
     placement, pieces = placed(tiles, loaded[storage]), NO_PIECES
     if memory == "sbuf":
         room = _capacity(core, memory) - sum(high - low for low, high in reserved)
+        if schedule == "tensorizer":
+            room -= room // SLACK
         placement, pieces = spill(
             tiles, placement, loaded[storage] < NEVER, accesses, when, room,
             lambda changed: placed(changed, loaded[storage]), compiled,
