@@ -59,6 +59,7 @@ def work(
         reads,
         writes,
         table=table,
+        streams_ps=e.cycles(cycles),
     )
 
 

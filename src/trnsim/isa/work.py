@@ -23,7 +23,8 @@ class Work:
 
     ``background`` marks work that runs behind the one before it on this queue (LoadStationary behind MultiplyMoving):
     it only delays the engine when nothing else is in flight. ``table`` names the set of function tables that must be
-    loaded first (ScalarE). ``flops`` counts what the algorithm asks for, two a product.
+    loaded first (ScalarE). ``flops`` counts what the algorithm asks for, two a product. ``streams_ps`` is how long the
+    tensor passes through: so long the engine holds a port of SBUF or PSUM that it shares (0: ``busy_ps``).
     """
 
     queue: str
@@ -35,6 +36,7 @@ class Work:
     table: str = ""
     background: bool = False
     flops: int = 0
+    streams_ps: int = 0
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from trnsim.timing.placement import NEVER, RELOADED, SLACK, Placement, place
 from trnsim.timing.reloads import CHANGED, defer_loads, fills, only_loads, outgrows
 from trnsim.timing.schedule import (
     LOOK_AHEAD,
+    balance_by_time,
     balance_in_order,
     choose_variants,
     earliest_loads,
@@ -139,7 +140,10 @@ def compile_core(
     if REORDER in passes:
         order = _reorder(trace, core, touches, variant, ordered, tables, timing, options, compiled)
         if options.schedule == "tensorizer" and BALANCE_ENGINES in passes and len(klass):
-            variant = balance_in_order(klass, order, tables, timing.scalar.table_load_ps, compiled)
+            if core.nc_version == 2:
+                variant = balance_by_time(klass, order, ordered, tables, timing.dma.completion_ps, compiled)
+            else:
+                variant = balance_in_order(klass, order, tables, timing.scalar.table_load_ps, compiled)
             order = _reorder(trace, core, touches, variant, ordered, tables, timing, options, compiled)
         if not options.fresh_tiles:
             fills_too = options.schedule != "tensorizer"

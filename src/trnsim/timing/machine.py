@@ -119,7 +119,7 @@ def execute(nodes: Nodes, tables: ClassTables, timing: Timing, hbm_stretch: floa
         tables.column("table"),
         tables.column("dge"), *lanes, tables.column("lanes_high"), tables.column("descriptors"),
         tables.column("interval"), tables.column("service"), tables.column("first"), tables.column("lead"),
-        tables.column("ports"), constants, throttle,
+        tables.column("ports"), tables.column("hold"), constants, throttle,
         nodes.queue_first[:-1].copy(), *(np.zeros(queues, np.int64) for _ in range(3)),
         np.full(queues, NEVER, np.int64), np.zeros(queues, np.int64), np.zeros(queues, np.int64), np.full(queues, -1,
         np.int64), np.full(queues, -1, np.int64), np.zeros(queues, np.int64), ring_next,
@@ -234,6 +234,7 @@ def _execute(
     busy: Any, issue: Any, latency: Any, load: Any, table: Any, dge: Any, lane_low: Any, lane_high: Any,
     lanes_high: Any,
     descriptors: Any, interval: Any, service: Any, first_packet: Any, lead: Any, ports: Any,
+    hold: Any,
     constants: Any, throttle: Any,
     head: Any, free: Any, opens: Any, dispatched: Any, candidate: Any, previous_start: Any, visible: Any,
     ring_oldest: Any, ring_newest: Any,
@@ -418,7 +419,7 @@ def _execute(
         else:
             for p in range(2):
                 if (ports[v] >> p) & 1 == 1:
-                    port_free[2 * core + p] = end[i]
+                    port_free[2 * core + p] = start[i] + hold[v]
                     port_owner[2 * core + p] = i
             left = banks[i]
             b = -1

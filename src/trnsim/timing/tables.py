@@ -70,6 +70,8 @@ class Variant:
     hbm_write: int = 0
     flops: int = 0
     ports: int = 0
+    hold: int = 0
+    """How long it holds them: while the tensor streams, not while the engine fills and drains."""
     chain: int = -1
 
 
@@ -179,6 +181,7 @@ class ClassTables:
             if last is not None and not piece.background:
                 last.latency = last.busy + piece.latency_ps
                 last.busy += piece.busy_ps
+                last.hold += piece.streams_ps or piece.busy_ps
                 last.issue += timing.tensor.issue_ps if where == TENSOR else 0
                 last.flops += piece.flops
                 last.table = last.table or self._table(piece.table)

@@ -38,11 +38,11 @@ Value = Tensor | Name | int | float | bool | str | None
 class Source:
     """Where a kernel's code is.
 
-    ``checkout``: ``sdk``, ``samples``, ``library``, ``fusion``, ``course``, ``accelopt``, or ``file`` (a path of its
-    own). ``path`` is relative to it. ``revision``: a tag or commit whose version of the file is meant, ``""`` for the
-    files as they are.
-    ``block``: the how-manieth code block with a kernel, for documentation. ``environment`` names what must be in place
-    in the process: ``nki``, ``library`` (names that nki-library's suite brings), or a release such as ``0.2``.
+    ``checkout``: ``sdk``, ``samples``, ``library``, ``fusion``, ``course``, ``accelopt``, ``autocomp``, or ``file`` (a
+    path of its own). ``path`` is relative to it. ``revision``: a tag or commit whose version of the file is meant,
+    ``""`` for the files as they are. ``block``: the how-manieth code block with a kernel, for documentation, or
+    candidate of a search. ``environment`` names what must be in place in the process: ``nki``, ``library`` (names that
+    nki-library's suite brings), or a release such as ``0.2``.
     """
 
     checkout: str
@@ -66,7 +66,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a row is a run of. ``problem`` is what its variants share: they compute the same thing."""
+    """What a row is a run of. ``problem`` is what its variants share: they compute the same thing.
+
+    ``setting``: what was different in the chip's figures, as for a what-if chip (``dma.sustained_bytes_per_ns=6.4``).
+    """
 
     operation: str
     origin: str
@@ -74,6 +77,7 @@ class Recipe:
     calls: tuple[Call, ...]
     label: str
     problem: str
+    setting: str = ""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ VARIABLES = {
     "fusion": "TRNSIM_FUSION",
     "course": "TRNSIM_COURSE",
     "accelopt": "TRNSIM_ACCELOPT",
+    "autocomp": "TRNSIM_AUTOCOMP",
 }
 _WHAT = {
     "sdk": "aws-neuron-sdk",
@@ -42,6 +43,7 @@ _WHAT = {
     "fusion": "allenkchau/trainium-kernel-fusion",
     "course": "xaviergonzalez/asst4-trainium2",
     "accelopt": "zhang677/AccelOpt",
+    "autocomp": "ucb-bar/autocomp",
 }
 
 
@@ -127,7 +129,8 @@ def _file(source: Source, root: str) -> Path:
         return copy
     if not source.block:
         return path
-    text = code_block(path.read_text(encoding="utf-8"), source.block)
+    found = candidate if source.checkout == "autocomp" else code_block
+    text = found(path.read_text(encoding="utf-8"), source.block)
     if text is None:
         raise InputError(f"{path} has no code block {source.block} with a kernel")
     copy = _scratch() / f"{path.stem}-{source.block}.py"
@@ -155,6 +158,23 @@ def code_block(text: str, number: int) -> str | None:
         if found == number and "@nki.jit" in block:
             return block
     return None
+
+
+# What the harness of a search stands above each of its candidates.
+_HARNESS = """import math
+import neuronxcc.nki as nki
+import neuronxcc.nki.isa as nisa
+import neuronxcc.nki.language as nl
+import neuronxcc.nki.typing as nt
+import numpy as np
+from neuronxcc.nki.language import par_dim
+"""
+
+
+def candidate(text: str, number: int) -> str | None:
+    """The ``number``-th kernel (from 1) of a search's record, in which each stands as ``code='''...'''``."""
+    found = re.findall(r"\bcode=('''.*?'''),\n", text, re.DOTALL)
+    return f"{_HARNESS}\n{ast.literal_eval(found[number - 1])}" if len(found) >= number else None
 
 
 def _library(root: str, source: Source) -> None:

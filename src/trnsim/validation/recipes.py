@@ -25,6 +25,12 @@ _HOW_TO = "nki/guides/tutorials/kernel-optimization.rst"
 _OLD_TAG = "v2.26.1"
 
 
+# What the compiler of the first SDK with NKI (2.20, of 2024) left of the DMA engines' bandwidth in the three matmuls
+# that wait for them: 5.37 GB in 51.8 ms, 4.36 GB in 42.96, 2.28 GB in 22.07, 100 to 104 GB/s over 16 engines. That of
+# 2025 runs the first in 20.99 ms (ucb-bar/autocomp, on trn1.2xlarge).
+_SDK_2_20 = "dma.sustained_bytes_per_ns=6.4"
+
+
 def recipe_of(row: Row) -> Recipe | None:
     """What ``row`` is a run of; None if no public source is known."""
     return next((found for make in _RECIPES if (found := make(row)) is not None), None)
@@ -48,7 +54,8 @@ def _matmul(row: Row) -> Recipe | None:
     origin = "KernelTune" if "KernelTune" in row.source else "SDK tutorial"
     label = f"{kernel} {blocks[0]}" if blocks else kernel
     call = Call(source, kernel, (Tensor(dtype, (k, m)), Tensor(dtype, (k, n))), named_arguments)
-    return Recipe("matmul", origin, OLD_API if old else NEW_API, (call,), label, _mkn(m, k, n, dtype))
+    group, setting = (OLD_API, _SDK_2_20) if old and row.chip == "trn1" else (OLD_API if old else NEW_API, "")
+    return Recipe("matmul", origin, group, (call,), label, _mkn(m, k, n, dtype), setting)
 
 
 def _how_to(row: Row) -> Recipe | None:
@@ -314,14 +321,35 @@ def _accelopt(row: Row) -> Recipe | None:
     dtype = _dtype(row)
     if f"/{_ACCELOPT}@" not in row.source or dtype is None or row.kernel not in _NKIBENCH:
         return None
-    arguments: list[Value] = []
-    for text in row.shapes.split():
-        shape = tuple(map(int, text[1:-1].split(","))) if text.startswith("[") else None
-        arguments.append(_literal(text) if shape is None else Tensor(dtype, shape))
     options = "--disable-dge" if "--disable-dge" in row.notes else ""
     source = Source("accelopt", row.notes.split(";")[0])
-    call = Call(source, "kernel", tuple(arguments), compile_options=options)
+    call = Call(source, "kernel", _arguments(row.shapes, dtype), compile_options=options)
     return Recipe(_NKIBENCH[row.kernel], _ACCELOPT, OLD_API, (call,), row.kernel, f"{row.shapes} {dtype}")
+
+
+_AUTOCOMP = "autocomp"
+_SEARCHED = {"gemm": "matmul", "layernorm": "layernorm", "mamba": "selective scan", "attention": "attention",
+             "sd_attention": "attention, head of 64"}  # fmt: skip
+
+
+def _autocomp(row: Row) -> Recipe | None:
+    """Candidates of a search by autocomp: the source names the record, the kernel which of its candidates."""
+    found = re.match(r"(\w+) candidate (\d+)$", row.kernel)
+    dtype = _dtype(row)
+    if f"/{_AUTOCOMP}@" not in row.source or not found or dtype is None or found[1] not in _SEARCHED:
+        return None
+    path = row.source.partition(":")[2]
+    call = Call(Source("autocomp", path, block=int(found[2])), "test", _arguments(row.shapes, dtype))
+    label = f"{found[1]} {Path(path).stem.removesuffix('_full')} {found[2]}"
+    return Recipe(_SEARCHED[found[1]], _AUTOCOMP, OLD_API, (call,), label, f"{row.shapes} {dtype}")
+
+
+def _arguments(text: str, dtype: str) -> tuple[Value, ...]:
+    """Arguments with blanks between them: tensors of ``dtype`` by their shapes in brackets, and values."""
+    return tuple(
+        Tensor(dtype, tuple(map(int, word[1:-1].split(",")))) if word.startswith("[") else _literal(word)
+        for word in text.split()
+    )
 
 
 def _literal(text: str) -> Value:
@@ -334,7 +362,7 @@ def _literal(text: str) -> Value:
 
 
 _RECIPES: tuple[Callable[[Row], Recipe | None], ...] = (
-    _own_file, _fusion_attention, _fusion_mlp, _course, _accelopt, _library, _how_to, _layernorm, _mamba,
+    _own_file, _fusion_attention, _fusion_mlp, _course, _accelopt, _autocomp, _library, _how_to, _layernorm, _mamba,
     _matmul,
 )  # fmt: skip
 

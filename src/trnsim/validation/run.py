@@ -164,7 +164,9 @@ def _launch(case: Case, call: Call, roots: Mapping[str, Path], without: frozense
         kernel = importlib.import_module("neuronxcc.nki").baremetal(kernel, additional_compile_opt=call.compile_options)
     schedule = schedule_of(case)
     passes = passes_of(schedule) - without if without else None
-    options = SimulationOptions(chip=case.chip, numeric=False, schedule=schedule, passes=passes, lnc=call.lnc)
+    setting = case.recipe.setting
+    chip = f"{case.chip}[{setting}]" if setting else case.chip
+    options = SimulationOptions(chip=chip, numeric=False, schedule=schedule, passes=passes, lnc=call.lnc)
     arguments = [_value(v) for v in call.arguments]
     return profile(kernel, *arguments, options=options, **{k: _value(v) for k, v in call.named})
 

@@ -14,6 +14,7 @@ from trnsim.timing.options import (
     BALANCE_ENGINES,
     CHOOSE_DESCRIPTORS,
     COALESCE_DMA,
+    FUSE_LOOPS,
     KEEP_VALUES,
     MERGE_COPIES,
     MERGE_ITERATIONS,
@@ -23,6 +24,7 @@ from trnsim.timing.options import (
     RENAME_TILES,
 )
 from trnsim.timing.tensorizer.copies import merge_copies, propagate_copies
+from trnsim.timing.tensorizer.loops import fuse_loops
 from trnsim.timing.tensorizer.renaming import rename_tiles
 from trnsim.timing.tensorizer.rows import Rows
 from trnsim.timing.tensorizer.tables import preload_table
@@ -47,6 +49,8 @@ def tensorize(trace: Trace, core: Core, timing: Timing, passes: frozenset[str]) 
         _prefer_scalar(rows)
     if RENAME_TILES in passes:
         rename_tiles(rows)
+    if FUSE_LOOPS in passes:
+        fuse_loops(rows, core, timing)
     if KEEP_VALUES in passes:
         keep_values(rows, core)
     if MERGE_ITERATIONS in passes:
@@ -79,10 +83,11 @@ _SCALED_SUMS = (
 
 
 def _prefer_scalar(rows: Rows) -> None:
-    """On NeuronCore-v2, whose ScalarE has the faster clock, copies and scaled sums go there whatever else it does.
+    """On NeuronCore-v2, whose ScalarE has the faster clock, copies and scaled sums may go to it as to VectorE.
 
-    In the published profiles of fourteen kernels on trn1 (zhang677/AccelOpt) VectorE is not active at all where a
-    kernel has copies only, and ScalarE as long as copies and arithmetic with a number or a column take there.
+    Which of the two is done first gets them (``balance_by_time``). In the published profiles of fourteen kernels on
+    trn1 (zhang677/AccelOpt) VectorE is not active at all where a kernel has copies only, far apart; where copies stand
+    beside as many exponentials (attention, ucb-bar/autocomp) kernels take the time of the two engines evenly loaded.
     """
     for row in rows.rows:
         if "vector" not in row.klass.engines or row.klass.indirect or row.region:
@@ -92,4 +97,4 @@ def _prefer_scalar(rows: Rows) -> None:
                 continue
         elif row.name != "nki.isa.tensor_copy":
             continue
-        row.klass = rows.changed(row.klass, row.operands, engines=("scalar",))
+        row.klass = rows.changed(row.klass, row.operands, engines=("scalar", "vector"))

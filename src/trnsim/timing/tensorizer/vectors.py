@@ -13,18 +13,16 @@ from collections import defaultdict
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from trnsim.machine.form import PSUM, SBUF, Form
-from trnsim.timing.accesses import find_accesses
-from trnsim.timing.dependences import find_dependences
-from trnsim.timing.tables import ClassTables
+from trnsim.timing.tensorizer.loops import dependences
 from trnsim.timing.tensorizer.rows import Operand, Row, Rows
 
 if TYPE_CHECKING:
     from trnsim.hardware.model import Core
     from trnsim.hardware.timing_constants import Timing
 
+_OCCURRENCES = 8
+"""How often a statement may stand in an iteration and be told apart."""
 _STEPS = (
     "nki.isa.tensor_reduce", "nki.isa.reciprocal", "nki.isa.tensor_copy", "nki.isa.tensor_tensor", "nki.isa.memset",
     "nki.isa.tensor_scalar", "nki.isa.activation",
@@ -39,12 +37,12 @@ def merge_iterations(rows: Rows, core: Core, timing: Timing) -> None:
     for number, row in enumerate(rows.rows):
         if _small(rows, row, limit // 2):
             candidates[row.klass.id, row.line].append(number)
-    candidates = {k: found for k, found in candidates.items() if len(found) > 1}
-    if not candidates:
+    statements = [part for found in candidates.values() for part in _by_occurrence(found) if len(part) > 1]
+    if not statements:
         return
     successors, waiting = _graph(rows, timing)
     groups: list[list[int]] = []
-    for found in candidates.values():
+    for found in statements:
         groups += _groups(rows, found, core, limit, successors, live)
     groups = [g for g in groups if len(g) > 1 and _joinable(rows, g)]
     if not groups:
@@ -52,6 +50,15 @@ def merge_iterations(rows: Rows, core: Core, timing: Timing) -> None:
     order, groups = _order(_keys(rows, groups), successors, waiting, groups)
     gone = _join_all(rows, groups)
     rows.rows = [rows.rows[n] for n in order if n not in gone]
+
+
+def _by_occurrence(found: list[int]) -> list[list[int]]:
+    """Rows of a statement that stands several times in an iteration (``nl.var`` scales twice), one list for each."""
+    gaps = [b - a for a, b in pairwise(found)]
+    for period in range(2, min(_OCCURRENCES, len(gaps) // 2) + 1):
+        if len(set(gaps[:period])) > 1 and all(a == b for a, b in zip(gaps, gaps[period:], strict=False)):
+            return [found[first::period] for first in range(period)]
+    return [found]
 
 
 def _small(rows: Rows, row: Row, limit: int) -> bool:
@@ -71,24 +78,11 @@ def _small(rows: Rows, row: Row, limit: int) -> bool:
 
 def _graph(rows: Rows, timing: Timing) -> tuple[list[list[int]], list[int]]:
     """Successors of each row, and how many rows it waits for."""
-    trace = rows.build()
-    tables = ClassTables()
-    klass = trace.instructions["klass"]
-    used, inverse = np.unique(klass, return_inverse=True)
-    numbers = np.array([tables.add(trace.classes[int(c)], timing) for c in used], np.int64)[inverse]
-    edges, _ = find_dependences(find_accesses(trace, numbers, tables), False)
     successors: list[list[int]] = [[] for _ in rows.rows]
     waiting = [0] * len(rows.rows)
-    for producer, consumer in sorted(set(zip(edges.producer.tolist(), edges.consumer.tolist(), strict=True))):
+    for producer, consumer in dependences(rows, timing):
         successors[producer].append(consumer)
         waiting[consumer] += 1
-    last: dict[str, int] = {}
-    for number, row in enumerate(rows.rows):
-        for name in (*row.klass.state, *([f"region {row.region}"] if row.region else [])):
-            if name in last:
-                successors[last[name]].append(number)
-                waiting[number] += 1
-            last[name] = number
     return successors, waiting
 
 
@@ -172,7 +166,7 @@ def _joinable(rows: Rows, group: list[int]) -> bool:
         storages = {o.storage for o in held}
         if len(storages) == 1:
             steps = {b.offset - a.offset for a, b in pairwise(held)}
-            if len(steps) != 1 or min(steps) % held[0].form.dtype.itemsize:
+            if len(steps) != 1 or min(steps) % held[0].form.dtype.itemsize or 0 < abs(min(steps)) < held[0].form.span:
                 return False
         elif (
             len(storages) < len(group)
