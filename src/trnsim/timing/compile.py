@@ -137,14 +137,15 @@ def compile_core(
     # What is ordered, though nothing waits for it.
     ordered = Edges.join([edges, _meetings(trace, rows)])
     order: NDArray[np.int64] = np.arange(len(rows), dtype=np.int64)
+    spare = _kept_free(trace, core, touches, options)
     if REORDER in passes:
-        order = _reorder(trace, core, touches, variant, ordered, tables, timing, options, compiled)
+        order = _reorder(trace, core, touches, variant, ordered, tables, timing, options, compiled, spare)
         if options.schedule == "tensorizer" and BALANCE_ENGINES in passes and len(klass):
             if core.nc_version == 2:
                 variant = balance_by_time(klass, order, ordered, tables, timing.dma.completion_ps, compiled)
             else:
                 variant = balance_in_order(klass, order, tables, timing.scalar.table_load_ps, compiled)
-            order = _reorder(trace, core, touches, variant, ordered, tables, timing, options, compiled)
+            order = _reorder(trace, core, touches, variant, ordered, tables, timing, options, compiled, spare)
         if not options.fresh_tiles:
             fills_too = options.schedule != "tensorizer"
             order = _defer_loads(trace, core, accesses, klass, order, edges, tables, touches, fills_too)
@@ -153,7 +154,8 @@ def compile_core(
     program = CoreProgram(trace, number, rows, removed, klass, variant, order, edges, accesses, initial, [])
     loads_lowest = options.schedule == "nki" and REORDER in passes
     for memory in PLACED:
-        uses = _place(program, memory, core, tables, touches, loads_lowest, compiled, options.schedule)
+        left = spare if memory == "sbuf" else 0
+        uses = _place(program, memory, core, tables, touches, loads_lowest, compiled, options.schedule, left)
         if options.fresh_tiles:
             uses.placement = replace(uses.placement, taken_over=_NO_ROWS, spills=_NO_ROWS)
             uses.pieces, uses.overfull = NO_PIECES, -1
@@ -161,6 +163,23 @@ def compile_core(
         if uses.overfull >= 0:
             program.findings.append(_over_capacity(program, uses, core, options))
     return program
+
+
+def _kept_free(trace: Trace, core: Core, touches: tuple[Column, Column], options: TimingOptions) -> int:
+    """Bytes a partition of SBUF that ``tensorizer`` leaves free, if the tiles fit in what is left in program order."""
+    if options.schedule != "tensorizer" or options.fresh_tiles:
+        return 0
+    columns, capacity = trace.storage_columns, _capacity(core, "sbuf")
+    spare = capacity // SLACK
+    order: NDArray[np.int64] = np.arange(len(touches[0]) - 1, dtype=np.int64)
+    return 0 if outgrows(order, _in_sbuf(columns, touches), columns["row_bytes"], capacity - spare) else spare
+
+
+def _in_sbuf(columns: dict[str, Column], touches: tuple[Column, Column]) -> tuple[Column, Column]:
+    """(instruction, storage) of each touch of a tile of SBUF."""
+    offsets, storage = touches
+    wanted = np.flatnonzero(columns["memory"][storage] == MEMORIES.index("sbuf"))
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[wanted], storage[wanted]
 
 
 def _without_repeated_loads(
@@ -242,10 +261,12 @@ def _reorder(
     timing: Timing,
     options: TimingOptions,
     compiled: bool,
+    spare: int,
 ) -> Column:
     busy, done, transfer = estimates(tables, timing.dma.completion_ps)
     columns = trace.storage_columns
     capacity = np.array([core.sbuf.usable_bytes_per_partition, core.psum.bytes_per_partition], np.int64)
+    capacity[0] -= spare
     if options.fresh_tiles:
         capacity[:] = 1 << 60
     queue, dge = tables.column("queue")[variant], tables.column("dge")[variant]
@@ -304,6 +325,7 @@ def _place(
     loads_lowest: bool,
     compiled: bool,
     schedule: str,
+    spare: int,
 ) -> Uses:
     """Addresses of the automatic storages of ``memory``."""
     trace, columns = program.trace, program.trace.storage_columns
@@ -323,13 +345,13 @@ def _place(
 
     tiles = Tiles(storage, sizes, by_storage, start, position, local)
 
-    def placed(tiles: Tiles, loaded: Column) -> Placement:
+    def placed(tiles: Tiles, loaded: Column, spare: int = 0) -> Placement:
         # Pieces are never loaded again, and lie where loads do.
         more = len(tiles.storage) - len(storage)
         known = np.concatenate((loaded, np.full(more, NEVER, np.int64)))
         low = None if lowest is None else np.concatenate((lowest, np.ones(more, np.int64)))
         return place(
-            _capacity(core, memory), banks, reserved, tiles.sizes, tiles.by_storage, tiles.start,
+            _capacity(core, memory) - spare, banks, reserved, tiles.sizes, tiles.by_storage, tiles.start,
             (tiles.position, tiles.local), known, compiled, lowest=low,
         )  # fmt: skip
 
@@ -337,7 +359,9 @@ def _place(
         loads, _ = only_loads(trace, program.accesses, program.klass, tables)
         lowest = (loads[storage] != CHANGED).astype(np.int64)
     none: NDArray[np.int64] = np.zeros(0, np.int64)
-    placement = placed(tiles, np.full(len(storage), NEVER, np.int64))
+    placement = placed(tiles, np.full(len(storage), NEVER, np.int64), spare)
+    if spare and len(placement.spills):
+        placement = placed(tiles, np.full(len(storage), NEVER, np.int64))
     if not len(placement.spills):
         never: NDArray[np.int64] = np.full(len(storage), -1, np.int64)
         empty: NDArray[np.int64] = np.zeros(len(storage) + 1, np.int64)
@@ -394,9 +418,7 @@ def _defer_loads(
 ) -> Column:
     """Where live tiles outgrow SBUF, loads and fills wait for room."""
     columns = trace.storage_columns
-    offsets, storage = touches
-    wanted = np.flatnonzero(columns["memory"][storage] == MEMORIES.index("sbuf"))
-    pairs = (np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[wanted], storage[wanted])
+    pairs = _in_sbuf(columns, touches)
     sizes, capacity = columns["row_bytes"], _capacity(core, "sbuf")
     if not outgrows(order, pairs, sizes, capacity):
         return order

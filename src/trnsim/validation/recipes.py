@@ -28,7 +28,7 @@ _OLD_TAG = "v2.26.1"
 # What the compiler of the first SDK with NKI (2.20, of 2024) left of the DMA engines' bandwidth in the three matmuls
 # that wait for them: 5.37 GB in 51.8 ms, 4.36 GB in 42.96, 2.28 GB in 22.07, 100 to 104 GB/s over 16 engines. That of
 # 2025 runs the first in 20.99 ms (ucb-bar/autocomp, on trn1.2xlarge).
-_SDK_2_20 = "dma.sustained_bytes_per_ns=6.4"
+_SDK_2_20 = "dma.sustained_bytes_per_ns=6.4B/ns"
 
 
 def recipe_of(row: Row) -> Recipe | None:
