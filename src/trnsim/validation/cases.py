@@ -68,7 +68,7 @@ class Call:
 class Recipe:
     """What a row is a run of. ``problem`` is what its variants share: they compute the same thing.
 
-    ``setting``: which of the chip's figures were others, as for a what-if chip (``dma.sustained_bytes_per_ns=6.4B/ns``).
+    ``setting``: figures of the chip that were others, as for a what-if chip (``dma.sustained_bytes_per_ns=6.4B/ns``).
     """
 
     operation: str

@@ -15,6 +15,7 @@ from trnsim.nki.versions.beta1 import isa as nisa
 from trnsim.nki.versions.beta1 import language as nl
 from trnsim.timing.executed import executed_counts
 from trnsim.timing.options import PASSES, REORDER
+from trnsim.timing.tensorizer.vectors import _by_occurrence
 
 CHIP = load_chip("trn2")
 
@@ -84,9 +85,47 @@ def repeated_product(left, right, count, wide, rewrite):
     return out
 
 
-def profile(kernel, *args, without=(), only=None):
+@nki.jit
+def step_by_step(data, count):
+    """Products of ``count`` tiles, all in PSUM, before the exponential of the first."""
+    out = nl.ndarray((count, 128, 512), dtype=data.dtype, buffer=nl.shared_hbm)
+    tile = nl.load(data)
+    products = nl.ndarray((count, nl.par_dim(128), 512), dtype=nl.float32, buffer=nl.psum)
+    for i in nl.affine_range(count):
+        products[i] = nisa.nc_matmul(tile[:, 0:128], tile)
+    for i in nl.affine_range(count):
+        nl.store(out[i], nisa.activation(op=nl.exp, data=products[i]))
+    return out
+
+
+@nki.jit
+def copies_of_products(data, count, exponentials):
+    """Products that are copied out of PSUM, beside exponentials of tiles in SBUF."""
+    out = nl.ndarray((count, 128, 512), dtype=data.dtype, buffer=nl.shared_hbm)
+    tile = nl.load(data)
+    for i in nl.affine_range(count):
+        for _ in range(exponentials):
+            nl.store(out[i], nisa.activation(op=nl.exp, data=tile))
+        nl.store(out[i], nisa.tensor_copy(nisa.nc_matmul(tile[:, 0:128], tile), dtype=nl.float32))
+    return out
+
+
+@nki.jit
+def streamed(data, count, held):
+    """Tiles that pass through SBUF beside ``held`` that stay."""
+    out = nl.ndarray(data.shape, dtype=data.dtype, buffer=nl.shared_hbm)
+    kept = [nl.load(data[count + i]) for i in range(held)]
+    for i in nl.affine_range(count):
+        tile = nl.load(data[i])
+        for other in kept:
+            tile = nisa.tensor_tensor(tile, other, op=nl.multiply)
+        nl.store(out[i], tile)
+    return out
+
+
+def profile(kernel, *args, without=(), only=None, chip="trn2"):
     passes = frozenset(PASSES) - set(without) if only is None else frozenset(only)
-    options = trnsim.SimulationOptions(chip="trn2", numeric=False, schedule="tensorizer", passes=passes)
+    options = trnsim.SimulationOptions(chip=chip, numeric=False, schedule="tensorizer", passes=passes)
     return trnsim.profile(kernel, *args, options=options).timeline
 
 
@@ -190,6 +229,49 @@ def test_repeated_loads_stay_if_all_of_them_fit(columns, kept):
     timeline = profile(repeated_matmul, left, right, rows, columns)
     once = right.nbytes
     assert (timeline.totals.hbm_read_bytes < 2 * once) is kept
+
+
+def test_loads_of_one_row_of_tiles_are_repeated_where_all_rows_do_not_fit():
+    # 9 rows of 40 tiles of 512 B a partition: one row would fit, all are more than SBUF.
+    depth, rows, columns = 5120, 9, 2
+    left, right = np.zeros((depth, rows * 128), np.float32), np.zeros((depth, columns * 512), np.float32)
+    timeline = profile(repeated_matmul, left, right, rows, columns)
+    assert timeline.totals.hbm_read_bytes == columns * left.nbytes + right.nbytes
+
+
+@pytest.mark.parametrize(("without", "spilled"), [((), False), (("fuse-loops",), True)])
+def test_loops_are_fused_where_psum_does_not_hold_what_they_hand_on(without, spilled):
+    timeline = profile(step_by_step, np.zeros((128, 512), np.float32), 96, without=without)
+    assert (timeline.totals.spills > 0) is spilled
+
+
+def test_loops_that_fit_keep_their_order():
+    several = [profile(step_by_step, np.zeros((128, 512), np.float32), 4, without=w) for w in ((), ("fuse-loops",))]
+    assert several[0].total_ps == several[1].total_ps
+
+
+@pytest.mark.parametrize(("exponentials", "vector"), [(0, False), (3, True)])
+def test_copies_on_trn1_go_to_the_engine_that_is_done_first(exponentials, vector):
+    timeline = profile(copies_of_products, np.zeros((128, 512), np.float32), 16, exponentials, chip="trn1")
+    busy = {engine.name: engine.busy_ps for engine in timeline.engine_summary()}
+    assert busy["scalar"] > 0
+    assert (busy["vector"] > 0) is vector
+
+
+@pytest.mark.parametrize(("held", "free"), [(2, True), (3, False)])
+def test_an_eighth_of_sbuf_stays_free_if_tiles_fit_in_the_rest(held, free):
+    # Tiles of 32 KiB a partition of 176: with 2 that stay, program order needs 4 at once, with 3 it needs 5.
+    timeline = profile(streamed, np.zeros((8 + held, 128, 8192), np.float32), 8, held, chip="trn1")
+    sbuf = next(m for m in timeline.memory if m.memory == "sbuf")
+    assert (sbuf.peak <= sbuf.capacity * 7 // 8) is free
+    assert timeline.totals.spills == 0
+
+
+def test_a_statement_that_stands_twice_in_an_iteration_is_two():
+    twice = [0, 3, 10, 13, 20, 23, 30, 33]
+    assert _by_occurrence(twice) == [[0, 10, 20, 30], [3, 13, 23, 33]]
+    assert _by_occurrence([0, 10, 20, 30]) == [[0, 10, 20, 30]]
+    assert _by_occurrence([0, 3, 11, 13]) == [[0, 3, 11, 13]]
 
 
 @given(

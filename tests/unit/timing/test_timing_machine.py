@@ -6,6 +6,7 @@ import pytest
 from timing_programs import Program, chip, events, timing, waits
 
 from trnsim.errors import DeadlockError, InputError
+from trnsim.isa.work import Work
 from trnsim.timing import TimingOptions, simulate
 
 PROGRAM = TimingOptions(schedule="program")
@@ -138,6 +139,16 @@ def test_vector_excludes_gpsimd_on_sbuf_of_v2(name, conflict):
     timeline = run(p, name=name)
     assert events(timeline, "gpsimd")[0][1] == (7000 if conflict else 0)
     assert (waits(timeline, "gpsimd")[:1] == [("port conflict", 7000)]) is conflict
+
+
+def test_a_port_is_free_again_when_the_tensor_has_passed():
+    p = Program()
+    a, b = p.tile("a", (128, 8), "psum"), p.tile("b", (128, 8), "psum")
+    pieces = (Work("", "WORK", 9000, 9000, streams_ps=4000),)
+    p.emit("work", lambda timing, klass, engine: pieces, [("write", a)], ("vector",), "streams")
+    p.work("scalar", writes=[b])
+    timeline = run(p, name="trn1")
+    assert events(timeline, "scalar")[0][1] == 4000
 
 
 @pytest.mark.parametrize(

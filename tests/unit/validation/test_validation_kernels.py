@@ -199,3 +199,13 @@ def test_a_version_out_of_the_history(tmp_path):
     assert result.stdout.strip() == "older", result.stderr
     with pytest.raises(InputError, match="no kernel"):
         checkouts.load(Source("sdk", "k.py"), "older", there)
+
+
+def test_candidates_of_a_search():
+    parent = "Candidate(code='''def test(a):\n  return a\n''',\nscore=2.0)"
+    text = f"Candidate(parent={parent},\ncode='''b = 1\n''',\nscore=1.0)"
+    first, second = (checkouts.candidate(text, number) for number in (1, 2))
+    assert first.endswith("def test(a):\n  return a\n")
+    assert second.endswith("b = 1\n")
+    assert first.startswith("import math\n")
+    assert checkouts.candidate(text, 3) is None

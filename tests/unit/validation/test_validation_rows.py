@@ -206,3 +206,27 @@ def test_families_are_an_operation_a_source_and_a_chip():
     chosen = select([row(), row(chip="trn1/inf2 (NC-v2)", id="B")])
     assert [c.family for c in chosen.cases] == ["matmul, KernelTune, trn2", "matmul, KernelTune, trn1"]
     assert of_family(chosen.cases, "TRN1") == [chosen.cases[1]]
+
+
+def test_a_candidate_of_a_search():
+    given = row(
+        source="ucb-bar/autocomp@dd26a56:examples/trn-tutorial/2_gemm_trace.py", chip="trn1", kernel="gemm candidate 3",
+        shapes="[256,128] [256,512]", dtype="bf16", metric="P99 latency (nki.benchmark)",
+    )  # fmt: skip
+    found = recipe_of(given)
+    assert (found.operation, found.label, found.setting) == ("matmul", "gemm 2_gemm_trace 3", "")
+    (call,) = found.calls
+    assert (call.source.checkout, call.source.path, call.source.block) == (
+        "autocomp", "examples/trn-tutorial/2_gemm_trace.py", 3,
+    )  # fmt: skip
+    assert call.arguments == (Tensor("bf16", (256, 128)), Tensor("bf16", (256, 512)))
+
+
+def test_matmuls_that_the_first_sdk_compiled_move_less():
+    notes = "old API source: general/nki/examples/matrix_multiplication"
+    shapes = "lhsT[256,128] x rhs[256,512] -> [128,512]"
+    old = recipe_of(row(source="aws-neuron/aws-neuron-sdk@v2.20.0", chip="trn1", notes=notes, shapes=shapes))
+    new = recipe_of(row(source="aws-neuron/aws-neuron-sdk", chip="trn2", shapes=shapes))
+    chip = load_chip(f"trn1[{old.setting}]")
+    assert load_timing(chip).dma.sustained_bytes_per_ns < load_timing(load_chip("trn1")).dma.sustained_bytes_per_ns
+    assert new.setting == ""
