@@ -39,6 +39,9 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=300, help="seconds a test")
     parser.add_argument("--resume", action="store_true", help="go on with the run whose counts are in --json")
     parser.add_argument(
+        "--release-memory", action="store_true", help="give freed memory back at once: slower, and tests hold less"
+    )
+    parser.add_argument(
         "--record", type=Path, help="the counts as .xz, written at the end; --resume starts from it without --json"
     )
     parser.add_argument("--memory", type=float, default=0, help="address space of a process, GiB (default: no limit)")
@@ -66,7 +69,8 @@ def main() -> int:
         # pages that the system would clear for each anew are close to half of its time (glibc alone reads these).
         # One thread a worker (the suite says so when its libraries have already started more): the many small products
         # of a kernel lose more by waiting for a second one than the large ones gain, thirty times beside other work.
-        for name, value in {**_KEPT_MEMORY, **dict.fromkeys(_THREADS, "1")}.items():
+        kept = {} if options.release_memory else _KEPT_MEMORY
+        for name, value in {**kept, **dict.fromkeys(_THREADS, "1")}.items():
             environment.setdefault(name, value)
         # The suite skips tests of the attention block that it estimates above this, 20 GiB each if it is not told. What
         # they take is up to three times the estimate.
