@@ -169,6 +169,7 @@ def _what(case: Case) -> dict[str, Any]:
         "kernel": case.recipe.label,
         "problem": case.recipe.problem,
         "chip": case.chip,
+        "setting": case.recipe.setting,
         "cores": case.cores,
         "clock": case.clock,
         "rows": [row.id for row in case.rows],
