@@ -508,6 +508,44 @@ SWIZZLED = Edit(
     "the published qkv calls this argument is_h_dim_4h_transposed and hands it to qkv_cte as is_input_swizzled",
 )
 
+MX_VIEWS = (
+    New(
+        "test/utils/moe_tkg_of_views.py",
+        '''"""moe_tkg with weights of MX formats as its callers hand them: as views (mx_moe_block_tkg_wrapper)."""
+
+import functools
+
+import nki.language as nl
+from nkilib_src.nkilib.core.moe import moe_tkg as kernel
+from nkilib_src.nkilib.core.utils.tensor_view import TensorView
+
+_WEIGHTS = ("expert_gate_up_weights", "expert_down_weights")
+
+
+@functools.wraps(kernel)
+def moe_tkg(**arguments):
+    for name in _WEIGHTS:
+        if arguments[name].dtype in (nl.float4_e2m1fn_x4, nl.float8_e4m3fn_x4):
+            arguments[name] = TensorView(arguments[name])
+    return kernel(**arguments)
+''',
+        "moe_tkg reads the attribute base_tensor of weights in MX formats, which a TensorView has and a tensor has not; the "
+        "tests of moe_block_tkg hand it such views, its own tests the tensors",
+    ),
+    Edit(
+        "test/integration/nkilib/core/moe/moe_tkg/test_moe_tkg.py",
+        "        kernel_entry=moe_tkg,\n",
+        "        kernel_entry=moe_tkg_of_views.moe_tkg,\n",
+        "the same",
+    ),
+    Edit(
+        "test/integration/nkilib/core/moe/moe_tkg/test_moe_tkg.py",
+        "from nkilib_src.nkilib.core.moe import moe_tkg\n",
+        "from test.utils import moe_tkg_of_views\n\nfrom nkilib_src.nkilib.core.moe import moe_tkg\n",
+        "the same",
+    ),
+)
+
 PUBLISHED = Append(
     "test/integration/nkilib/experimental/transformer/test_attention_block_tkg_model_config.py",
     """
@@ -570,6 +608,7 @@ APRIL: tuple[Repair, ...] = (
     PRODUCTS,
     *CALLABLE,
     SWIZZLED,
+    *MX_VIEWS,
     PUBLISHED,
     Edit(
         "test/integration/nkilib/core/qkv/test_qkv_tkg.py",

@@ -408,6 +408,7 @@ class Core:
         rows = trace.operand_rows
         first = len(rows) // 4
         line = self.caller_line()
+        written = []  # settled after all that is read: an instruction may read what it writes
         for tensor, role in zip(operands, klass.roles):  # noqa: B905
             storage = tensor.storage
             form = tensor._form or tensor.form
@@ -421,17 +422,19 @@ class Core:
                 self._check_written(tensor, form, start, offset, line, klass.name)
             if role != READ:
                 if not storage.full:
-                    if klass.partial and self.numeric:
-                        self._fill_around(storage, form, start, offset)
-                    if form is storage.whole:
-                        storage.full = True
-                    elif storage.arena is not None or (start, offset, form.id) not in storage.known:
-                        self._mark_written(storage, form, start, offset)
+                    written.append((storage, form, start, offset))
                 if storage.pe_regions is not None and not klass.is_matmul:
                     forget(storage, form, start, offset)
                 if storage.pins is not None:
                     storage.pins.flush()  # before the count: what it keeps is of the bytes before this write
                 storage.writers += 1
+        for storage, form, start, offset in written:
+            if klass.partial and self.numeric:
+                self._fill_around(storage, form, start, offset)
+            if form is storage.whole:
+                storage.full = True
+            elif storage.arena is not None or (start, offset, form.id) not in storage.known:
+                self._mark_written(storage, form, start, offset)
         index = 0
         if immediate and not self.numeric:
             index = len(self.immediates)

@@ -5,6 +5,7 @@ products off, keeps upcast copies, writes in place and records what has been wri
 """
 
 import numpy as np
+import pytest
 from byte_model import KINDS, Memory, Twin, draw_view, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -308,6 +309,22 @@ def test_partitions_that_a_step_leaves_out_stay_unwritten():
         written = t.array()
         assert (written[::2] == 1).all()
         assert np.isnan(written[1::2]).all()
+
+
+@pytest.mark.parametrize("address", [None, (0, 64)])
+def test_an_instruction_that_writes_what_it_reads_finds_what_nothing_wrote(address):
+    """All of a tile is new after it, none of it before: what an earlier tile left there is not read as data."""
+    with running() as core:
+        old = core.ndarray((128, 4), "float32", address=address)
+        vector.memset(old, 9.0)
+        del old
+        t = core.ndarray((128, 4), "float32", address=address)
+        vector.memset(t[0:48], 1.0)
+        vector.tensor_scalar(t, t, nl.add, 2.0)
+        (finding,) = (f for f in core.launch.findings.values() if f.kind == "uninitialized-read")
+        assert finding.details["bytes"] == 80 * 16
+        assert (t.array()[:48] == 3).all()
+        assert np.isnan(t.array()[48:]).all()
 
 
 def test_other_writes_make_only_their_own_bytes_new():
