@@ -529,7 +529,7 @@ def moe_tkg(**arguments):
             arguments[name] = TensorView(arguments[name])
     return kernel(**arguments)
 ''',
-        "moe_tkg reads the attribute base_tensor of weights in MX formats, which a TensorView has and a tensor has not; "
+        "moe_tkg reads the attribute base_tensor of weights in MX formats, which a TensorView has and a tensor not; "
         "the tests of moe_block_tkg hand it such views, its own tests the tensors",
     ),
     Edit(
