@@ -25,6 +25,7 @@ def kernels(
     course: Annotated[Path | None, typer.Option("--course", help="asst4-trainium2; default TRNSIM_COURSE.")] = None,
     accelopt: Annotated[Path | None, typer.Option("--accelopt", help="AccelOpt; default TRNSIM_ACCELOPT.")] = None,
     autocomp: Annotated[Path | None, typer.Option("--autocomp", help="autocomp; default TRNSIM_AUTOCOMP.")] = None,
+    autotune: Annotated[Path | None, typer.Option("--autotune", help="nki-autotune; default TRNSIM_AUTOTUNE.")] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Measurements of your own, as kernel_latency.csv.")
     ] = None,
@@ -62,7 +63,7 @@ def kernels(
         raise InputError("--cross-validate refits the whole compiler stage: leave out --without")
     started = time.perf_counter()
     given = {"sdk": sdk, "samples": samples, "library": library, "fusion": fusion, "course": course}
-    roots = checkouts.roots({**given, "accelopt": accelopt, "autocomp": autocomp})
+    roots = checkouts.roots({**given, "accelopt": accelopt, "autocomp": autocomp, "autotune": autotune})
     selection = select(read_rows(data))
     if family is not None:
         chosen = of_family(selection.cases, family)

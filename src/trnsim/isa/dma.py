@@ -25,6 +25,7 @@ from trnsim.machine.form import HBM, PSUM, SBUF, Form
 from trnsim.machine.tensor import NkiTensor
 from trnsim.machine.trace import InstructionClass
 from trnsim.numerics import cast
+from trnsim.units import Picoseconds
 
 _MODES = ("unknown", "swdge", "hwdge", "none")
 
@@ -425,13 +426,24 @@ def _(dst: NkiTensor, src: NkiTensor, axes: Any, oob_mode: Any) -> NDArray[Any] 
 
 @dma_transpose.cost
 def _(t: Timing, k: InstructionClass, engine: str) -> tuple[Transfer, ...]:
-    """As a copy of the source's runs at the share of its rate that the guides give."""
+    """At the share of the DMA engines' rate that the guides give; on NeuronCore-v2 as a copy of the source's runs.
+
+    Since NeuronCore-v3 all engines write tiles of 128 partitions by 16 elements together (trainium2_arch): runs of the
+    source do not matter, and a tile that is not full takes as long as one that is.
+    """
     dst, src = k.operand("dst"), k.operand("src")
     efficiency = t.dma.transpose_hbm if src.memory == HBM else t.dma.transpose_sbuf
-    found = _descriptors(t, src, src)
     reads, writes = reads_and_writes(k)
     mode = "swdge" if src.indirect > 0 else _DGE[k.attributes["dge_mode"]]
-    times = tuple(t.dma.packet(size, efficiency) for size, _ in found)
+    if t.version == "v2":
+        found = _descriptors(t, src, src)
+        times = tuple(t.dma.packet(size, efficiency) for size, _ in found)
+    else:
+        inner = dst.shape[-1] if len(dst.shape) > 1 else 1
+        tiles = -(-dst.shape[0] // 128) * -(-inner // 16) * (dst.size // (dst.shape[0] * inner))
+        found = t.dma.split(128 * 16 * dst.dtype.itemsize, tiles)
+        rate = efficiency * t.dma.sustained_bytes_per_ns
+        times = tuple(Picoseconds(round(1_000 * size / rate)) for size, _ in found)
     return (Transfer(_hbm_bytes([dst, src]), found, times, "transpose", mode, "", "DMA_TRANSPOSE", reads, writes),)
 
 

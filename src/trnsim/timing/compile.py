@@ -16,15 +16,17 @@ from trnsim.machine.trace import MEMORIES
 from trnsim.timing.accesses import Accesses, find_accesses
 from trnsim.timing.compiled import run
 from trnsim.timing.dependences import EXPLICIT, ORDER, WAR, WAW, Edges, find_dependences
+from trnsim.timing.fills import find_overwritten_fills
 from trnsim.timing.grouping import bucket, distinct
 from trnsim.timing.loads import REPEAT_WINDOW, find_repeated_loads
-from trnsim.timing.options import BALANCE_ENGINES, KEEP_LOADS, REMOVE_REPEATED_LOADS, REORDER
+from trnsim.timing.options import BALANCE_ENGINES, KEEP_LOADS, REMOVE_FILLS, REMOVE_REPEATED_LOADS, REORDER
 from trnsim.timing.placement import NEVER, RELOADED, SLACK, Placement, place
 from trnsim.timing.reloads import CHANGED, defer_loads, fills, only_loads, outgrows
 from trnsim.timing.schedule import (
     LOOK_AHEAD,
     balance_by_time,
     balance_in_order,
+    by_first_use,
     choose_variants,
     earliest_loads,
     estimates,
@@ -122,6 +124,8 @@ def compile_core(
     removed: NDArray[np.int64] = np.zeros(0, np.int64)
     if (REMOVE_REPEATED_LOADS in passes or KEEP_LOADS in passes) and len(klass):
         removed = _without_repeated_loads(trace, core, accesses, klass, tables, passes, compiled)
+    if REMOVE_FILLS in passes and len(klass):
+        removed = np.concatenate((removed, _without_fills(accesses, klass, tables, compiled)))
     keep = np.ones(len(klass), bool)
     keep[removed] = False
     rows = np.flatnonzero(keep)
@@ -211,6 +215,17 @@ def _without_repeated_loads(
     return removed
 
 
+def _without_fills(accesses: Accesses, klass: Column, tables: ClassTables, compiled: bool) -> Column:
+    """Take the accesses of fills that nothing sees out of ``accesses``; the rows of these fills."""
+    is_fill, is_product = (np.array(c, np.int64)[klass] for c in (tables.is_fill, tables.is_product))
+    found = find_overwritten_fills(accesses, is_fill, is_product, compiled)
+    if len(found):
+        gone = np.zeros(len(klass), bool)
+        gone[found] = True
+        accesses.keep(np.flatnonzero(~gone[accesses.instruction]))
+    return found
+
+
 def _explicit_edges(trace: Trace, keep: NDArray[np.bool_], renumber: Column, rows: Column) -> list[Edges]:
     """Edges of ``depends_on`` and ``with_schedule``, and the order within ``no_reorder`` regions."""
     found = []
@@ -270,18 +285,39 @@ def _reorder(
     if options.fresh_tiles:
         capacity[:] = 1 << 60
     queue, dge = tables.column("queue")[variant], tables.column("dge")[variant]
+    loads = tables.column("hbm_read")[variant] > 0
+    entered: Column = np.arange(len(variant), dtype=np.int64)
+    by_use = options.schedule != "tensorizer" and options.look_ahead is None
+    if by_use and (
+        options.fresh_tiles or not outgrows(entered, _in_sbuf(columns, touches), columns["row_bytes"], int(capacity[0]))
+    ):
+        entered = by_first_use(edges, queue, loads, compiled)
+        moved = np.empty(len(entered), np.int64)
+        moved[entered] = np.arange(len(entered))
+        edges = Edges(moved[edges.producer], moved[edges.consumer], edges.kind)
+        variant, queue, dge, loads = variant[entered], queue[entered], dge[entered], loads[entered]
+        touches = _in_order(touches, entered)
     costs = busy[variant], done[variant], transfer[variant]
     earliest: Column = np.zeros(len(variant), np.int64)
-    if options.schedule != "tensorizer" and options.look_ahead is None:
-        loads = tables.column("hbm_read")[variant] > 0
+    if by_use:
         # Software makes descriptors of one DMA after the other.
         by_software = (dge == SOFTWARE) * timing.dma.software_prepare_ps
         kept = np.maximum(costs[2], tables.column("service")[variant])
         earliest = earliest_loads(edges, queue, costs[0], costs[1] + by_software, kept, loads, compiled)
-    return list_schedule(
+    order = list_schedule(
         variant, edges, queue, *costs, touches, columns["row_bytes"], columns["memory"], capacity, compiled,
         options.look_ahead or LOOK_AHEAD, earliest,
     )  # fmt: skip
+    return entered[order]
+
+
+def _in_order(touches: tuple[Column, Column], order: Column) -> tuple[Column, Column]:
+    """(offsets, storages) of ``touches`` with its instructions in ``order``."""
+    offsets, storage = touches
+    counts = np.diff(offsets)[order]
+    new = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts))).astype(offsets.dtype)
+    rows = np.repeat(offsets[:-1][order] - new[:-1], counts) + np.arange(int(new[-1]))
+    return new, storage[rows]
 
 
 def _touched(trace: Trace, accesses: Accesses, count: int, compiled: bool) -> tuple[Column, Column]:

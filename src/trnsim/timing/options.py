@@ -12,6 +12,7 @@ CLOCKS = ("kernel", "span")
 REMOVE_REPEATED_LOADS = "remove-repeated-loads"
 BALANCE_ENGINES = "balance-engines"
 REORDER = "reorder"
+REMOVE_FILLS = "remove-fills"
 KEEP_LOADS = "keep-loads"
 RENAME_TILES = "rename-tiles"
 KEEP_VALUES = "keep-values"
@@ -22,7 +23,7 @@ MERGE_ITERATIONS = "merge-iterations"
 PRELOAD_TABLE = "preload-table"
 COALESCE_DMA = "coalesce-dma"
 CHOOSE_DESCRIPTORS = "choose-descriptors"
-_NKI = (REMOVE_REPEATED_LOADS, BALANCE_ENGINES, REORDER)
+_NKI = (REMOVE_REPEATED_LOADS, REMOVE_FILLS, BALANCE_ENGINES, REORDER)
 _TENSORIZER = (
     KEEP_LOADS, RENAME_TILES, FUSE_LOOPS, KEEP_VALUES, MERGE_ITERATIONS, PROPAGATE_COPIES, MERGE_COPIES, COALESCE_DMA,
     CHOOSE_DESCRIPTORS, PRELOAD_TABLE,
@@ -36,7 +37,7 @@ MIDDLE_END = frozenset({FUSE_LOOPS, KEEP_VALUES, MERGE_ITERATIONS, PROPAGATE_COP
 PASSES = (*_NKI, *_TENSORIZER)
 """The freedoms that the compiler stage takes, each one a pass that can be left out."""
 
-_OF_SCHEDULE = {"program": frozenset[str](), "nki": frozenset(_NKI), "tensorizer": frozenset(PASSES)}
+_OF_SCHEDULE = {"program": frozenset[str](), "nki": frozenset(_NKI), "tensorizer": frozenset(PASSES) - {REMOVE_FILLS}}
 
 
 def passes_of(schedule: str) -> frozenset[str]:
@@ -84,6 +85,7 @@ class TimingOptions:
         if self.look_ahead is not None and self.look_ahead < 1:
             raise InputError("look_ahead must be at least 1", value=self.look_ahead)
         rewriting = (self.passes or frozenset()) & set(_REWRITING)
+        rewriting -= {RENAME_TILES} if self.schedule == "nki" else set()
         if rewriting and self.schedule != "tensorizer":
             raise InputError(f"only the schedule tensorizer has the passes {', '.join(sorted(rewriting))}")
         if self.throttle_phases < 1:

@@ -143,6 +143,67 @@ def estimates(tables: ClassTables, completion: int) -> tuple[Column, Column, Col
     return busy, done, np.where(dge == NO_DMA, 0, lane)
 
 
+def by_first_use(edges: Edges, queue: Column, is_load: NDArray[np.bool_], compiled: bool) -> Column:
+    """Instructions in program order, but the loads of each queue in the order in which they are first waited for.
+
+    Loads keep the places that they have together: at each comes, of those whose own producers are before it, the load
+    whose first consumer is the oldest.
+    """
+    count = len(is_load)
+    entered: Column = np.arange(count, dtype=np.int64)
+    used: Column = np.full(count, count, np.int64)
+    np.minimum.at(used, edges.producer, edges.consumer)
+    needs: Column = np.full(count, -1, np.int64)
+    np.maximum.at(needs, edges.consumer, edges.producer)
+    for one in np.unique(queue[is_load]):
+        loads = np.flatnonzero(is_load & (queue == one))
+        if (np.diff(used[loads]) >= 0).all():
+            continue
+        released = loads[np.argsort(needs[loads], kind="stable")]
+        chosen = np.zeros(len(loads), np.int64)
+        run(_earliest_deadline, compiled, loads, released, needs, used, np.zeros(len(loads) + 1, np.int64), chosen)
+        entered[loads] = chosen
+    return entered
+
+
+def _earliest_deadline(slots: Any, released: Any, needs: Any, used: Any, heap: Any, chosen: Any) -> int:
+    held = 0
+    coming = 0
+    for p in range(len(slots)):
+        while coming < len(released) and needs[released[coming]] < slots[p]:
+            # Into a heap whose root is the load that is used first, ties in program order.
+            i = released[coming]
+            coming += 1
+            at = held
+            held += 1
+            while at > 0:
+                up = (at - 1) // 2
+                o = heap[up]
+                if used[o] < used[i] or (used[o] == used[i] and o < i):
+                    break
+                heap[at] = o
+                at = up
+            heap[at] = i
+        chosen[p] = heap[0]
+        held -= 1
+        i = heap[held]
+        at = 0
+        while 2 * at + 1 < held:
+            down = 2 * at + 1
+            o = heap[down]
+            if down + 1 < held:
+                r = heap[down + 1]
+                if used[r] < used[o] or (used[r] == used[o] and r < o):
+                    down += 1
+                    o = r
+            if used[i] < used[o] or (used[i] == used[o] and i < o):
+                break
+            heap[at] = o
+            at = down
+        heap[at] = i
+    return 0
+
+
 def earliest_loads(
     edges: Edges,
     queue: Column,

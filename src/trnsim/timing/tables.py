@@ -88,6 +88,8 @@ class ClassTables:
     candidates: list[list[int]] = field(default_factory=list)
     roles: list[tuple[int, ...]] = field(default_factory=list)
     is_load: list[bool] = field(default_factory=list)
+    is_fill: list[bool] = field(default_factory=list)
+    is_product: list[bool] = field(default_factory=list)
     _numbers: dict[int, int] = field(default_factory=dict)
     _columns: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
@@ -105,6 +107,8 @@ class ClassTables:
                 and memories == [("read", "hbm"), ("write", "sbuf")]
                 and not any(o.form.indirect for o in klass.operands)
             )
+            self.is_fill.append(klass.name == "nki.isa.memset" and memories == [("write", "psum")])
+            self.is_product.append(klass.is_matmul)
         return number
 
     def column(self, name: str) -> NDArray[np.int64]:

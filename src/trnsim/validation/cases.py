@@ -38,7 +38,8 @@ Value = Tensor | Name | int | float | bool | str | None
 class Source:
     """Where a kernel's code is.
 
-    ``checkout``: ``sdk``, ``samples``, ``library``, ``fusion``, ``course``, ``accelopt``, ``autocomp``, or ``file`` (a
+    ``checkout``: ``sdk``, ``samples``, ``library``, ``fusion``, ``course``, ``accelopt``, ``autocomp``, ``autotune``, or
+    ``file`` (a
     path of its own). ``path`` is relative to it. ``revision``: a tag or commit whose version of the file is meant,
     ``""`` for the files as they are. ``block``: the how-manieth code block with a kernel, for documentation, or
     candidate of a search. ``environment`` names what must be in place in the process: ``nki``, ``library`` (names that
@@ -69,6 +70,7 @@ class Recipe:
     """What a row is a run of. ``problem`` is what its variants share: they compute the same thing.
 
     ``setting``: figures of the chip that were others, as for a what-if chip (``dma.sustained_bytes_per_ns=6.4B/ns``).
+    ``passes``: those that flags of the compiler turn on, and off where a ``-`` stands before them.
     """
 
     operation: str
@@ -78,6 +80,7 @@ class Recipe:
     label: str
     problem: str
     setting: str = ""
+    passes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ VARIABLES = {
     "course": "TRNSIM_COURSE",
     "accelopt": "TRNSIM_ACCELOPT",
     "autocomp": "TRNSIM_AUTOCOMP",
+    "autotune": "TRNSIM_AUTOTUNE",
 }
 _WHAT = {
     "sdk": "aws-neuron-sdk",
@@ -44,6 +45,7 @@ _WHAT = {
     "course": "xaviergonzalez/asst4-trainium2",
     "accelopt": "zhang677/AccelOpt",
     "autocomp": "ucb-bar/autocomp",
+    "autotune": "awslabs/nki-autotune",
 }
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from trnsim.timing.options import RENAME_TILES, REORDER
 from trnsim.validation.cases import Call, Name, Recipe, Source, Tensor, Value
 from trnsim.validation.rows import Row
 
@@ -346,6 +347,24 @@ def _autocomp(row: Row) -> Recipe | None:
     return Recipe(_SEARCHED[found[1]], _AUTOCOMP, OLD_API, (call,), label, f"{row.shapes} {dtype}")
 
 
+_AUTOTUNE = "nki-autotune"
+# What flags of the compiler mean here: an allocator that is no linear scan takes a tile that is filled anew as another
+# tile (an interval of a linear scan lasts from the first to the last use of a name).
+_FLAGS = {"enable-linear-scan-allocation=false": RENAME_TILES, "enable-instruction-scheduling=false": f"-{REORDER}"}
+
+
+def _autotune(row: Row) -> Recipe | None:
+    """Kernels that nki-autotune wrote, or its authors; their files are named after the share of TensorE's peak."""
+    dtype = _dtype(row)
+    if f"/{_AUTOTUNE}@" not in row.source or dtype is None:
+        return None
+    revision, _, path = row.source.partition("@")[2].partition(":")
+    call = Call(Source("autotune", path, revision), row.kernel, _arguments(row.shapes, dtype))
+    passes = tuple(found for flag, found in _FLAGS.items() if flag in row.notes)
+    label = f"{path.split('/')[-2]} {Path(path).stem.removeprefix('kernel_')}"
+    return Recipe("matmul", _AUTOTUNE, NEW_API, (call,), label, f"{row.shapes} {dtype}", passes=passes)
+
+
 def _arguments(text: str, dtype: str) -> tuple[Value, ...]:
     """Arguments with blanks between them: tensors of ``dtype`` by their shapes in brackets, and values."""
     return tuple(
@@ -364,8 +383,8 @@ def _literal(text: str) -> Value:
 
 
 _RECIPES: tuple[Callable[[Row], Recipe | None], ...] = (
-    _own_file, _fusion_attention, _fusion_mlp, _course, _accelopt, _autocomp, _library, _how_to, _layernorm, _mamba,
-    _matmul,
+    _own_file, _fusion_attention, _fusion_mlp, _course, _accelopt, _autocomp, _autotune, _library, _how_to, _layernorm,
+    _mamba, _matmul,
 )  # fmt: skip
 
 

@@ -163,7 +163,11 @@ def _launch(case: Case, call: Call, roots: Mapping[str, Path], without: frozense
     if call.compile_options:
         kernel = importlib.import_module("neuronxcc.nki").baremetal(kernel, additional_compile_opt=call.compile_options)
     schedule = schedule_of(case)
-    passes = passes_of(schedule) - without if without else None
+    flags = case.recipe.passes
+    passes = None
+    if without or flags:
+        added = {f for f in flags if not f.startswith("-")}
+        passes = (passes_of(schedule) | added) - without - {f[1:] for f in flags if f.startswith("-")}
     setting = case.recipe.setting
     chip = f"{case.chip}[{setting}]" if setting else case.chip
     options = SimulationOptions(chip=chip, numeric=False, schedule=schedule, passes=passes, lnc=call.lnc)

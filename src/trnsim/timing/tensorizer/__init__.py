@@ -69,6 +69,13 @@ def tensorize(trace: Trace, core: Core, timing: Timing, passes: frozenset[str]) 
     return rows.build()
 
 
+def renamed(trace: Trace) -> Trace:
+    """``trace`` with tiles that are filled anew as tiles of their own, and nothing else changed."""
+    rows = Rows.of(trace)
+    rename_tiles(rows)
+    return rows.build()
+
+
 def _leave_gpsimd(rows: Rows) -> None:
     """Nothing that another engine can do goes to GpSimdE: in the public profiles it makes descriptors, no more."""
     for row in rows.rows:
