@@ -38,7 +38,9 @@ def families():
 
 BOUNDS = {
     "matmul, SDK how-to, trn2": 0.08,
-    "matmul, KernelTune, trn2": 0.13,
+    "matmul, KernelTune, trn2": 0.08,
+    "matmul, nki-autotune, trn2": 0.09,
+    "mlp_tkg, nki-library, trn2": 0.16,
     "qkv_tkg, nki-library, trn2": 0.08,
     "matmul, SDK tutorial, trn1": 0.12,
     "matmul, autocomp, trn1": 0.12,
@@ -51,7 +53,7 @@ BOUNDS = {
 }
 NAIVE = (
     "matmul, KernelTune, trn2", "qkv_tkg, nki-library, trn2", "matmul, SDK tutorial, trn1", "attention, autocomp, trn1",
-    "attention, head of 64, autocomp, trn1", "selective scan, autocomp, trn1",
+    "attention, head of 64, autocomp, trn1", "selective scan, autocomp, trn1", "matmul, nki-autotune, trn2",
 )  # fmt: skip
 
 
@@ -60,7 +62,14 @@ def test_mean_error(name, families):
     assert families(name).ours.mape <= BOUNDS[name]
 
 
-@pytest.mark.parametrize("name", NAIVE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *NAIVE,
+        pytest.param("mlp_tkg, nki-library, trn2", marks=pytest.mark.xfail(reason="14.2 % against 11.7", strict=True)),
+        pytest.param("matmul, autocomp, trn1", marks=pytest.mark.xfail(reason="10.6 % against 9.1", strict=True)),
+    ],
+)
 def test_better_than_the_naive_models(name, families):
     found = families(name)
     assert found.ours.mape < min(found.busiest.mape, found.sum.mape)
@@ -75,6 +84,13 @@ def test_better_than_the_naive_models(name, families):
         pytest.param(
             "matmul, KernelTune, trn2", "worst", 0.20, marks=pytest.mark.xfail(reason="20.4 %, 1/1/1", strict=True)
         ),
+        pytest.param("matmul, nki-autotune, trn2", "mape", 0.08),
+        pytest.param(
+            "matmul, nki-autotune, trn2",
+            "worst",
+            0.20,
+            marks=pytest.mark.xfail(reason="28.9 %, two products", strict=True),
+        ),
         pytest.param("qkv_tkg, nki-library, trn2", "mape", 0.20),
     ],
 )
@@ -82,7 +98,9 @@ def test_targets(name, measure, target, families):
     assert getattr(families(name).ours, measure) <= target
 
 
-@pytest.mark.parametrize("name", ["qkv_tkg, nki-library, trn2", "matmul, KernelTune, trn2"])
+@pytest.mark.parametrize(
+    "name", ["qkv_tkg, nki-library, trn2", "matmul, KernelTune, trn2", "matmul, nki-autotune, trn2"]
+)
 def test_kernels_are_ranked(name, families):
     assert families(name).ours.pairs_in_order >= 0.95
 

@@ -175,11 +175,33 @@ def _library_source(path: str, revision: str) -> Source:
 
 def _mlp_cte(settings: Mapping[str, str], dtype: str, revision: str, lnc: int) -> Call | None:
     """``mlp`` with enough tokens for its context encoding form; unquantized."""
-    if settings.get("quant_type") != "NONE":
-        return None
+    return None if settings.get("quant_type") != "NONE" else _mlp(settings, dtype, revision, lnc)
+
+
+def _mlp_tkg(settings: Mapping[str, str], dtype: str, revision: str, lnc: int) -> Call | None:
+    """``mlp`` with few enough tokens for its token generation form; weights in 8 bits where they are quantized."""
+    return _mlp(settings, dtype, revision, lnc) if settings.get("quant_type") in _SCALES else None
+
+
+# Of each way to quantize weights the scales: a row of as many columns as the result has ("row"), or one number ("one").
+_SCALES = {
+    "NONE": {},
+    "ROW": {"gate_w_scale": "row", "up_w_scale": "row", "down_w_scale": "row"},
+    "STATIC": dict.fromkeys(("gate_w_scale", "up_w_scale", "down_w_scale", "gate_up_in_scale", "down_in_scale"), "one"),
+}
+_TILINGS = {
+    "gate_up_column_tiling": "use_tkg_gate_up_proj_column_tiling",
+    "down_column_tiling": "use_tkg_down_proj_column_tiling",
+    "down_optimized_layout": "use_tkg_down_proj_optimized_layout",
+}
+
+
+def _mlp(settings: Mapping[str, str], dtype: str, revision: str, lnc: int) -> Call:
     b, s, h, i = (int(settings[x]) for x in ("batch", "seqlen", "hidden", "intermediate"))
     on = {k: v == "True" for k, v in settings.items()}
-    wide, up, down = Tensor(dtype, (b, s, h)), Tensor(dtype, (h, i)), Tensor(dtype, (i, h))
+    quantized = settings["quant_type"]
+    weights = dtype if quantized == "NONE" else "float8_e4m3"
+    wide, up, down = Tensor(dtype, (b, s, h)), Tensor(weights, (h, i)), Tensor(weights, (i, h))
     row, narrow = Tensor(dtype, (1, h)), Tensor(dtype, (1, i))
     norm = settings["norm_type"]
     normed = norm not in ("NO_NORM", "RMS_NORM_SKIP_GAMMA")
@@ -197,11 +219,15 @@ def _mlp_cte(settings: Mapping[str, str], dtype: str, revision: str, lnc: int) -
         "store_fused_add_result": on["store_add"],
         "activation_fn": Name(_TYPES, f"ActFnType.{settings['act_fn_type']}"),
         "normalization_type": Name(_TYPES, f"NormType.{norm}"),
-        "quantization_type": Name(_TYPES, "QuantizationType.NONE"),
+        "quantization_type": Name(_TYPES, f"QuantizationType.{quantized}"),
         "output_dtype": Name("nki.language", "bfloat16"),
         "skip_gate_proj": on["skip_gate"],
         "eps": 1e-6,
     }
+    for name, kind in _SCALES[quantized].items():
+        columns = h if name == "down_w_scale" else i
+        named[name] = Tensor("f32", (128, columns if kind == "row" else 1))
+    named.update({argument: on[name] for name, argument in _TILINGS.items() if name in on})
     return Call(_library_source(f"{_NKILIB}.mlp.mlp", revision), "mlp", (), tuple(named.items()), lnc)
 
 
@@ -249,6 +275,7 @@ _LIBRARY: dict[str, Callable[[Mapping[str, str], str, str, int], Call | None]] =
     "mlp_cte": _mlp_cte,
     "qkv_tkg": _qkv_tkg,
     "layernorm_tkg": _layernorm_tkg,
+    "mlp_tkg": _mlp_tkg,
 }
 
 

@@ -9,6 +9,8 @@ from isa_harness import assert_refused, assert_same, draw_values, given_tensor, 
 
 import trnsim.nki.isa as nisa
 from trnsim.errors import HardwareError
+from trnsim.hardware.load import load_chip
+from trnsim.hardware.timing_constants import load_timing
 
 
 def hbm(core, values, dtype, memory="hbm"):
@@ -104,6 +106,24 @@ def test_dma_transpose(shape, order):
         dst = core.ndarray(tuple(shape[a] for a in order), "float32")
         nisa.dma_transpose(dst, source)
         assert_same(dst.array(), values.transpose(order))
+
+
+@pytest.mark.parametrize(
+    ("shape", "tiles"),
+    [((128, 1024), 64), ((128, 512), 32), ((64, 512), 32), ((128, 1000), 63), ((128, 8), 1), ((100, 20), 2)],
+)
+def test_a_transposition_takes_the_time_of_its_tiles(shape, tiles):
+    """128 partitions by 16 elements at 90 % of the engines' rate, full or not; runs of the source do not matter."""
+    timing = load_timing(load_chip("trn2"))
+    with running("v3") as core:
+        partitions, columns = shape
+        source = hbm(core, np.zeros((columns, partitions), np.float32), "bfloat16")
+        nisa.dma_transpose(core.ndarray(shape, "bfloat16"), source)
+        klass = core.trace.classes[-1]
+        (transfer,) = klass.instruction.cost(timing, klass, "dma")
+    total = sum(n * t for (_, n), t in zip(transfer.descriptors, transfer.engine_ps, strict=True))
+    assert total == pytest.approx(tiles * 4096 / (0.9 * 23.0) * 1000, rel=1e-3)
+    assert sum(size * n for size, n in transfer.descriptors) == tiles * 4096
 
 
 def test_dma_transpose_limits():

@@ -199,7 +199,53 @@ def test_clocks_add_what_the_timing_files_say(chip):
     parts = {c.name: c.value for c in timing.constants if c.name.startswith("clocks.")}
     for name in ("benchmark_p50", "benchmark_p99", "cycle_count", "tpb_cycles", "tpb_cycles_two_cores"):
         assert fixed_us(timing, name) == pytest.approx(total + parts[f"clocks.{name}"])
-    assert fixed_us(timing, "device_timer") is None
+    assert fixed_us(timing, "sundial") is None
+    assert (fixed_us(timing, "device_timer") is not None) == (chip == "trn2")  # no such time is published for others
+
+
+def test_flags_of_the_compiler_are_passes():
+    """nki-autotune: the revision and the file are in the source, the flags that it was compiled with in the notes."""
+    given = {
+        "source": "awslabs/nki-autotune@d57bcc3:kernel_library/matmul/lhs_rhs/kernel_x_89.26mfu.py", "chip": "trn2",
+        "kernel": "matmul_lhs_rhs_nkigym", "shapes": "[2048,2048] [2048,2048]", "dtype": "bf16",
+    }  # fmt: skip
+    plain = recipe_of(row(**given))
+    flagged = recipe_of(row(**given, notes="enable-linear-scan-allocation=false, enable-instruction-scheduling=false"))
+    assert (plain.passes, flagged.passes) == ((), ("rename-tiles", "-reorder"))
+    source = plain.calls[0].source
+    assert (source.checkout, source.revision, source.path) == (
+        "autotune", "d57bcc3", "kernel_library/matmul/lhs_rhs/kernel_x_89.26mfu.py",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("quantized", "weights", "scales"),
+    [
+        ("NONE", "bf16", {}),
+        ("ROW", "float8_e4m3", {"gate_w_scale": (128, 96), "up_w_scale": (128, 96), "down_w_scale": (128, 512)}),
+        ("STATIC", "float8_e4m3", dict.fromkeys(
+            ("gate_w_scale", "up_w_scale", "down_w_scale", "gate_up_in_scale", "down_in_scale"), (128, 1))),
+    ],
+)  # fmt: skip
+def test_an_mlp_of_few_tokens_has_the_scales_of_its_weights(quantized, weights, scales):
+    flags = ("fused_add", "store_add", "skip_gate", "gate_bias", "up_bias", "down_bias", "norm_bias")
+    shapes = (
+        f"batch=4 seqlen=1 hidden=512 intermediate=96 norm_type=NO_NORM quant_type={quantized} act_fn_type=SiLU "
+        + (" ".join(f"{f}=False" for f in flags) + " down_column_tiling=True")
+    )
+    found = recipe_of(
+        row(
+            source="aws-neuron/nki-library@d2ad3a5:test/x.py",
+            kernel="nkilib mlp_tkg",
+            shapes=shapes,
+            dtype="bf16",
+            chip="trn2",
+        )
+    )
+    named = dict(found.calls[0].named)
+    assert named["down_proj_weights_tensor"] == Tensor(weights, (96, 512))
+    assert {n: t.shape for n, t in named.items() if n.endswith("_scale")} == scales
+    assert named["use_tkg_down_proj_column_tiling"] is True
 
 
 def test_families_are_an_operation_a_source_and_a_chip():

@@ -1,0 +1,116 @@
+"""What is ordered and left out before engines wait: loads by their first use, fills that products overwrite."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timing_programs import Program, chip, events
+
+import trnsim
+from trnsim import SimulationOptions, profile
+from trnsim.timing import TimingOptions, simulate
+from trnsim.timing.dependences import Edges
+from trnsim.timing.options import REORDER
+from trnsim.timing.schedule import by_first_use
+
+
+def loads_first(uses):
+    """All loads, then their uses by VectorE in the order ``uses``."""
+    p = Program()
+    tiles = [p.tile(f"t{i}", (128, 64)) for i in range(len(uses))]
+    for i, tile in enumerate(tiles):
+        p.dma(tile, p.tile(f"x{i}", (128, 64), "hbm"), queue="sync")
+    for i in uses:
+        p.work("vector", reads=[tiles[i]], writes=[p.tile(f"s{i}", (128, 1))], busy=1_000_000)
+    return p
+
+
+def test_loads_come_in_the_order_of_their_first_use():
+    uses = [(7 * i) % 60 for i in range(60)]
+    timeline = simulate([loads_first(uses).trace], chip(), TimingOptions(passes=frozenset({REORDER})))
+    assert [e[0] for e in events(timeline, "sync")] == uses
+    in_order = simulate([loads_first(uses).trace], chip(), TimingOptions(schedule="program"))
+    assert [e[0] for e in events(in_order, "sync")] == list(range(60))
+    assert timeline.total_ps < in_order.total_ps
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.data())
+def test_the_order_by_first_use_keeps_all_edges(data):
+    """Loads of a queue share their places, after what they need and before what needs them, the soonest used first."""
+    count = data.draw(st.integers(2, 24))
+    pairs = data.draw(
+        st.lists(st.tuples(st.integers(0, count - 2), st.integers(1, count - 1)).filter(lambda p: p[0] < p[1]))
+    )
+    producer, consumer = (np.array([p[i] for p in pairs], np.int64) for i in range(2))
+    queue = np.array(data.draw(st.lists(st.integers(0, 1), min_size=count, max_size=count)), np.int64)
+    loads = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+    edges = Edges(producer, consumer, np.zeros(len(pairs), np.int64))
+    order = by_first_use(edges, queue, loads, compiled=False)
+    assert sorted(order.tolist()) == list(range(count))
+    place = np.empty(count, np.int64)
+    place[order] = np.arange(count)
+    assert (place[edges.producer] < place[edges.consumer]).all()
+    assert (order[~loads] == np.flatnonzero(~loads)).all()
+    assert (queue[order] == queue).all()
+    assert (order == by_first_use(edges, queue, loads, compiled=True)).all()
+    used = np.full(count, count)
+    np.minimum.at(used, edges.producer, edges.consumer)
+    needs = np.full(count, -1)
+    np.maximum.at(needs, edges.consumer, edges.producer)
+    for slot in np.flatnonzero(loads).tolist():
+        # None that could have come here is used sooner.
+        for other in np.flatnonzero(loads & (queue == queue[slot]) & (place > slot)).tolist():
+            assert needs[other] >= slot or used[order[slot]] <= used[other]
+
+
+def filled_sums(read_between=False, columns=512, repeats=2):
+    import nki
+    import nki.isa as nisa
+    import nki.language as nl
+
+    @nki.jit
+    def kernel(a, b):
+        out = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.shared_hbm)
+        x, y = (nl.ndarray((128, 512), dtype=nl.bfloat16, buffer=nl.sbuf) for _ in range(2))
+        nisa.dma_copy(x, a)
+        nisa.dma_copy(y, b)
+        p = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.psum)
+        s = nl.ndarray((128, 512), dtype=nl.float32, buffer=nl.sbuf)
+        for _ in range(repeats):
+            nisa.memset(p, 0.0)
+            if read_between:
+                nisa.tensor_copy(s, p)
+            for at in range(0, 513 - columns, columns):
+                for _ in range(2):
+                    nisa.nc_matmul(p[:, at : at + columns], x[:, 0:128], y[:, at : at + columns])
+            nisa.tensor_copy(s, p)
+        nisa.dma_copy(out, s)
+        return out
+
+    return kernel
+
+
+def memsets(schedule, **options):
+    trnsim.install()
+    arguments = SimulationOptions(chip="trn2", numeric=False, schedule=schedule)
+    timeline = profile(filled_sums(**options), "bf16[128,512]", "bf16[128,512]", options=arguments).timeline
+    opcodes = [timeline.traces[0].classes[c].name for c in timeline.traces[0].column("klass").tolist()]
+    ran = {i for i in timeline.events.instruction.tolist() if i >= 0}
+    return sum(opcodes[i] == "nki.isa.memset" for i in ran)
+
+
+@pytest.mark.parametrize("columns", [512, 128])
+def test_a_fill_that_products_overwrite_goes(columns):
+    assert memsets("program", columns=columns) == 2
+    assert memsets("nki", columns=columns) == 0
+
+
+def test_a_fill_that_is_read_stays():
+    assert memsets("nki", read_between=True) == 2
+
+
+def test_a_fill_that_products_overwrite_in_part_stays():
+    assert memsets("nki", columns=384) == 2
