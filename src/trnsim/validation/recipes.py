@@ -150,6 +150,16 @@ _NKILIB = "nkilib_src.nkilib.core"
 _TYPES = f"{_NKILIB}.utils.common_types"
 
 
+# What nki-library's tests call the same setting elsewhere.
+_SPELT = {
+    "skip_gate_proj": "skip_gate",
+    "quantization_type": "quant_type",
+    "use_tkg_gate_up_proj_column_tiling": "gate_up_column_tiling",
+    "use_tkg_down_proj_column_tiling": "down_column_tiling",
+    "use_tkg_down_proj_optimized_layout": "down_optimized_layout",
+}
+
+
 def _library(row: Row) -> Recipe | None:
     """Kernels of nki-library with the configurations of its own tests."""
     found = re.search(r"nki-library@(\w+)", row.source)
@@ -157,7 +167,7 @@ def _library(row: Row) -> Recipe | None:
     make = _LIBRARY.get(kernel)
     if not found or make is None:
         return None
-    settings = dict(re.findall(r"(\w+)=(\S+)", row.shapes))
+    settings = {_SPELT.get(name, name): value for name, value in re.findall(r"(\w+)=(\S+)", row.shapes)}
     dtype = _dtype(row)
     if dtype is None:
         return None
@@ -233,7 +243,7 @@ def _mlp(settings: Mapping[str, str], dtype: str, revision: str, lnc: int) -> Ca
 
 def _qkv_tkg(settings: Mapping[str, str], dtype: str, revision: str, lnc: int) -> Call | None:
     """``qkv`` with few enough tokens for its token generation form; unquantized."""
-    if settings.get("quantization_type") != "NONE":
+    if settings.get("quant_type") != "NONE":
         return None
     b, s, h, f, d = (int(settings[x]) for x in ("batch", "seqlen", "hidden_dim", "fused_qkv_dim", "d_head"))
     on = {k: v == "True" for k, v in settings.items()}
@@ -271,10 +281,25 @@ def _layernorm_tkg(settings: Mapping[str, str], dtype: str, revision: str, lnc: 
     return Call(source, "layernorm_tkg", (), tuple(named.items()), lnc)
 
 
+def _rmsnorm_tkg(settings: Mapping[str, str], dtype: str, revision: str, lnc: int) -> Call | None:
+    b, s, h = (int(settings[x]) for x in ("batch", "seqlen", "hidden"))
+    actual = settings.get("hidden_actual", "None")
+    named: dict[str, Value] = {
+        "input": Tensor(dtype, (b, s, h)),
+        "gamma": Tensor(dtype, (1, h)),
+        "output": Tensor(dtype, (128, b * s, h // 128)),
+        "hidden_actual": None if actual == "None" else int(actual),
+        "hidden_dim_tp": settings.get("hidden_dim_tp") == "True",
+    }
+    source = _library_source(f"{_NKILIB}.subkernels.rmsnorm_tkg", revision)
+    return Call(source, "rmsnorm_tkg", (), tuple(named.items()), lnc)
+
+
 _LIBRARY: dict[str, Callable[[Mapping[str, str], str, str, int], Call | None]] = {
     "mlp_cte": _mlp_cte,
     "qkv_tkg": _qkv_tkg,
     "layernorm_tkg": _layernorm_tkg,
+    "rmsnorm_tkg": _rmsnorm_tkg,
     "mlp_tkg": _mlp_tkg,
 }
 
