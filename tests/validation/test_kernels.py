@@ -41,6 +41,7 @@ BOUNDS = {
     "matmul, KernelTune, trn2": 0.08,
     "matmul, nki-autotune, trn2": 0.09,
     "mlp_tkg, nki-library, trn2": 0.16,
+    "rmsnorm_tkg, nki-library, trn2": 0.25,
     "qkv_tkg, nki-library, trn2": 0.08,
     "matmul, SDK tutorial, trn1": 0.12,
     "matmul, autocomp, trn1": 0.12,
@@ -67,6 +68,9 @@ def test_mean_error(name, families):
     [
         *NAIVE,
         pytest.param("mlp_tkg, nki-library, trn2", marks=pytest.mark.xfail(reason="14.2 % against 11.7", strict=True)),
+        pytest.param(
+            "rmsnorm_tkg, nki-library, trn2", marks=pytest.mark.xfail(reason="22.9 % against 18.7", strict=True)
+        ),
         pytest.param("matmul, autocomp, trn1", marks=pytest.mark.xfail(reason="10.6 % against 9.1", strict=True)),
     ],
 )
