@@ -69,7 +69,8 @@ def main() -> int:
         # pages that the system would clear for each anew are close to half of its time (glibc alone reads these).
         # One thread a worker (the suite says so when its libraries have already started more): the many small products
         # of a kernel lose more by waiting for a second one than the large ones gain, thirty times beside other work.
-        kept = {} if options.release_memory else _KEPT_MEMORY
+        # Under a limit it is given back: one test that runs into the limit would leave too little for all after it.
+        kept = {} if options.release_memory or options.memory else _KEPT_MEMORY
         for name, value in {**kept, **dict.fromkeys(_THREADS, "1")}.items():
             environment.setdefault(name, value)
         # The suite skips tests of the attention block that it estimates above this, 20 GiB each if it is not told. What
