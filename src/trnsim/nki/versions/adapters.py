@@ -57,6 +57,8 @@ def _dma_copy(
     if dst_rmw_op is not None:
         return dma.dma_compute(dst, [src, dst], dst_rmw_op, unique_indices=unique_indices, oob_mode=oob_mode, name=name)
     tensors = isinstance(dst, NkiTensor) and isinstance(src, NkiTensor)
+    if tensors and not src.size:
+        src.storage.full = True  # of a tensor without elements, which only this release has, nothing is unwritten
     if dge_mode is DgeMode.hwdge and tensors and dst.dtype != src.dtype and dst.dtype.itemsize == src.dtype.itemsize:
         _report("raw-bytes", f"hwdge moves the bytes of {src.dtype} to {dst.dtype} as they are; since 0.3 an error")
         src = src.view(dst.dtype)
