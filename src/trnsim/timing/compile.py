@@ -24,6 +24,7 @@ from trnsim.timing.placement import NEVER, RELOADED, SLACK, Placement, place
 from trnsim.timing.reloads import CHANGED, defer_loads, fills, only_loads, outgrows
 from trnsim.timing.schedule import (
     LOOK_AHEAD,
+    LOOK_AHEAD_TENSORIZER,
     balance_by_time,
     balance_in_order,
     by_first_use,
@@ -306,7 +307,7 @@ def _reorder(
         earliest = earliest_loads(edges, queue, costs[0], costs[1] + by_software, kept, loads, compiled)
     order = list_schedule(
         variant, edges, queue, *costs, touches, columns["row_bytes"], columns["memory"], capacity, compiled,
-        options.look_ahead or LOOK_AHEAD, earliest,
+        options.look_ahead or (LOOK_AHEAD_TENSORIZER if options.schedule == "tensorizer" else LOOK_AHEAD), earliest,
     )  # fmt: skip
     return entered[order]
 

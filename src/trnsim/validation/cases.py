@@ -14,10 +14,14 @@ from trnsim.validation.rows import Row
 
 @dataclass(frozen=True)
 class Tensor:
-    """An argument without data. ``dtype`` is spelled as in ``trnsim profile --arg``, ``f32`` or ``bf16``."""
+    """An argument without data. ``dtype`` is spelled as in ``trnsim profile --arg``, ``f32`` or ``bf16``.
+
+    ``filled``: the number that all its elements are, for int32 whose values decide what the kernel does.
+    """
 
     dtype: str
     shape: tuple[int, ...]
+    filled: int | None = None
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
@@ -31,7 +35,15 @@ class Name:
     path: str
 
 
-Value = Tensor | Name | int | float | bool | str | None
+@dataclass(frozen=True)
+class Made:
+    """An argument that a name of the checkout makes of others, such as a class of settings."""
+
+    maker: Name
+    named: tuple[tuple[str, Name | float | str | None], ...]
+
+
+Value = Tensor | Name | Made | int | float | bool | str | None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trnsim.timing.options import RENAME_TILES, REORDER
-from trnsim.validation.cases import Call, Name, Recipe, Source, Tensor, Value
+from trnsim.validation.cases import Call, Made, Name, Recipe, Source, Tensor, Value
 from trnsim.validation.rows import Row
 
 NEW_API, OLD_API, LIBRARY = "new API", "old API", "nki-library"
@@ -157,6 +157,13 @@ _SPELT = {
     "use_tkg_gate_up_proj_column_tiling": "gate_up_column_tiling",
     "use_tkg_down_proj_column_tiling": "down_column_tiling",
     "use_tkg_down_proj_optimized_layout": "down_optimized_layout",
+    "bs": "batch",
+    "bs_kv": "batch_kv",
+    "kv_seqlen": "seqlen_kv",
+    "q_seqlen_partial": "seqlen_q",
+    "kv_seqlen_prior": "prior_len",
+    "seqlen_kv_prior": "prior_len",
+    "kv_prior_used_len": "prior_used_len",
 }
 
 
@@ -295,12 +302,65 @@ def _rmsnorm_tkg(settings: Mapping[str, str], dtype: str, revision: str, lnc: in
     return Call(source, "rmsnorm_tkg", (), tuple(named.items()), lnc)
 
 
+def _rmsnorm_quant(settings: Mapping[str, str], dtype: str, revision: str, lnc: int) -> Call | None:
+    b, s, h = (int(settings[x]) for x in ("batch", "seqlen", "hidden"))
+    kind, only = settings.get("quant_type", "ROW"), settings.get("quant_only") == "True"
+    path = f"{_NKILIB}.rmsnorm.rmsnorm_quant"
+    how: dict[str, Name | float | str | None] = {
+        "lower_bound": float(settings.get("lower_bound", "0")),
+        "norm_type": Name(_TYPES, "NormType.NO_NORM" if only else "NormType.RMS_NORM"),
+        "quantization_type": Name(_TYPES, f"QuantizationType.{kind}"),
+        "eps": 1e-6,
+    }
+    named: dict[str, Value] = {
+        "hidden": Tensor(dtype, (b, s, h)),
+        "ln_w": Tensor(dtype, (1, h) if lnc > 1 else (h,)),
+        "kargs": Made(Name(path, "RmsNormQuantKernelArgs"), tuple(how.items())),
+        "input_dequant_scale": Tensor("f32", (128, 1)) if kind == "STATIC" else None,
+    }
+    return Call(_library_source(path, revision), "rmsnorm_quant_kernel", (), tuple(named.items()), lnc)
+
+
+def _attention_cte(settings: Mapping[str, str], dtype: str, revision: str, lnc: int) -> Call | None:
+    """``attention_cte``: with a prefix (``prior_len``), a window, sinks, heads that share keys, a context in parts."""
+    b, keys, queries, d = (int(settings[x]) for x in ("batch", "seqlen_kv", "seqlen_q", "d"))
+    shared = int(settings.get("batch_kv", b))
+    prior = settings.get("prior_len", "None")
+    degree = settings.get("cp_degree", "None")
+    on = {k: settings.get(k) == "True" for k in ("tp_q", "tp_k", "tp_out", "sink")}
+
+    def tensor(rows: int, length: int, transposed: bool) -> Tensor:
+        return Tensor(dtype, (rows, length, d) if transposed else (rows, d, length))
+
+    named: dict[str, Value] = {
+        "q": tensor(b, queries, on["tp_q"]),
+        "k": tensor(shared, keys, on["tp_k"]),
+        "v": tensor(shared, keys, True),
+        "scale": float(settings.get("softmax_scale", "1")),
+        "causal_mask": settings.get("causal_mask", "True") == "True",
+        "sink": Tensor("f32", (b, 1)) if on["sink"] else None,
+        "sliding_window": int(settings.get("sliding_window", "0")),
+        **{k: on[k] for k in ("tp_q", "tp_k", "tp_out")},
+    }
+    if prior != "None":
+        named["k_prior"] = tensor(shared, int(prior), on["tp_k"])
+        named["v_prior"] = tensor(shared, int(prior), True)
+        named["prior_used_len"] = Tensor("i32", (1,), int(settings["prior_used_len"]))
+    if degree != "None":
+        named["cp_offset"] = Tensor("i32", (1, 1), int(settings["cp_rank_id"]) * queries)
+        named["global_cp_deg"] = int(degree)
+    path = f"{_NKILIB}.attention.attention_cte"
+    return Call(_library_source(path, revision), "attention_cte", (), tuple(named.items()), lnc)
+
+
 _LIBRARY: dict[str, Callable[[Mapping[str, str], str, str, int], Call | None]] = {
     "mlp_cte": _mlp_cte,
     "qkv_tkg": _qkv_tkg,
     "layernorm_tkg": _layernorm_tkg,
     "rmsnorm_tkg": _rmsnorm_tkg,
     "mlp_tkg": _mlp_tkg,
+    "rmsnorm_quant": _rmsnorm_quant,
+    "attention_cte": _attention_cte,
 }
 
 

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from trnsim.errors import InputError, TrnsimError
-from trnsim.validation.cases import Call, Case, Name, Tensor, Value
+from trnsim.validation.cases import Call, Case, Made, Name, Tensor, Value
 from trnsim.validation.recipes import OLD_API
 
 if TYPE_CHECKING:
@@ -177,7 +179,7 @@ def _launch(case: Case, call: Call, roots: Mapping[str, Path], without: frozense
 
 def _value(value: Value) -> Any:
     if isinstance(value, Tensor):
-        return str(value)
+        return str(value) if value.filled is None else np.full(value.shape, value.filled, np.int32)
     if isinstance(value, Name):
         found: Any = importlib.import_module(value.module)
         for part in value.path.split("."):
@@ -185,6 +187,8 @@ def _value(value: Value) -> Any:
                 raise InputError(f"{value.module} has no {value.path}")
             found = getattr(found, part)
         return found
+    if isinstance(value, Made):
+        return _value(value.maker)(**{k: _value(v) for k, v in value.named})
     return value
 
 
