@@ -253,7 +253,7 @@ def _interleave(case: Case) -> Iterator[Attempt]:
     software pipeline: the order looks further ahead than the compiler's own.
     """
     options = case.using(REORDER)
-    for ahead in (64, 256):
+    for ahead in (128, 256):
         changed = replace(case, options=replace(options, look_ahead=ahead))
         lines: Lines = Counter()
         for trace, program, other in zip(case.traces, case.stages.programs, changed.stages.programs, strict=True):

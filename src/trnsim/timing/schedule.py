@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     Column = NDArray[np.signedinteger[Any]]
 
 # Instructions from the oldest one that is not placed yet to the last that may be. Chosen over published kernels on
-# trn2. Under ``nki``: nki-library's 131 references of ``attention_cte`` are 14.8 % off in the mean with 48, 10.8 with
-# 96 (their groups of queries are 157 instructions long; with 48 the maxima of the next group wait behind the sums of
-# the one before), thirty matmuls the same within 0.6 %. Under ``tensorizer``: thirty-one attention and MLP kernels
-# (attention is 0.6 % worse with 64 and 96; with 32, loads of an MLP's next row of tiles come up behind its stores,
-# which the measured ones do not).
-LOOK_AHEAD = 96
+# trn2. Under ``nki``: nki-library's 131 references of ``attention_cte`` are off by 14.8 % with 48, by 11.3 with 64
+# and 10.8 with 96 (with 48 the maxima of the next group of queries wait behind the sums of the one before), thirty
+# matmuls the same within 1 %; with 72 and more, our ``reduce_rows`` loses a twentieth of its bandwidth. Under
+# ``tensorizer``: thirty-one attention and MLP kernels (attention is 0.6 % worse with 64 and 96; with 32, loads of an
+# MLP's next row of tiles come up behind its stores, which the measured ones do not).
+LOOK_AHEAD = 64
 LOOK_AHEAD_TENSORIZER = 48
 # Under ``nki``, a load is placed before its first use by so many times what it is estimated to take, and no earlier.
 # What is loaded gets the lowest free bytes in this order, so this bounds how many loads are under way. Chosen on

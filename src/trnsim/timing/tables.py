@@ -78,7 +78,7 @@ class Variant:
 def _strided_load(klass: InstructionClass, load: Work, timing: Timing) -> int:
     """How long the loads of a stationary matrix whose columns lie far apart keep each other: SBUF's port reads it at
     half rate, and a multiply of few rows no longer hides it. nki-library's ``mlp_tkg``, which loads such matrices for
-    its down projection, takes 60 ns more for each than with contiguous ones (fourteen references).
+    its down projection, takes 60 ns more for each than with contiguous ones.
     """
     if all(klass.operands[i].form.step_bytes <= timing.vector.wide_step_bytes for i in load.reads):
         return 0
