@@ -28,6 +28,7 @@ SHORT = "two tiles of K: few products for each load, and the schedule lets loads
 EXCEPTIONS = {
     (6144, 256, 4096): SHORT,
     (768, 2048, 4096): NARROW,
+    (1024, 1536, 4096): NARROW,
     (1024, 3072, 4096): NARROW,
     (1536, 2048, 4096): NARROW,
     (2048, 768, 4096): NARROW,
