@@ -114,3 +114,38 @@ def test_a_fill_that_is_read_stays():
 
 def test_a_fill_that_products_overwrite_in_part_stays():
     assert memsets("nki", columns=384) == 2
+
+
+@pytest.mark.parametrize(("rows", "slower"), [(1, True), (512, False)])
+def test_a_stationary_matrix_of_columns_far_apart_bounds_a_product_of_few_rows(rows, slower):
+    """Its loads do not keep up with products of one row, and hide behind those of 512."""
+    import nki
+    import nki.isa as nisa
+    import nki.language as nl
+
+    trnsim.install()
+
+    def span(step):
+        @nki.jit
+        def kernel(a, b):
+            out = nl.ndarray((128, rows), dtype=nl.float32, buffer=nl.shared_hbm)
+            x = nl.ndarray((128, 128 * step), dtype=nl.bfloat16, buffer=nl.sbuf)
+            y = nl.ndarray((128, rows), dtype=nl.bfloat16, buffer=nl.sbuf)
+            nisa.dma_copy(x, a)
+            nisa.dma_copy(y, b)
+            p = nl.ndarray((128, rows), dtype=nl.float32, buffer=nl.psum)
+            s = nl.ndarray((128, rows), dtype=nl.float32, buffer=nl.sbuf)
+            for i in range(64):
+                at = i % step
+                nisa.nc_matmul(p, x[:, at : at + 127 * step + 1 : step], y)
+            nisa.tensor_copy(s, p)
+            nisa.dma_copy(out, s)
+            return out
+
+        options = SimulationOptions(chip="trn2", numeric=False, schedule="program")
+        timeline = profile(kernel, f"bf16[128,{128 * step}]", f"bf16[128,{rows}]", options=options).timeline
+        found = events(timeline, "tensor")
+        return found[-1][2] - found[0][1]
+
+    assert span(8) == pytest.approx(span(1), rel=0.02)  # 16 bytes apart: as fast as contiguous ones
+    assert (span(16) > 1.2 * span(8)) is slower

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+from fractions import Fraction
 
 import pytest
 
 from trnsim.errors import InputError
 from trnsim.hardware import load_chip, load_timing
-from trnsim.validation.cases import Tensor, of_family, select
+from trnsim.validation.cases import Made, Name, Tensor, of_family, select
 from trnsim.validation.clocks import NAMES, clock_of, fixed_us
 from trnsim.validation.exclusion import NO_SOURCE, RULES, excluded
 from trnsim.validation.recipes import recipe_of
 from trnsim.validation.rows import COLUMNS, Row, read_rows
+from trnsim.validation.run import _value
 
 
 def row(**given):
@@ -166,6 +168,38 @@ def test_a_kernel_of_nki_library_gets_the_configuration_of_its_test():
     assert named["normalization_type"].path == "NormType.RMS_NORM"
     quantized = row(source="nki-library@d2ad3a5", kernel="nkilib mlp_cte", shapes=shapes.replace("=NONE", "=ROW"))
     assert recipe_of(quantized) is None
+
+
+def test_attention_of_a_context_in_parts_gets_the_numbers_that_decide_what_it_does():
+    shapes = "batch=4 batch_kv=2 seqlen_q=512 seqlen_kv=1024 d=128 cp_degree=2 cp_rank_id=1 tp_q=True sliding_window=64"
+    given = row(source="nki-library@d2ad3a5:test", kernel="nkilib attention_cte", shapes=shapes, dtype="bf16")
+    (call,) = recipe_of(given).calls
+    named = dict(call.named)
+    assert [str(named[k]) for k in "qkv"] == ["bf16[4,512,128]", "bf16[2,128,1024]", "bf16[2,1024,128]"]
+    assert named["cp_offset"] == Tensor("i32", (1, 1), 512)
+    assert named["global_cp_deg"] == 2
+    assert named["sliding_window"] == 64
+    assert "prior_used_len" not in named
+    prefix = f"{shapes} prior_len=2048 prior_used_len=1500"
+    (call,) = recipe_of(row(source=given.source, kernel=given.kernel, shapes=prefix, dtype="bf16")).calls
+    named = dict(call.named)
+    assert str(named["k_prior"]) == "bf16[2,128,2048]"
+    assert named["prior_used_len"] == Tensor("i32", (1,), 1500)
+
+
+def test_an_argument_that_the_kernels_own_class_holds_is_made_by_it():
+    shapes = "batch=2 seqlen=128 hidden=512 quant_type=STATIC lower_bound=0.5"
+    (call,) = recipe_of(
+        row(source="nki-library@d2ad3a5", kernel="nkilib rmsnorm_quant", shapes=shapes, dtype="bf16")
+    ).calls
+    named = dict(call.named)
+    assert isinstance(named["kargs"], Made)
+    assert named["kargs"].maker.path == "RmsNormQuantKernelArgs"
+    assert dict(named["kargs"].named)["lower_bound"] == 0.5
+    assert str(named["input_dequant_scale"]) == "f32[128,1]"
+    made = Made(Name("fractions", "Fraction"), (("numerator", 3), ("denominator", 4)))
+    assert _value(made) == Fraction(3, 4)
+    assert _value(Tensor("i32", (2,), 7)).tolist() == [7, 7]
 
 
 def test_unknown_kernels_have_no_public_source():
