@@ -300,14 +300,20 @@ def _reorder(
         touches = _in_order(touches, entered)
     costs = busy[variant], done[variant], transfer[variant]
     earliest: Column = np.zeros(len(variant), np.int64)
+    addressed: Column = np.zeros(len(variant), np.int64)
+    rows: Column = np.zeros(0, np.int64)
     if by_use:
         # Software makes descriptors of one DMA after the other.
         by_software = (dge == SOFTWARE) * timing.dma.software_prepare_ps
         kept = np.maximum(costs[2], tables.column("service")[variant])
         earliest = earliest_loads(edges, queue, costs[0], costs[1] + by_software, kept, loads, compiled)
+        addressed = (np.diff(touches[0]) == 0).astype(np.int64)
+        earliest[addressed == 1] = 0
+        rows = np.flatnonzero(loads)
     order = list_schedule(
         variant, edges, queue, *costs, touches, columns["row_bytes"], columns["memory"], capacity, compiled,
         options.look_ahead or (LOOK_AHEAD_TENSORIZER if options.schedule == "tensorizer" else LOOK_AHEAD), earliest,
+        rows, addressed[rows],
     )  # fmt: skip
     return entered[order]
 
