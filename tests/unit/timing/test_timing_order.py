@@ -13,7 +13,7 @@ from trnsim import SimulationOptions, profile
 from trnsim.timing import TimingOptions, simulate
 from trnsim.timing.dependences import Edges
 from trnsim.timing.options import REORDER
-from trnsim.timing.schedule import by_first_use
+from trnsim.timing.schedule import LOADS_AHEAD, LOOK_AHEAD, by_first_use
 
 
 def loads_first(uses):
@@ -64,6 +64,37 @@ def test_the_order_by_first_use_keeps_all_edges(data):
         # None that could have come here is used sooner.
         for other in np.flatnonzero(loads & (queue == queue[slot]) & (place > slot)).tolist():
             assert needs[other] >= slot or used[order[slot]] <= used[other]
+
+
+def a_load_after(stores, address):
+    """How many of ``stores``, one after each work, come before a load to ``address`` (None: none is given)."""
+    p = Program()
+    out, tile = p.tile("out", (128, 8), address=(0, 64)), p.tile("tile", (128, 64), address=address)
+    for _ in range(stores):
+        p.work("vector", writes=[out], busy=1_000_000)
+        p.dma(p.tile("y", (128, 8), "hbm"), out, queue="sync")
+    load = p.dma(tile, p.tile("x", (128, 64), "hbm"), queue="sync")
+    p.work("scalar", reads=[tile], updates=[out], busy=1_000)
+    timeline = simulate([p.trace], chip(), TimingOptions(passes=frozenset({REORDER})))
+    return [e[0] for e in events(timeline, "sync")].index(load)
+
+
+def test_a_load_to_an_address_that_the_kernel_gives_comes_as_soon_as_it_may():
+    assert a_load_after(100, (0, 4096)) == 0
+    assert a_load_after(100, None) >= 100 - LOOK_AHEAD // 2 - 1
+    assert a_load_after(200, (0, 4096)) == pytest.approx(200 - LOADS_AHEAD // 2, abs=1)
+
+
+def test_loads_to_given_addresses_keep_their_order():
+    p = Program()
+    used = [p.tile(f"t{i}", (128, 64), address=(0, 4096 + 256 * i)) for i in range(100)]
+    for tile in used:
+        p.dma(tile, p.tile("x", (128, 64), "hbm"), queue="sync")
+        p.work("vector", reads=[tile], writes=[p.tile("s", (128, 1), address=(0, 0))], busy=2_000_000)
+    timeline = simulate([p.trace], chip(), TimingOptions(passes=frozenset({REORDER})))
+    loads = [e[0] for e in events(timeline, "sync")]
+    assert loads == sorted(loads)
+    assert events(timeline, "sync")[-1][1] < 100_000_000  # the last long before the 200 us of its use
 
 
 def filled_sums(read_between=False, columns=512, repeats=2):
