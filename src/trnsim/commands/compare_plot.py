@@ -136,6 +136,8 @@ def _bars(
 def _write(figure: Any, what: Served | Trained, rows: Sequence[Compared], basis: Basis, path: Path) -> None:
     import io
 
+    import matplotlib as mpl
+
     from trnsim.report.files import write_bytes_atomic, write_text_atomic
 
     if path.suffix == ".png":
@@ -144,7 +146,8 @@ def _write(figure: Any, what: Served | Trained, rows: Sequence[Compared], basis:
         write_bytes_atomic(path, data.getvalue())
         return
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
+    with mpl.rc_context({"svg.hashsalt": "trnsim"}):  # the same plot, the same file
+        figure.savefig(text, format="svg", metadata={"Date": None})
     if path.suffix == ".svg":
         write_text_atomic(path, text.getvalue())
         return

@@ -149,6 +149,8 @@ def test_picture(tmp_path, suffix):
     assert data.startswith({"svg": b"<?xml", "png": b"\x89PNG", "html": b"<!doctype html"}[suffix])
     if suffix != "png":
         assert b"dgx-b200" in data
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert target.read_bytes() == data
 
 
 def test_bad_picture():
