@@ -43,7 +43,7 @@ BOUNDS = {
     "mlp_tkg, nki-library, trn2": 0.09,
     "rmsnorm_tkg, nki-library, trn2": 0.15,
     "rmsnorm_quant, nki-library, trn2": 0.17,
-    "attention_cte, nki-library, trn2": 0.12,
+    "attention_cte, nki-library, trn2": 0.09,
     "qkv_tkg, nki-library, trn2": 0.19,
     "matmul, SDK tutorial, trn1": 0.12,
     "matmul, autocomp, trn1": 0.12,
