@@ -301,15 +301,15 @@ SMALL = [
     ("trn2", 1, "rmsnorm", "bfloat16", {"rows": 250_000, "width": 4096}),
     ("trn3", 2, "softmax", "float16", {"rows": 370_001, "width": 4096}),
     (
-        "trn1",
+        "trn2",
         1,
         "decode_attention",
         "bfloat16",
         {"sequences": 45, "heads": 8, "kv_heads": 8, "context": 9000, "depth": 64},
     ),
     ("trn3", 1, "reduce_columns", "float32", {"rows": 100_000, "width": 1536}),
-    ("trn2", 2, "gated_activation", "bfloat16", {"rows": 120_000, "width": 5000}),
-    ("trn2", 1, "matmul_fp8", "float8_e4m3", {"m": 6000, "k": 512, "n": 33_280}),
+    ("trn1", 1, "gated_activation", "bfloat16", {"rows": 60_000, "width": 5000}),
+    ("trn2", 1, "matmul_fp8", "float8_e4m3", {"m": 6000, "k": 1024, "n": 33_280}),
 ]
 
 
