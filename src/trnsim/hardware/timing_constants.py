@@ -205,8 +205,6 @@ class DmaTiming:
     engines: int
     packet_ps: int
     """Fixed part of a packet."""
-    least_packet_ps: int
-    """What a packet of few bytes takes at least."""
     bytes_per_ns: float
     """Slope of a packet's time over its bytes."""
     sustained_bytes_per_ns: float
@@ -306,7 +304,7 @@ class DmaTiming:
         """Time of one descriptor of ``element_bytes`` on one DMA engine, as long as HBM keeps up."""
         size = max(element_bytes, 1)
         split = -(-size // self.packet_bytes)
-        return Picoseconds(max(self.least_packet_ps, round(split * self.packet_ps + size * 1_000 / self.bytes_per_ns)))
+        return Picoseconds(round(split * self.packet_ps + size * 1_000 / self.bytes_per_ns))
 
     def split(self, element_bytes: int, count: int) -> tuple[tuple[int, int], ...]:
         """Descriptors of ``count`` runs of ``element_bytes``: a few long runs are cut so that all engines get a

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 SOURCES = Path(__file__).with_name("shipped") / "sources.txt"
 _TRACE = ("numerics", "releases", "machine", "isa", "nki", "session.py")
-# Fields of the timing constants that no time depends on: where they come from, and what errors reports show.
-_NO_TIME = ("constants", "error_percent", "tensorizer_error_percent")
 _TIME = ("timing", "units.py", "hardware/model.py", "hardware/timing_constants.py", "operators/samples.py")
 _SURFACE = ("operators/building.py", "operators/surface.py", "operators/basis.py")
 # Older releases, which our kernels do not use, and what reads saved traces of other generations.
@@ -77,7 +75,7 @@ def facts_of(chip: Chip) -> str:
 def _facts(chip: Chip) -> str:
     core, timing = chip.core, load_timing(chip)
     assert core is not None
-    constants = [getattr(timing, f.name) for f in fields(timing) if f.name not in _NO_TIME]
+    constants = [getattr(timing, f.name) for f in fields(timing) if f.name != "constants"]
     clocks = sorted((name, engine.clock_hz) for name, engine in core.engines.items())
     return _digest(
         core.version,

@@ -85,10 +85,3 @@ def test_clocks_come_from_the_chip():
 def test_chips_without_neuroncore_are_refused():
     with pytest.raises(InputError):
         load_timing(load_chip("h100"))
-
-
-@pytest.mark.parametrize("chip", ["trn1", "trn2", "trn3"])
-def test_a_packet_of_few_bytes_takes_no_less_than_the_least(chip):
-    dma = load_timing(load_chip(chip)).dma
-    assert dma.packet(2) == dma.packet(64) == dma.least_packet_ps
-    assert dma.packet(256) > dma.least_packet_ps
