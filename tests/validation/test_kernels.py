@@ -60,7 +60,7 @@ NAIVE = (
     "mlp_tkg, nki-library, trn2", "attention_cte, nki-library, trn2",
 )  # fmt: skip
 
-LIBRARY = ("qkv_tkg", "mlp_tkg", "rmsnorm_tkg", "rmsnorm_quant", "attention_cte")
+LIBRARY = ("mlp_cte", "qkv_tkg", "mlp_tkg", "rmsnorm_tkg", "rmsnorm_quant", "attention_cte")
 
 
 @pytest.mark.parametrize("name", BOUNDS)

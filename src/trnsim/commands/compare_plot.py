@@ -136,22 +136,17 @@ def _bars(
 def _write(figure: Any, what: Served | Trained, rows: Sequence[Compared], basis: Basis, path: Path) -> None:
     import io
 
-    import matplotlib as mpl
-
-    from trnsim.report.files import write_bytes_atomic, write_text_atomic
+    from trnsim.report.files import svg_of, write_bytes_atomic, write_text_atomic
 
     if path.suffix == ".png":
         data = io.BytesIO()
         figure.savefig(data, format="png", dpi=110)
         write_bytes_atomic(path, data.getvalue())
         return
-    text = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "trnsim"}):  # the same plot, the same file
-        figure.savefig(text, format="svg", metadata={"Date": None})
+    picture = svg_of(figure)
     if path.suffix == ".svg":
-        write_text_atomic(path, text.getvalue())
+        write_text_atomic(path, picture)
         return
-    picture = text.getvalue()
     write_text_atomic(path, _page(what, rows, basis, picture[picture.index("<svg") :]))
 
 

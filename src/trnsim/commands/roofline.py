@@ -103,12 +103,14 @@ def peak(chip: str, dtype: str, cores: int) -> tuple[float, float]:
 def _save(figure: Any, path: Path, title: str) -> None:
     from io import BytesIO
 
-    from trnsim.report.files import write_bytes_atomic
+    from trnsim.report.files import svg_of, write_bytes_atomic, write_text_atomic
 
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png" if path.suffix == ".png" else "svg", dpi=150)
-    content = buffer.getvalue()
+    if path.suffix == ".png":
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png", dpi=150)
+        write_bytes_atomic(path, buffer.getvalue())
+        return
+    picture = svg_of(figure)
     if path.suffix == ".html":
-        picture = content.decode()
-        content = _PAGE.format(title=title, picture=picture[picture.index("<svg") :]).encode()
-    write_bytes_atomic(path, content)
+        picture = _PAGE.format(title=title, picture=picture[picture.index("<svg") :])
+    write_text_atomic(path, picture)

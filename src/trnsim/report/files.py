@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from trnsim.errors import InputError
 
@@ -47,3 +48,15 @@ def _mode(target: Path) -> int:
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
+
+
+def svg_of(figure: Any) -> str:
+    """A figure of matplotlib as SVG: the same plot is the same text."""
+    import io
+
+    import matplotlib as mpl
+
+    text = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "trnsim"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()
