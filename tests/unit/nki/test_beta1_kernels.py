@@ -44,6 +44,30 @@ def test_assignment_makes_its_target_the_destination():
     np.testing.assert_allclose(result, np.exp(data(128, 64)) + 1, rtol=2**-8)
 
 
+@pytest.mark.parametrize("other", [(128, 12), (128, 12, 1), (128, 1, 12), (128, 3, 4), (128, 2, 6), (128, 4, 3)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_tiles_of_as_many_elements_a_partition_go_element_by_element(other, masked):
+    """``nisa.tensor_tensor`` asks for the same number of elements a partition, in whatever shape."""
+
+    @nki.jit
+    def kernel(a, b):
+        out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
+        x, y = nl.load(a), nl.load(b)
+        tile = nl.zeros(a.shape, dtype=a.dtype)
+        i_p, i_x, i_y = nl.mgrid[0:128, 0:4, 0:3]
+        tile[...] = nisa.tensor_tensor(x, y, op=nl.subtract, mask=(i_x < 3) if masked else None)
+        nl.store(out, tile)
+        return out
+
+    a, b = data(128, 4, 3), data(*other)
+    expected = a - b.reshape(a.shape)
+    if masked:
+        expected[:, 3] = 0
+    names, result = recorded(kernel, a, b)
+    assert [n for n in names if n != "dma_copy"] == ["memset", "tensor_tensor"]
+    np.testing.assert_array_equal(result, expected)
+
+
 def test_products_accumulate_in_psum_without_memset_or_add():
     @nki.jit
     def kernel(a, b):

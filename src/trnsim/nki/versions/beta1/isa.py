@@ -343,7 +343,7 @@ def activation_reduce(
 def tensor_tensor(
     data1: Any, data2: Any, op: Any, *, dtype: Any = None, mask: Any = None, engine: Any = unknown_engine, **_: Any
 ) -> Any:
-    """``op(data1, data2)``, sizes of 1 broadcast."""
+    """``op(data1, data2)``: element by element where a partition of both has as many, else sizes of 1 broadcast."""
     flush()
     x, y = source(data1, "data1"), source(data2, "data2")
     if x.shape[0] != y.shape[0]:
@@ -354,6 +354,8 @@ def tensor_tensor(
         )
     alu = as_alu_op(op)
     kind = as_dtype("uint8") if alu.kind in ("compare", "logical") else promote(x.kind, y.kind)
+    if x.shape != y.shape and math.prod(x.shape) == math.prod(y.shape):
+        y = y.reshape(x.shape)
     shape = common_shape(x, y)
     runs_on = unknown_engine if engine is gpsimd_engine and PSUM in (x.memory, y.memory) else engine
     return result(
