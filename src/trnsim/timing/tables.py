@@ -78,11 +78,16 @@ class Variant:
 def _strided_load(klass: InstructionClass, load: Work, timing: Timing) -> int:
     """How long the loads of a stationary matrix whose columns lie far apart keep each other: SBUF's port reads it at
     half rate, and a multiply of few rows no longer hides it. nki-library's ``mlp_tkg``, which loads such matrices for
-    its down projection, takes 60 ns more for each than with contiguous ones.
+    its down projection, takes 60 ns more for each than with contiguous ones. Reading float32 is two of the three times
+    that its load takes (and all of a transposition's), so a pass of a published convolution in float32 is told as 232
+    ns, and measured as 239.
     """
-    if all(klass.operands[i].form.step_bytes <= timing.vector.wide_step_bytes for i in load.reads):
+    forms = [klass.operands[i].form for i in load.reads]
+    if all(form.step_bytes <= timing.vector.wide_step_bytes for form in forms):
         return 0
-    return 2 * (load.latency_ps - timing.tensor.load_tail_ps)
+    whole = load.latency_ps - timing.tensor.load_tail_ps
+    once = min(whole, timing.tensor.load(max(form.elements for form in forms)))
+    return whole + once * max(1, max(form.dtype.itemsize for form in forms) // 2)
 
 
 _costed: WeakKeyDictionary[InstructionClass, tuple[Timing, ClassTables, list[int]]] = WeakKeyDictionary()
