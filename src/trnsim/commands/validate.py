@@ -23,6 +23,9 @@ def kernels(
         Path | None, typer.Option("--fusion", help="trainium-kernel-fusion; default TRNSIM_FUSION.")
     ] = None,
     course: Annotated[Path | None, typer.Option("--course", help="asst4-trainium2; default TRNSIM_COURSE.")] = None,
+    course_trn1: Annotated[
+        Path | None, typer.Option("--course-trn1", help="asst4-trainium; default TRNSIM_COURSE_TRN1.")
+    ] = None,
     accelopt: Annotated[Path | None, typer.Option("--accelopt", help="AccelOpt; default TRNSIM_ACCELOPT.")] = None,
     autocomp: Annotated[Path | None, typer.Option("--autocomp", help="autocomp; default TRNSIM_AUTOCOMP.")] = None,
     autotune: Annotated[Path | None, typer.Option("--autotune", help="nki-autotune; default TRNSIM_AUTOTUNE.")] = None,
@@ -63,6 +66,7 @@ def kernels(
         raise InputError("--cross-validate refits the whole compiler stage: leave out --without")
     started = time.perf_counter()
     given = {"sdk": sdk, "samples": samples, "library": library, "fusion": fusion, "course": course}
+    given["course-trn1"] = course_trn1
     roots = checkouts.roots({**given, "accelopt": accelopt, "autocomp": autocomp, "autotune": autotune})
     selection = select(read_rows(data))
     if family is not None:

@@ -391,15 +391,16 @@ def _own_file(row: Row) -> Recipe | None:
     return Recipe(row.kernel, Path(row.source).stem, "own kernels", (call,), row.kernel, row.shapes)
 
 
-# -- asst4-trainium2 ---------------------------------------------------------------------------------------------------
+# -- asst4-trainium, asst4-trainium2 -----------------------------------------------------------------------------------
 
-_COURSE = "asst4-trainium2"
+_COURSES = {"/asst4-trainium2@": "course", "/asst4-trainium@": "course-trn1"}
 
 
 def _course(row: Row) -> Recipe | None:
     """Kernels of a course: a convolution [1, C, H, W] by [O, C, R, S] with ``pool`` P, a transposition, a sum."""
     dtype, sizes = _dtype(row), [int(n) for n in re.findall(r"\d+", row.shapes)]
-    if _COURSE not in row.source or dtype is None:
+    course = next((name for name in _COURSES if name in row.source), None)
+    if course is None or dtype is None:
         return None
     options = "--disable-dge" if "--disable-dge" in row.notes else ""
     folder = "part1/kernels.py"
@@ -410,13 +411,13 @@ def _course(row: Row) -> Recipe | None:
         operation = "convolution"
     elif row.kernel == "matrix_transpose" and len(sizes) == 2:
         shapes, operation = (tuple(sizes),), "transposition"
-    elif row.kernel == "vector_add_stream" and len(sizes) == 1:
+    elif row.kernel.startswith("vector_add_") and len(sizes) == 1:
         shapes, operation = (tuple(sizes), tuple(sizes)), "sum"
     else:
         return None
     arguments = tuple(Tensor(dtype, shape) for shape in shapes)
-    call = Call(Source("course", folder), row.kernel, arguments, named, compile_options=options)
-    return Recipe(operation, _COURSE, OLD_API, (call,), row.kernel, f"{row.shapes} {dtype}")
+    call = Call(Source(_COURSES[course], folder), row.kernel, arguments, named, compile_options=options)
+    return Recipe(operation, course.strip("/@"), OLD_API, (call,), row.kernel, f"{row.shapes} {dtype}")
 
 
 # -- AccelOpt ----------------------------------------------------------------------------------------------------------
