@@ -27,14 +27,12 @@ if TYPE_CHECKING:
 
     Column = NDArray[np.signedinteger[Any]]
 
-# Instructions from the oldest one that is not placed yet to the last that may be. Chosen over published kernels on
-# trn2. Under ``nki``: nki-library's 131 references of ``attention_cte`` are off by 14.8 % with 48, by 11.3 with 64
-# and 10.8 with 96 (with 48 the maxima of the next group of queries wait behind the sums of the one before), thirty
-# matmuls the same within 1 %; with 72 and more, our ``reduce_rows`` loses a twentieth of its bandwidth. Under
-# ``tensorizer``: thirty-one attention and MLP kernels (attention is 0.6 % worse with 64 and 96; with 32, loads of an
-# MLP's next row of tiles come up behind its stores, which the measured ones do not).
+# Instructions from the oldest one that is not placed yet to the last that may be. Chosen over published kernels. Under
+# ``nki``: nki-library's 131 references of ``attention_cte`` are off by 14.8 % with 48, by 11.3 with 64 and 10.8 with 96
+# (with 48 the maxima of the next group of queries wait behind the sums of the one before), thirty matmuls the same
+# within 1 %; with 72 and more, our ``reduce_rows`` loses a twentieth of its bandwidth. Under ``tensorizer``, the mean of
+# 21 families on trn1 and trn2 is 9.9 % with 48, 9.7 with 64, 9.6 with 96.
 LOOK_AHEAD = 64
-LOOK_AHEAD_TENSORIZER = 48
 # Under ``nki``, a load is placed before its first use by so many times what it is estimated to take, and no earlier.
 # What is loaded gets the lowest free bytes in this order, so this bounds how many loads are under way. Chosen on
 # seventeen published matmuls on trn2: from 1.72 to 1.85 those of one product a block are 20 % too fast to 5 % too
