@@ -12,14 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trnsim.errors import CompilerError, Finding, HardwareError
-from trnsim.machine.trace import MEMORIES
+from trnsim.machine.trace import MEMORIES, SKIP_MIDDLE_END
 from trnsim.timing.accesses import Accesses, find_accesses
 from trnsim.timing.compiled import run
 from trnsim.timing.dependences import EXPLICIT, ORDER, WAR, WAW, Edges, find_dependences
 from trnsim.timing.fills import find_overwritten_fills
 from trnsim.timing.grouping import bucket, distinct
 from trnsim.timing.loads import REPEAT_WINDOW, find_repeated_loads
-from trnsim.timing.options import BALANCE_ENGINES, KEEP_LOADS, REMOVE_FILLS, REMOVE_REPEATED_LOADS, REORDER
+from trnsim.timing.options import (
+    BALANCE_ENGINES,
+    KEEP_LOADS,
+    MIDDLE_END,
+    REMOVE_FILLS,
+    REMOVE_REPEATED_LOADS,
+    REORDER,
+)
 from trnsim.timing.placement import NEVER, RELOADED, SLACK, Placement, place
 from trnsim.timing.reloads import CHANGED, defer_loads, fills, only_loads, outgrows
 from trnsim.timing.schedule import (
@@ -115,6 +122,8 @@ def compile_core(
         CompilerError: explicit dependences contradict each other or the program order.
     """
     passes = options.active_passes
+    if SKIP_MIDDLE_END in trace.directives:
+        passes -= MIDDLE_END
     klass_rows = trace.column("klass")
     used, inverse = distinct(klass_rows, len(trace.classes))
     numbers = np.array([tables.add(trace.classes[int(c)], timing) for c in used], np.int64)
