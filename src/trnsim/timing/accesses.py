@@ -1,8 +1,9 @@
 """The operands of a trace as boxes of bytes: which rows and bytes of which storage each instruction touches.
 
-SBUF and PSUM are partitions x bytes of a partition; an HBM storage is rows x bytes of its last dimension. A box is
-exact, or the bounding box of a pattern of several strides. Storages with explicit addresses of one memory share one
-key, in the coordinates of that memory, so overlapping addresses meet.
+SBUF and PSUM are partitions x bytes of a partition; an HBM storage is rows x bytes of its last dimension. A box has a
+pattern of rows and one of bytes, each dense or of one stride; where there are more strides, only the bounds are known.
+Storages with explicit addresses of one memory share one key, in the coordinates of that memory, so overlapping
+addresses meet.
 """
 
 from __future__ import annotations
@@ -26,16 +27,20 @@ if TYPE_CHECKING:
     Column = NDArray[np.signedinteger[Any]]
 
 # Rows and numbers of things have 32 bits, which halves what a large trace needs; bytes of a tensor may need more.
-_NARROW = ("instruction", "storage", "key", "role", "form", "start", "end")
+_NARROW = ("instruction", "storage", "key", "role", "form", "start", "end", "row_step", "row_run")
 _WIDE = ("low", "high", "step", "run")
 
-# What ``step`` says of a box: all its bytes are touched, or no simple pattern is known.
+# What ``step`` says of the bytes of a row, and ``row_step`` of the rows: all are touched; no simple pattern is known.
 DENSE, INEXACT = 0, -1
 
 
 @dataclass
 class Accesses:
-    """One row an operand, in program order, reads of an instruction before its updates and writes."""
+    """One row an operand, in program order, reads of an instruction before its updates and writes.
+
+    Rows ``start`` to ``end`` and bytes ``low`` to ``high`` of each: with ``step`` above 0, ``run`` bytes every ``step``
+    bytes; with ``row_step`` above 0, ``row_run`` rows every ``row_step`` rows.
+    """
 
     instruction: Column
     storage: Column
@@ -43,6 +48,8 @@ class Accesses:
     role: Column
     start: Column
     end: Column
+    row_step: Column
+    row_run: Column
     low: Column
     high: Column
     step: Column
@@ -92,10 +99,10 @@ def find_accesses(trace: Trace, klass: Column, tables: ClassTables, compiled: bo
 def _fill(
     klass: Any, operand: Any, counts: Any, first: Any, position: Any, role: Any,
     storage: Any, start: Any, offset: Any, form: Any,
-    width: Any, widths: int, box_of: Any, rows: Any, span: Any, step: Any, run_bytes: Any, row_bytes: Any,
-    key: Any, start_shift: Any, low_shift: Any,
+    width: Any, widths: int, box_of: Any, rows: Any, span: Any, step: Any, run_bytes: Any, row_step: Any, row_run: Any,
+    row_bytes: Any, key: Any, start_shift: Any, low_shift: Any,
     out_instruction: Any, out_storage: Any, out_key: Any, out_role: Any, out_form: Any, out_start: Any, out_end: Any,
-    out_low: Any, out_high: Any, out_step: Any, out_run: Any,
+    out_row_step: Any, out_row_run: Any, out_low: Any, out_high: Any, out_step: Any, out_run: Any,
 ) -> int:  # fmt: skip
     """One row an operand; see ``Accesses``."""
     at = 0
@@ -109,6 +116,7 @@ def _fill(
             low = offset[row]
             wide = row_bytes[box]
             gaps = step[box]
+            row_gaps = row_step[box]
             if wide > 0:
                 begin = low // wide
                 low -= begin * wide
@@ -120,12 +128,15 @@ def _fill(
                 low = 0
                 high = wide
                 gaps = -1
+                row_gaps = -1
             out_instruction[at] = i
             out_storage[at] = s
             out_key[at] = key[s]
             out_role[at] = role[n]
             out_start[at] = begin + start_shift[s]
             out_end[at] = end + start_shift[s]
+            out_row_step[at] = row_gaps
+            out_row_run[at] = row_run[box]
             out_low[at] = low + low_shift[s]
             out_high[at] = high + low_shift[s]
             out_step[at] = gaps
@@ -161,9 +172,9 @@ def _row_widths(trace: Trace) -> tuple[Column, Column]:
 
 
 def _boxes(trace: Trace, form: Column, widths: Column, width: Column) -> tuple[Column, list[Column]]:
-    """Of each pair of a form and a row length that occurs: rows, bytes, step, run, and for HBM the bytes of a row."""
+    """Of each pair of a form and a row length that occurs: its ``_Box``, and for HBM the bytes of a row."""
     pairs, _ = distinct(form * len(widths) + width, len(trace.forms) * len(widths))
-    rows = np.zeros((max(1, len(pairs)), 5), np.int64)
+    rows = np.zeros((max(1, len(pairs)), 7), np.int64)
     for i, pair in enumerate(pairs.tolist()):
         number, place = divmod(pair, len(widths))
         found, row_bytes = trace.forms[number], int(widths[place])
@@ -173,36 +184,44 @@ def _boxes(trace: Trace, form: Column, widths: Column, width: Column) -> tuple[C
     return place_of, [c.copy() for c in rows.T]
 
 
-def _chip_box(form: Form) -> tuple[int, int, int, int]:
-    if form.indirect:
-        return form.partition_span, form.span, INEXACT, 0
+_Box = tuple[int, int, int, int, int, int]
+"""Rows, bytes, ``step``, ``run``, ``row_step``, ``row_run``."""
+
+
+def _chip_box(form: Form) -> _Box:
     levels = form.levels
     run = levels[-1][1]
     dense_rows = form.partition_span == form.partitions
-    if len(levels) == 1 and dense_rows:
-        return form.partitions, run, DENSE, run
-    if len(levels) == 2 and dense_rows and levels[0][0] >= run:
-        return form.partitions, form.span, levels[0][0], run
-    return form.partition_span, form.span, INEXACT, 0
+    if not form.indirect and dense_rows:
+        if len(levels) == 1:
+            return form.partitions, run, DENSE, run, DENSE, form.partitions
+        if len(levels) == 2 and levels[0][0] >= run:
+            return form.partitions, form.span, levels[0][0], run, DENSE, form.partitions
+    return form.partition_span, form.span, INEXACT, 0, INEXACT, 0
 
 
-def _hbm_box(form: Form, row_bytes: int) -> tuple[int, int, int, int]:
+def _hbm_box(form: Form, row_bytes: int) -> _Box:
     """Box of a view of a storage whose rows have ``row_bytes`` bytes, when it starts within a row."""
     if form.indirect:
-        return max(1, -(-form.span // row_bytes)), row_bytes, INEXACT, 0
+        return max(1, -(-form.span // row_bytes)), row_bytes, INEXACT, 0, INEXACT, 0
     levels = form.levels
     run = levels[-1][1]
-    if run > row_bytes:
-        return -(-form.span // row_bytes), row_bytes, DENSE if run == form.span and run % row_bytes == 0 else INEXACT, 0
     inner = [(s, c) for s, c in levels[:-1] if s < row_bytes]
-    outer = [(s, c) for s, c in levels[:-1] if s >= row_bytes]
-    width = sum((c - 1) * s for s, c in inner) + run
-    if any(s % row_bytes for s, _ in outer) or width > row_bytes:
-        return -(-form.span // row_bytes), row_bytes, INEXACT, 0
-    rows, dense = 1, True
+    outer = [(s // row_bytes, c) for s, c in levels[:-1] if s >= row_bytes]
+    if run >= row_bytes:
+        whole, width, exact = run // row_bytes, row_bytes, run % row_bytes == 0
+    else:
+        whole, width, exact = 1, sum((c - 1) * s for s, c in inner) + run, True
+    if not exact or width > row_bytes or any(s % row_bytes for s, _ in levels[:-1] if s >= row_bytes):
+        return -(-form.span // row_bytes), row_bytes, INEXACT, 0, INEXACT, 0
+    rows, row_step, row_run = whole, DENSE, whole
     for stride, count in reversed(outer):
-        dense = dense and stride == rows * row_bytes
-        rows += (count - 1) * (stride // row_bytes)
-    if not dense or len(inner) > 1:
-        return rows, width, INEXACT, 0
-    return rows, width, inner[0][0] if inner else DENSE, run
+        if row_step == DENSE and stride == rows:
+            row_run = rows * count
+        elif row_step == DENSE and stride > rows:
+            row_step = stride
+        else:
+            row_step = INEXACT
+        rows += (count - 1) * stride
+    step = INEXACT if len(inner) > 1 else inner[0][0] if inner else DENSE
+    return rows, width, step, min(run, width), row_step, row_run

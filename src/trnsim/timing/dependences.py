@@ -68,34 +68,62 @@ def find_dependences(accesses: Accesses, compiled: bool) -> tuple[Edges, Column]
         found = run(
             _dependences,
             compiled,
-            accesses.instruction, accesses.key, accesses.role, accesses.start, accesses.end, accesses.low,
-            accesses.high, accesses.step, accesses.run, accesses.form,
+            accesses.instruction, accesses.key, accesses.role, accesses.start, accesses.end, accesses.row_step,
+            accesses.row_run, accesses.low, accesses.high, accesses.step, accesses.run, accesses.form,
             np.full(accesses.keys, -1, np.int64), np.full(accesses.keys, -1, np.int64),
             np.full(2 * count, -1, np.int32), initial, producer, consumer, kind,
-            helpers=(_meets, _covers),
+            helpers=(_between, _meets, _covers),
         )  # fmt: skip
         if found >= 0:
             return Edges(*(c[:found].copy() for c in (producer, consumer, kind))), initial
         capacity *= 2
 
 
-def _meets(i: int, j: int, start: Any, end: Any, low: Any, high: Any, step: Any, length: Any) -> bool:
+def _between(shift: int, step: int, run: int, length: int) -> bool:
+    """Whether ``length`` things lie between the runs of a pattern; ``shift``: from the start of a run to theirs."""
+    shift %= step
+    return bool(shift >= run and shift + length <= step)
+
+
+def _meets(
+    i: int, j: int, start: Any, end: Any, row_step: Any, row_run: Any, low: Any, high: Any, step: Any, length: Any
+) -> bool:
     """Whether accesses ``i`` and ``j`` of one key touch a common byte."""
     if start[i] >= end[j] or start[j] >= end[i] or low[i] >= high[j] or low[j] >= high[i]:
         return False
     if step[i] > 0 and step[i] == step[j]:
-        shift = (low[j] - low[i]) % step[i]
-        return bool(shift < length[i] or shift + length[j] > step[i])
+        if _between(low[j] - low[i], step[i], length[i], length[j]):
+            return False
+    elif step[i] > 0:
+        if _between(low[j] - low[i], step[i], length[i], high[j] - low[j]):
+            return False
+    elif step[j] > 0 and _between(low[i] - low[j], step[j], length[j], high[i] - low[i]):
+        return False
+    if row_step[i] > 0 and row_step[i] == row_step[j]:
+        return not _between(start[j] - start[i], row_step[i], row_run[i], row_run[j])
+    if row_step[i] > 0:
+        return not _between(start[j] - start[i], row_step[i], row_run[i], end[j] - start[j])
+    if row_step[j] > 0:
+        return not _between(start[i] - start[j], row_step[j], row_run[j], end[i] - start[i])
     return True
 
 
-def _covers(i: int, j: int, start: Any, end: Any, low: Any, high: Any, step: Any, length: Any, form: Any) -> bool:
+def _covers(
+    i: int, j: int, start: Any, end: Any, row_step: Any, row_run: Any, low: Any, high: Any, step: Any, length: Any,
+    form: Any,
+) -> bool:  # fmt: skip
     """Whether access ``i`` touches every byte that ``j`` does."""
     if start[i] > start[j] or end[i] < end[j] or low[i] > low[j] or high[i] < high[j]:
         return False
-    if step[i] == 0:
-        return True
     if form[i] == form[j] and start[i] == start[j] and low[i] == low[j]:
+        return True
+    if row_step[i] != 0 and not (
+        row_step[i] > 0
+        and row_step[i] == row_step[j]
+        and (start[j] - start[i]) % row_step[i] + row_run[j] <= row_run[i]
+    ):
+        return False
+    if step[i] == 0:
         return True
     return bool(step[i] > 0 and step[i] == step[j] and (low[j] - low[i]) % step[i] + length[j] <= length[i])
 
@@ -106,6 +134,8 @@ def _dependences(
     role: Any,
     start: Any,
     end: Any,
+    row_step: Any,
+    row_run: Any,
     low: Any,
     high: Any,
     step: Any,
@@ -148,7 +178,11 @@ def _dependences(
                 other = instruction[j]
                 # Most accesses of a tile are to other bytes of it: that is seen first.
                 apart = here_low >= high[j] or low[j] >= here_high
-                if not apart and other != here and _meets(i, j, start, end, low, high, step, length):
+                if (
+                    not apart
+                    and other != here
+                    and _meets(i, j, start, end, row_step, row_run, low, high, step, length)
+                ):
                     touched = True
                     why = (0 if reads else 2) if side == 0 else 1
                     known = False
@@ -164,7 +198,7 @@ def _dependences(
                         consumer[edges] = here
                         kind[edges] = why
                         edges += 1
-                    if writes and _covers(i, j, start, end, low, high, step, length, form):
+                    if writes and _covers(i, j, start, end, row_step, row_run, low, high, step, length, form):
                         if previous < 0:
                             if side == 0:
                                 write_head[k] = after

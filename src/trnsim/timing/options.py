@@ -33,7 +33,9 @@ _REWRITING = (
     CHOOSE_DESCRIPTORS, PRELOAD_TABLE,
 )  # fmt: skip
 # What ``nki.compiler.skip_middle_end_transformations`` leaves out.
-MIDDLE_END = frozenset({KEEP_LOADS, FUSE_LOOPS, KEEP_VALUES, MERGE_ITERATIONS, PROPAGATE_COPIES, MERGE_COPIES, COALESCE_DMA})
+MIDDLE_END = frozenset(
+    {KEEP_LOADS, FUSE_LOOPS, KEEP_VALUES, MERGE_ITERATIONS, PROPAGATE_COPIES, MERGE_COPIES, COALESCE_DMA}
+)
 PASSES = (*_NKI, *_TENSORIZER)
 """The freedoms that the compiler stage takes, each one a pass that can be left out."""
 
