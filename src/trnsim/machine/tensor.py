@@ -205,7 +205,7 @@ class NkiTensor:
         view = NkiTensor
         for dim, item in enumerate(keys):
             size = shape[dim]
-            if type(item) is slice:
+            if type(item) is slice or type(item) is range:  # a range is what nl.affine_range and its like return
                 start, stop, step = item.start, item.stop, item.step
                 start = 0 if start is None else (start if type(start) is int else _integer(start))
                 stop = size if stop is None else (stop if type(stop) is int else _integer(stop))

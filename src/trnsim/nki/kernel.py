@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,41 +17,68 @@ from trnsim.session import SimulationOptions, current_session, run_kernel
 
 if TYPE_CHECKING:
     from trnsim.machine.ranks import World
+    from trnsim.machine.tensor import NkiTensor
 
 # Options of ``nki.jit`` that public kernels pass. ``mode`` is ignored since NKI 0.3; ``platform_target`` names the
-# chip.
+# chip, ``grid`` is the number of cores of a kernel that is launched without.
 OPTIONS = {
-    "mode", "platform_target", "kernel_return", "show_compiler_tb", "experimental_flags", "debug_kernel",
+    "mode", "platform_target", "grid", "kernel_return", "show_compiler_tb", "experimental_flags", "debug_kernel",
     "enable_out_of_bound_check", "additional_compile_opt",
 }  # fmt: skip
 
 
-_kernels_with_math = 0
+class _Memory:
+    """The keywords ``sbuf``, ``psum`` and ``hbm`` of NKI 0.2 (quickstart of Neuron 2.27 and 2.28)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def view(self, dtype: Any, shape: Sequence[int]) -> NkiTensor:
+        """An uninitialised tensor there; errors as of ``nl.ndarray``."""
+        return machine.current().ndarray(shape, dtype, self.name)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+_GLOBAL = {"math": math, **{name: _Memory(name) for name in ("sbuf", "psum", "hbm")}}
+_running: Counter[str] = Counter()
 
 
 @contextlib.contextmanager
 def global_names(release: Release) -> Iterator[None]:
-    """What a kernel of ``release`` may name without importing it, while it runs: ``math`` in NKI 0.2.
+    """What a kernel of ``release`` may name without importing it, while it runs: in NKI 0.2 its memories, and ``math``.
 
     Its front end evaluated kernels in an environment of its own, which had that module (leanprover/KLR,
     ``KLR/Trace/NKI.lean``); ``core/mlp/mlp_parameters.py`` of nki-library at 0759719 relies on it. Python's builtins
     are the one place that every file of a kernel sees.
+
+    Raises:
+        CompilerError: a kernel of another release names a memory so.
     """
-    global _kernels_with_math
     if release.version != "0.2":
-        yield
+        try:
+            yield
+        except NameError as error:
+            memory = _GLOBAL.get(str(error.name))
+            if not isinstance(memory, _Memory):
+                raise
+            raise CompilerError(
+                f"{memory} without import is a keyword of NKI 0.2 (--nki-version 0.2); since 0.3 it is "
+                f"nl.ndarray(shape, dtype, buffer=nl.{memory})",
+                operand=memory.name,
+            ) from error
         return
-    if _kernels_with_math == 0 and hasattr(builtins, "math"):  # somebody else's
-        yield
-        return
-    _kernels_with_math += 1  # ranks of a collective program run within each other
-    vars(builtins)["math"] = math
+    names = [name for name in _GLOBAL if _running[name] or not hasattr(builtins, name)]  # others are somebody else's
+    _running.update(names)  # ranks of a collective program run within each other
+    vars(builtins).update({name: _GLOBAL[name] for name in names})
     try:
         yield
     finally:
-        _kernels_with_math -= 1
-        if _kernels_with_math == 0:
-            del vars(builtins)["math"]
+        _running.subtract(names)
+        for name in names:
+            if not _running[name]:
+                del vars(builtins)[name]
 
 
 class Kernel:
@@ -72,7 +100,7 @@ class Kernel:
         self.func = func
         self.release = release
         self.options = options
-        self.lnc: int | None = None
+        self.lnc = None if options.get("grid") is None else _cores(options["grid"])
         self.schedule: tuple[tuple[str, Any], ...] = ()
         functools.update_wrapper(self, func)
 
@@ -112,18 +140,8 @@ class Kernel:
         return copy
 
     def __getitem__(self, lnc: Any) -> Kernel:
-        if isinstance(lnc, tuple):
-            if len(lnc) != 1:
-                raise CompilerError(
-                    "grids of several dimensions belong to NKI 0.1 (neuronxcc.nki); since 0.2 it is kernel[lnc]",
-                    operand="grid",
-                    value=lnc,
-                )
-            lnc = lnc[0]
-        if not isinstance(lnc, int) or lnc not in (1, 2):
-            raise CompilerError("kernel[lnc] takes 1 or 2 cores", operand="lnc", value=lnc, limit=(1, 2))
         copy = self._copy()
-        copy.lnc = lnc
+        copy.lnc = _cores(lnc)
         return copy
 
     def with_schedule(self, edges: Sequence[tuple[str, str | Sequence[str]]]) -> Kernel:
@@ -134,6 +152,21 @@ class Kernel:
 
     def __repr__(self) -> str:
         return f"<nki kernel {getattr(self.func, '__name__', '?')}{'' if self.lnc is None else f'[{self.lnc}]'}>"
+
+
+def _cores(grid: Any) -> int:
+    """The cores of a grid: a number or a sequence of one."""
+    if isinstance(grid, (tuple, list)):
+        if len(grid) != 1:
+            raise CompilerError(
+                "grids of several dimensions belong to NKI 0.1 (neuronxcc.nki); since 0.2 it is kernel[lnc]",
+                operand="grid",
+                value=tuple(grid),
+            )
+        grid = grid[0]
+    if not isinstance(grid, int) or grid not in (1, 2):
+        raise CompilerError("kernel[lnc] takes 1 or 2 cores", operand="lnc", value=grid, limit=(1, 2))
+    return grid
 
 
 def as_kernel(kernel: Any, release: Release = DEFAULT) -> Any:

@@ -31,6 +31,7 @@ from trnsim.timing.placement import NEVER, RELOADED, SLACK, Placement, place
 from trnsim.timing.reloads import CHANGED, defer_loads, fills, only_loads, outgrows
 from trnsim.timing.schedule import (
     LOOK_AHEAD,
+    LOOK_AHEAD_TENSORIZER,
     balance_by_time,
     balance_in_order,
     by_first_use,
@@ -320,7 +321,8 @@ def _reorder(
         rows = np.flatnonzero(loads)
     order = list_schedule(
         variant, edges, queue, *costs, touches, columns["row_bytes"], columns["memory"], capacity, compiled,
-        options.look_ahead or LOOK_AHEAD, earliest, rows, addressed[rows],
+        options.look_ahead or (LOOK_AHEAD_TENSORIZER if options.schedule == "tensorizer" else LOOK_AHEAD), earliest,
+        rows, addressed[rows],
     )  # fmt: skip
     return entered[order]
 

@@ -178,11 +178,7 @@ def _dependences(
                 other = instruction[j]
                 # Most accesses of a tile are to other bytes of it: that is seen first.
                 apart = here_low >= high[j] or low[j] >= here_high
-                if (
-                    not apart
-                    and other != here
-                    and _meets(i, j, start, end, row_step, row_run, low, high, step, length)
-                ):
+                if not apart and other != here and _meets(i, j, start, end, row_step, row_run, low, high, step, length):
                     touched = True
                     why = (0 if reads else 2) if side == 0 else 1
                     known = False

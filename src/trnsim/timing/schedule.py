@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 # ``nki``: nki-library's 131 references of ``attention_cte`` are off by 14.8 % with 48, by 11.3 with 64 and 10.8 with 96
 # (with 48 the maxima of the next group of queries wait behind the sums of the one before), thirty matmuls the same
 # within 1 %; with 72 and more, our ``reduce_rows`` loses a twentieth of its bandwidth. Under ``tensorizer``, the mean
-# of 21 families on trn1 and trn2 is 9.9 % with 48, 9.7 with 64, 9.6 with 96.
+# of 21 families on trn1 and trn2 is 9.9 % with 48, 9.7 with 64, 9.6 with 96; with 64 one of a tutorial's scans is taken
+# in the wrong order and comes to 35 % too slow.
 LOOK_AHEAD = 64
+LOOK_AHEAD_TENSORIZER = 96
 # Under ``nki``, a load is placed before its first use by so many times what it is estimated to take, and no earlier.
 # What is loaded gets the lowest free bytes in this order, so this bounds how many loads are under way. Chosen on
 # seventeen published matmuls on trn2: from 1.72 to 1.85 those of one product a block are 20 % too fast to 5 % too

@@ -44,6 +44,8 @@ FOUND = {
     "nisa.dma_compute(t, [u, v], [1.0, 1.0], nl.add)": ("0.2", "dma_compute(dst, srcs, scales, reduce_op)"),
     "nl.ndarray((1, 2), nl.float32, buffer='sbuf')": ("0.2", "buffer='sbuf'"),
     "nisa.tensor_copy(t, u, engine=5)": ("0.2", "engine=5"),
+    "t = sbuf.view(dtype=x.dtype, shape=x.shape)": ("0.2", "the keyword sbuf"),
+    "sbuf = nl.sbuf; sbuf.view(x)": (LATEST, ""),
     # What every release takes, or only the first or the latest has, says nothing; so do contradictions.
     "nisa.tensor_copy(t, u, dtype=nl.float32)": (LATEST, ""),
     "nisa.dma_copy(t, u, dge_mode=3)": (LATEST, ""),

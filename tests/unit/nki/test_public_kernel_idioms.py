@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trnsim import simulate
-from trnsim.errors import HardwareError
+from trnsim.errors import CompilerError, HardwareError
 from trnsim.nki import isa, jit
 from trnsim.nki import language as nl
 
@@ -163,3 +163,45 @@ def test_bounds_of_range_select_may_have_more_partitions_than_the_tile():
     columns = np.arange(8)
     expected = np.where((columns >= 2) & (columns < 5), x, np.finfo(np.float32).min)
     np.testing.assert_array_equal(simulate(kernel, x), expected)
+
+
+@pytest.mark.parametrize("loop", [range, nl.affine_range, nl.sequential_range, nl.static_range])
+def test_a_range_is_an_index(loop):
+    """nkipy's ``simple_nki_kernel``, which ran on trn2, indexes with what ``nl.affine_range`` returns."""
+
+    def kernel(x):
+        tile = load(x)
+        out = output((4, 3))
+        isa.dma_copy(dst=out[loop(4), loop(3)], src=tile[loop(4), loop(1, 6, 2)])
+        return out
+
+    x = np.arange(48, dtype=np.float32).reshape(4, 12)
+    np.testing.assert_array_equal(simulate(kernel, x), x[:, 1:6:2])
+
+    def outside(x):
+        return load(x)[loop(4), loop(13)]
+
+    with pytest.raises(IndexError, match="13"):
+        simulate(outside, x)
+
+
+def test_grid_of_nki_jit_is_that_of_calls_without():
+    """A public kernel for trn3 says ``nki.jit(grid=[2])`` and launches with ``[2]`` too."""
+
+    def kernel(x):
+        out = output((1, 1), nl.int32)
+        if nl.program_id(0) == 0:
+            tile = nl.ndarray((1, 1), dtype=nl.int32, buffer=nl.sbuf)
+            isa.memset(tile, nl.num_programs(0))
+            isa.dma_copy(dst=out, src=tile)
+        return out
+
+    x = np.zeros((1, 1), np.float32)
+    for grid in ([2], (2,), 2):
+        both = jit(kernel, grid=grid)
+        assert (both(x)[0, 0], both[1](x)[0, 0]) == (2, 1)
+    assert jit(kernel)(x)[0, 0] == 1
+    with pytest.raises(CompilerError, match="grids of several dimensions"):
+        jit(kernel, grid=[2, 2])
+    with pytest.raises(CompilerError, match="1 or 2 cores"):
+        jit(grid=3)(kernel)

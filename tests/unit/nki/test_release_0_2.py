@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import trnsim
-from trnsim.errors import HardwareError, TrnsimError
+from trnsim.errors import CompilerError, HardwareError, TrnsimError
 from trnsim.nki.versions.views import modules
 from trnsim.releases import MissingNameError, Release
 
@@ -126,6 +126,22 @@ def test_kernels_may_name_math_without_an_import():
     assert not hasattr(builtins, "math")
     with pytest.raises(NameError, match="math"):
         run(names_math, X, version="0.3")
+
+
+def names_memories(nki, out, x):
+    tile = sbuf.view(dtype=x.dtype, shape=x.shape)  # noqa: F821 - NKI 0.2 knows it
+    there = hbm.view(x.dtype, x.shape)  # noqa: F821
+    nki.isa.dma_copy(dst=tile, src=x)
+    nki.isa.dma_copy(dst=there, src=tile)
+    nki.isa.dma_copy(dst=out, src=there)
+
+
+def test_kernels_may_name_memories_without_an_import():
+    np.testing.assert_array_equal(run(names_memories, X), X)
+    assert not hasattr(builtins, "sbuf")
+    assert not hasattr(builtins, "hbm")
+    with pytest.raises(CompilerError, match=r"sbuf without import is a keyword of NKI 0\.2.*buffer=nl\.sbuf"):
+        run(names_memories, X, version="0.6")
 
 
 def test_math_is_there_for_all_ranks_and_goes_with_the_last():

@@ -19,6 +19,7 @@ from trnsim.releases import LATEST, VERSIONS, Release, as_version, spell, versio
 VARIABLE = "TRNSIM_NKI_VERSION"
 _ENUMS = ("engine", "oob_mode", "reduce_cmd")  # numbers for dge_mode run in every release
 _BUFFERS = ("sbuf", "psum", "hbm", "private_hbm", "shared_hbm")
+_KEYWORDS = ("sbuf", "psum", "hbm")  # in kernels of NKI 0.2: sbuf.view(dtype, shape)
 _MODULES = ("nki", "nki.isa", "nki.language", "nki.collectives")
 
 
@@ -102,6 +103,7 @@ def evidence(file: Path) -> list[Evidence]:
     finder = _Finder()
     for node in ast.walk(tree):
         finder.imports(node)
+        finder.names(node)
     for node in ast.walk(tree):
         finder.uses(node)
     return sorted(finder.found, key=lambda item: item.line)
@@ -112,6 +114,7 @@ class _Finder:
 
     def __init__(self) -> None:
         self.bound: dict[str, str] = {}
+        self.own: set[str] = set()
         self.found: list[Evidence] = []
 
     def imports(self, node: ast.AST) -> None:
@@ -125,9 +128,21 @@ class _Finder:
                 self.bound[alias.asname or alias.name] = name
                 self._name(node, name)
 
+    def names(self, node: ast.AST) -> None:
+        """What the file itself gives a meaning: assigned, imported, or a parameter."""
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            self.own.add(node.id)
+        elif isinstance(node, ast.arg):
+            self.own.add(node.arg)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            self.own.update(alias.asname or alias.name for alias in node.names)
+
     def uses(self, node: ast.AST) -> None:
         if isinstance(node, ast.Attribute):
             self._name(node, self._resolve(node))
+            memory = node.value.id if isinstance(node.value, ast.Name) else ""
+            if node.attr == "view" and memory in _KEYWORDS and memory not in self.own and self.bound:
+                self._add(node, f"the keyword {memory}", "0.2")
         elif isinstance(node, ast.Call):
             function = self._resolve(node.func)
             if function:
