@@ -71,11 +71,15 @@ def facts_of(chip: Chip) -> str:
     return _facts(chip)
 
 
+_NO_TIMES = ("constants", "error_percent", "tensorizer_error_percent")
+"""Of ``Timing``: what is told beside times, and the constants that its other fields hold."""
+
+
 @cache
 def _facts(chip: Chip) -> str:
     core, timing = chip.core, load_timing(chip)
     assert core is not None
-    constants = [getattr(timing, f.name) for f in fields(timing) if f.name != "constants"]
+    constants = [getattr(timing, f.name) for f in fields(timing) if f.name not in _NO_TIMES]
     clocks = sorted((name, engine.clock_hz) for name, engine in core.engines.items())
     return _digest(
         core.version,
