@@ -1,13 +1,14 @@
 """Surfaces that come with the package: what makes them stale, that they are not, and chips that a user changed."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from trnsim.cli import app
-from trnsim.hardware import load_chip
+from trnsim.hardware import load_chip, load_timing
 from trnsim.operators import building, decides, shipped
 from trnsim.operators import prepare as prepared
 from trnsim.operators.kernel_costs import KernelCosts, contracts
@@ -69,6 +70,15 @@ def test_facts_that_times_depend_on(chip, same):
     found = {name: decides.facts_of(load_chip(name)) for name in CHIPS}
     mine = decides.facts_of(load_chip(chip))
     assert [n for n in CHIPS if found[n] == mine and n != chip] == ([same] if same else [])
+
+
+def test_errors_told_beside_times_are_no_facts(monkeypatch):
+    chip = load_chip("trn2")
+    known, timing = decides.facts_of(chip), load_timing(chip)
+    told = replace(timing, error_percent=1.0, tensorizer_error_percent=2.0)
+    for changed, same in ((told, True), (replace(timing, support="assumed"), False)):
+        monkeypatch.setattr(decides, "load_timing", lambda _, changed=changed: changed)
+        assert (decides._facts.__wrapped__(chip) == known) is same
 
 
 def test_the_shipped_surfaces_are_not_stale():
