@@ -54,7 +54,7 @@ def test_tiles_of_as_many_elements_a_partition_go_element_by_element(other, mask
         out = nl.ndarray(a.shape, dtype=a.dtype, buffer=nl.shared_hbm)
         x, y = nl.load(a), nl.load(b)
         tile = nl.zeros(a.shape, dtype=a.dtype)
-        i_p, i_x, i_y = nl.mgrid[0:128, 0:4, 0:3]
+        i_x = nl.mgrid[0:128, 0:4, 0:3].x
         tile[...] = nisa.tensor_tensor(x, y, op=nl.subtract, mask=(i_x < 3) if masked else None)
         nl.store(out, tile)
         return out

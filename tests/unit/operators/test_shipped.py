@@ -76,7 +76,7 @@ def test_errors_told_beside_times_are_no_facts(monkeypatch):
     chip = load_chip("trn2")
     known, timing = decides.facts_of(chip), load_timing(chip)
     told = replace(timing, error_percent=1.0, tensorizer_error_percent=2.0)
-    for changed, same in ((told, True), (replace(timing, support="assumed"), False)):
+    for changed, same in ((told, True), (replace(timing, exclusive_ports=True), False)):
         monkeypatch.setattr(decides, "load_timing", lambda _, changed=changed: changed)
         assert (decides._facts.__wrapped__(chip) == known) is same
 
