@@ -45,13 +45,15 @@ BOUNDS = {
     "rmsnorm_quant, nki-library, trn2": 0.17,
     "attention_cte, nki-library, trn2": 0.09,
     "qkv_tkg, nki-library, trn2": 0.19,
-    "matmul, SDK tutorial, trn1": 0.12,
+    "convolution, asst4-trainium2, trn2": 0.02,
+    "convolution, asst4-trainium, trn1": 0.08,
+    "matmul, SDK tutorial, trn1": 0.08,
     "matmul, autocomp, trn1": 0.12,
     "attention, autocomp, trn1": 0.18,
     "attention, head of 64, autocomp, trn1": 0.09,
     "layernorm, autocomp, trn1": 0.14,
     "selective scan, autocomp, trn1": 0.05,
-    "norm and product, AccelOpt, trn1": 0.07,
+    "norm and product, AccelOpt, trn1": 0.09,
     "mlp, AccelOpt, trn1": 0.06,
 }
 NAIVE = (
