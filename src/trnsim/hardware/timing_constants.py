@@ -216,8 +216,8 @@ class DmaTiming:
     """Longest packet: longer elements are split."""
     transfer_ps: int
     """What each transfer costs each engine that works on it: fetching its descriptors, writing its semaphore."""
-    transfer_read_ps: int
-    """What it costs more where HBM is read, as the engine does not read ahead of the transfer it works on."""
+    static_transfer_ps: int
+    """The same of one with static descriptors, which the engine has at hand before the transfer begins."""
     completion_ps: int
     """Last packet to the start of the instruction that waits."""
     default_dge: str
@@ -293,9 +293,9 @@ class DmaTiming:
         sustained = max(element_bytes, 1) * 1_000 / self.sustained_bytes_per_ns
         return Picoseconds(round(max(self.packet_alone(element_bytes), sustained) / efficiency))
 
-    def transfer(self, packets_ps: int, size: int, *, from_hbm: bool) -> int:
+    def transfer(self, packets_ps: int, size: int, *, static: bool) -> int:
         """Time of one engine's part of a transfer: ``size`` bytes, whose packets take ``packets_ps``."""
-        found = packets_ps + self.transfer_ps + (self.transfer_read_ps if from_hbm else 0)
+        found = packets_ps + (self.static_transfer_ps if static else self.transfer_ps)
         if self.sustained_over == "transfers":
             return max(found, round(1_000 * size / self.sustained_bytes_per_ns))
         return found

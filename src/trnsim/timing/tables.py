@@ -230,7 +230,7 @@ class ClassTables:
         writes = {klass.operands[i].form.memory for i in piece.writes}
 
         def lane(packets: int) -> int:
-            return dma.transfer(packets * time // count, packets * piece.bytes // count, from_hbm="hbm" in reads)
+            return dma.transfer(packets * time // count, packets * piece.bytes // count, static=dge == STATIC)
 
         return Variant(
             queue,

@@ -59,15 +59,15 @@ def test_sustained_rate_is_the_documented_one():
         d = timing(name).dma
         assert 65_536 / (d.packet(65_536) / NS) == pytest.approx(rate, rel=0.01)
     d = timing("trn1").dma
-    assert 65_536 / (d.transfer(16 * d.packet(4096), 65_536, from_hbm=True) / NS) == pytest.approx(17, rel=0.01)
+    assert 65_536 / (d.transfer(16 * d.packet(4096), 65_536, static=False) / NS) == pytest.approx(17, rel=0.01)
 
 
 def test_transfers_of_32_kib_on_trn1_take_what_their_profile_shows():
     d = timing("trn1").dma
-    assert d.transfer(8 * d.packet(4096), 32_768, from_hbm=True) / NS == pytest.approx(1985, rel=0.03)
+    assert d.transfer(8 * d.packet(4096), 32_768, static=True) / NS == pytest.approx(1985, rel=0.03)
     # Two that share an engine last longer than either alone: the fixed part is no more than 80 ns of it.
     alone = replace(d, sustained_bytes_per_ns=27.0)
-    assert alone.transfer(8 * d.packet(4096), 32_768, from_hbm=False) / NS == pytest.approx(1280, rel=0.01)
+    assert alone.transfer(8 * d.packet(4096), 32_768, static=True) / NS == pytest.approx(1280, rel=0.01)
 
 
 def test_few_long_runs_are_cut_for_all_engines():
