@@ -29,6 +29,7 @@ def kernels(
     accelopt: Annotated[Path | None, typer.Option("--accelopt", help="AccelOpt; default TRNSIM_ACCELOPT.")] = None,
     autocomp: Annotated[Path | None, typer.Option("--autocomp", help="autocomp; default TRNSIM_AUTOCOMP.")] = None,
     autotune: Annotated[Path | None, typer.Option("--autotune", help="nki-autotune; default TRNSIM_AUTOTUNE.")] = None,
+    tilebench: Annotated[Path | None, typer.Option("--tilebench", help="Tilebench; default TRNSIM_TILEBENCH.")] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Measurements of your own, as kernel_latency.csv.")
     ] = None,
@@ -67,7 +68,8 @@ def kernels(
     started = time.perf_counter()
     given = {"sdk": sdk, "samples": samples, "library": library, "fusion": fusion, "course": course}
     given["course-trn1"] = course_trn1
-    roots = checkouts.roots({**given, "accelopt": accelopt, "autocomp": autocomp, "autotune": autotune})
+    given.update(accelopt=accelopt, autocomp=autocomp, autotune=autotune, tilebench=tilebench)
+    roots = checkouts.roots(given)
     selection = select(read_rows(data))
     if family is not None:
         chosen = of_family(selection.cases, family)

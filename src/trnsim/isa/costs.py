@@ -66,7 +66,8 @@ def work(
 def copy_rate(v: VectorTiming, forms: list[Form]) -> float:
     """Elements a cycle of VectorE's copies and tensor-scalar arithmetic: performance modes by dtype, memory and layout.
 
-    trainium2_arch.rst, "Vector Engine Performance Mode"; float32 in SBUF was measured at 2 elements a cycle.
+    trainium2_arch.rst, "Vector Engine Performance Mode"; float32 in SBUF was measured at 2 elements a cycle, and where
+    one side has 16 bits it is no slower (softmax of float16 on trn2, Deep-Learning-Profiling-Tools/Tilebench).
     """
     in_sbuf = all(f.memory == SBUF for f in forms)
     if all(f.dtype in _NARROW for f in forms):
@@ -74,7 +75,7 @@ def copy_rate(v: VectorTiming, forms: list[Form]) -> float:
         if in_sbuf and contiguous:
             return v.narrow_mode
         return v.narrow_mixed_mode if in_sbuf or contiguous else 1
-    if in_sbuf and all(f.dtype == "float32" for f in forms):
+    if in_sbuf and all(f.dtype == "float32" or f.dtype in _NARROW for f in forms):
         return v.float32_sbuf_mode
     return 1
 

@@ -1,6 +1,7 @@
 """The operands of a trace as boxes of bytes: which rows and bytes of which storage each instruction touches.
 
-SBUF and PSUM are partitions x bytes of a partition; an HBM storage is rows x bytes of its last dimension. A box has a
+SBUF and PSUM are partitions x bytes of a partition; an HBM storage is rows x bytes of its last dimension, or one row
+where fewer of its accesses would be known by that (blocks of so many elements begin and end within rows). A box has a
 pattern of rows and one of bytes, each dense or of one stride; where there are more strides, only the bounds are known.
 Storages with explicit addresses of one memory share one key, in the coordinates of that memory, so overlapping
 addresses meet.
@@ -32,6 +33,8 @@ _WIDE = ("low", "high", "step", "run")
 
 # What ``step`` says of the bytes of a row, and ``row_step`` of the rows: all are touched; no simple pattern is known.
 DENSE, INEXACT = 0, -1
+# The length of a row that holds any storage.
+_ONE_ROW = 1 << 60
 
 
 @dataclass
@@ -83,6 +86,7 @@ def find_accesses(trace: Trace, klass: Column, tables: ClassTables, compiled: bo
     position = np.array([i for found in sequence for i in found], np.int64)
     role = np.array([r[i] for r, found in zip(tables.roles, sequence, strict=True) for i in found], np.int64)
     widths, width = _row_widths(trace)
+    width = _one_row(trace, form, storage, widths, width)
     box_of, boxes = _boxes(trace, form, widths, width[storage])
     key, start_shift, low_shift, keys = _keys(trace)
     found = {n: np.zeros(total, np.int32) for n in _NARROW} | {n: np.zeros(total, np.int64) for n in _WIDE}
@@ -161,14 +165,42 @@ def _keys(trace: Trace) -> tuple[Column, Column, Column, int]:
 
 
 def _row_widths(trace: Trace) -> tuple[Column, Column]:
-    """The lengths of rows of HBM storages, 0 for storages on chip, and the place of each storage's among them."""
+    """The lengths of rows of HBM storages, 0 for storages on chip, ``_ONE_ROW`` at the end, and the place of each
+    storage's among them.
+    """
     columns = trace.storage_columns
     hbm = np.flatnonzero(columns["memory"] == MEMORIES.index("hbm"))
     lengths = columns["row_bytes"][hbm]
-    widths = np.array(sorted({0, *lengths.tolist()}), np.int64)
+    widths = np.array(sorted({0, _ONE_ROW, *lengths.tolist()}), np.int64)
     width = np.zeros(len(trace.storages), np.int64)
     width[hbm] = np.searchsorted(widths, lengths)
     return widths, width
+
+
+def _one_row(trace: Trace, form: Column, storage: Column, widths: Column, width: Column) -> Column:
+    """``width``, with that of one row for HBM storages of whose accesses more are exact so."""
+    found = width.copy()
+    rows = np.flatnonzero(width[storage] > 0)
+    if not len(rows):
+        return found
+    form, storage, offset = form[rows], storage[rows], trace.column("offset")[rows]
+    pairs, place = distinct(form * len(widths) + width[storage], len(trace.forms) * len(widths))
+    unknown = np.zeros((2, len(pairs)), bool)
+    spans = np.zeros(len(pairs), np.int64)
+    for i, pair in enumerate(pairs.tolist()):
+        number, at = divmod(pair, len(widths))
+        for way, row_bytes in enumerate((int(widths[at]), _ONE_ROW)):
+            box = _hbm_box(trace.forms[number], row_bytes)
+            unknown[way, i] = INEXACT in (box[2], box[4])
+            if way == 0:
+                spans[i] = box[1]
+    length = widths[width[storage]]
+    over = offset % length + spans[place] > length
+    by_rows, as_one = (
+        np.bincount(storage, weights=bad, minlength=len(width)) for bad in (unknown[0][place] | over, unknown[1][place])
+    )
+    found[as_one < by_rows] = len(widths) - 1
+    return found
 
 
 def _boxes(trace: Trace, form: Column, widths: Column, width: Column) -> tuple[Column, list[Column]]:

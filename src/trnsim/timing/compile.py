@@ -23,6 +23,7 @@ from trnsim.timing.options import (
     BALANCE_ENGINES,
     KEEP_LOADS,
     MIDDLE_END,
+    ONE_RING,
     REMOVE_FILLS,
     REMOVE_REPEATED_LOADS,
     REORDER,
@@ -146,7 +147,7 @@ def compile_core(
     if options.fresh_tiles:
         data = data.take(np.flatnonzero((data.kind != WAR) & (data.kind != WAW)))
     edges = Edges.join([data, *_explicit_edges(trace, keep, renumber, rows), *_state_edges(trace, rows)])
-    variant = choose_variants(klass, tables, BALANCE_ENGINES in passes, compiled)
+    variant = choose_variants(klass, tables, BALANCE_ENGINES in passes, compiled, options.schedule == "nki")
     touches = _touched(trace, accesses, len(rows), compiled)
     # What is ordered, though nothing waits for it.
     ordered = Edges.join([edges, _meetings(trace, rows)])
@@ -166,7 +167,7 @@ def compile_core(
     elif (edges.producer > edges.consumer).any():
         raise CompilerError("an explicit dependence contradicts program order, which this schedule keeps")
     program = CoreProgram(trace, number, rows, removed, klass, variant, order, edges, accesses, initial, [])
-    loads_lowest = options.schedule == "nki" and REORDER in passes
+    loads_lowest = options.schedule == "nki" and REORDER in passes and ONE_RING not in passes
     for memory in PLACED:
         left = spare if memory == "sbuf" else 0
         uses = _place(program, memory, core, tables, touches, loads_lowest, compiled, options.schedule, left)

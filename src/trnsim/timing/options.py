@@ -21,6 +21,7 @@ PROPAGATE_COPIES = "propagate-copies"
 MERGE_COPIES = "merge-copies"
 MERGE_ITERATIONS = "merge-iterations"
 PRELOAD_TABLE = "preload-table"
+ONE_RING = "one-ring"
 COALESCE_DMA = "coalesce-dma"
 CHOOSE_DESCRIPTORS = "choose-descriptors"
 _NKI = (REMOVE_REPEATED_LOADS, REMOVE_FILLS, BALANCE_ENGINES, REORDER)
@@ -38,8 +39,14 @@ MIDDLE_END = frozenset(
 )
 PASSES = (*_NKI, *_TENSORIZER)
 """The freedoms that the compiler stage takes, each one a pass that can be left out."""
+ON_REQUEST = (ONE_RING,)
+"""Passes that no schedule has by itself: ``one-ring`` is what the compiler of NKI 0.7 does (``nki`` only)."""
 
-_OF_SCHEDULE = {"program": frozenset[str](), "nki": frozenset(_NKI), "tensorizer": frozenset(PASSES) - {REMOVE_FILLS}}
+_OF_SCHEDULE = {
+    "program": frozenset[str](),
+    "nki": frozenset(_NKI),
+    "tensorizer": frozenset(PASSES) - {REMOVE_FILLS, ONE_RING},
+}
 
 
 def passes_of(schedule: str) -> frozenset[str]:
@@ -81,15 +88,17 @@ class TimingOptions:
             raise InputError(f"unknown schedule {self.schedule!r}: known are {', '.join(SCHEDULES)}")
         if self.clock not in CLOCKS:
             raise InputError(f"unknown clock {self.clock!r}: known are {', '.join(CLOCKS)}")
-        unknown = (self.passes or frozenset()) - set(PASSES)
+        unknown = (self.passes or frozenset()) - {*PASSES, *ON_REQUEST}
         if unknown:
-            raise InputError(f"unknown passes {', '.join(sorted(unknown))}: known are {', '.join(PASSES)}")
+            raise InputError(f"unknown passes {', '.join(sorted(unknown))}: known are {', '.join(PASSES + ON_REQUEST)}")
         if self.look_ahead is not None and self.look_ahead < 1:
             raise InputError("look_ahead must be at least 1", value=self.look_ahead)
         rewriting = (self.passes or frozenset()) & set(_REWRITING)
         rewriting -= {RENAME_TILES} if self.schedule == "nki" else set()
         if rewriting and self.schedule != "tensorizer":
             raise InputError(f"only the schedule tensorizer has the passes {', '.join(sorted(rewriting))}")
+        if ONE_RING in (self.passes or frozenset()) and self.schedule != "nki":
+            raise InputError(f"only the schedule nki has the pass {ONE_RING}")
         if self.throttle_phases < 1:
             raise InputError("throttle_phases must be at least 1", value=self.throttle_phases)
 

@@ -50,9 +50,19 @@ LEAD = 1.85
 LOADS_AHEAD = 256
 
 
-def choose_variants(klass: Column, tables: ClassTables, balance: bool, compiled: bool) -> Column:
-    """The variant (engine) of each instruction: the candidate whose engine has the least estimated load so far."""
+def choose_variants(
+    klass: Column, tables: ClassTables, balance: bool, compiled: bool, by_shape: bool = False
+) -> Column:
+    """The variant (engine) of each instruction: the candidate whose engine has the least estimated load so far.
+
+    ``by_shape``: instructions whose engine the compiler chooses by their shape, not by what engines have to do, are on
+    the first candidate's.
+    """
     candidates = tables.candidate_columns()
+    if by_shape and len(klass):
+        candidates = candidates.reshape(-1, CANDIDATES)
+        candidates[np.array(tables.by_shape, bool), 1:] = -1
+        candidates = candidates.ravel()
     chosen = candidates.reshape(-1, CANDIDATES)[klass, 0] if len(klass) else np.zeros(0, np.int64)
     if balance and len(klass):
         load = np.zeros(QUEUE_COUNT, np.int64)

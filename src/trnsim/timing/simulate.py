@@ -16,7 +16,7 @@ from trnsim.timing.compiled import use_compiled
 from trnsim.timing.draw import draw_events, draw_memory, draw_waits
 from trnsim.timing.link import link
 from trnsim.timing.machine import execute
-from trnsim.timing.options import RENAME_TILES, TimingOptions
+from trnsim.timing.options import ONE_RING, RENAME_TILES, TimingOptions
 from trnsim.timing.tables import QUEUE_COUNT, TENSOR, ClassTables
 from trnsim.timing.tensorizer import renamed, tensorize
 from trnsim.timing.timeline import Timeline, Totals
@@ -85,7 +85,7 @@ def run_stages(
         traces = [tensorize(t, core, timing, options.active_passes) for t in traces]
     elif RENAME_TILES in options.active_passes:
         traces = [renamed(t) for t in traces]
-    tables = ClassTables()
+    tables = ClassTables(ONE_RING in options.active_passes)
     programs = [compile_core(t, n, core, tables, timing, options, compiled) for n, t in enumerate(traces)]
     linked = link(programs, tables, core, timing, compiled)
     for program in programs:

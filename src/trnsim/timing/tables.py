@@ -90,12 +90,19 @@ def _strided_load(klass: InstructionClass, load: Work, timing: Timing) -> int:
     return whole + once * max(1, max(form.dtype.itemsize for form in forms) // 2)
 
 
-_costed: WeakKeyDictionary[InstructionClass, tuple[Timing, ClassTables, list[int]]] = WeakKeyDictionary()
+_costed: tuple[WeakKeyDictionary[InstructionClass, tuple[Timing, ClassTables, list[int]]], ...] = (
+    WeakKeyDictionary(), WeakKeyDictionary(),
+)  # fmt: skip
 
 
 @dataclass
 class ClassTables:
-    """Columns of the variants, and for each class its candidates and operands."""
+    """Columns of the variants, and for each class its candidates and operands.
+
+    ``one_ring``: hardware DMAs whose engine the kernel leaves open are all on SyncE's ring.
+    """
+
+    one_ring: bool = False
 
     variants: list[Variant] = field(default_factory=list)
     opcodes: list[str] = field(default_factory=list)
@@ -105,6 +112,7 @@ class ClassTables:
     is_load: list[bool] = field(default_factory=list)
     is_fill: list[bool] = field(default_factory=list)
     is_product: list[bool] = field(default_factory=list)
+    by_shape: list[bool] = field(default_factory=list)
     _numbers: dict[int, int] = field(default_factory=dict)
     _columns: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
@@ -124,6 +132,7 @@ class ClassTables:
             )
             self.is_fill.append(klass.name == "nki.isa.memset" and memories == [("write", "psum")])
             self.is_product.append(klass.is_matmul)
+            self.by_shape.append(klass.name == "nki.isa.tensor_scalar")
         return number
 
     def column(self, name: str) -> NDArray[np.int64]:
@@ -142,10 +151,11 @@ class ClassTables:
 
     def _candidates(self, klass: InstructionClass, timing: Timing) -> list[int]:
         """Variants of ``klass``: worked out once for a class and constants, in tables of their own, and copied."""
-        known = _costed.get(klass)
+        cache = _costed[self.one_ring]
+        known = cache.get(klass)
         if known is None or known[0] is not timing:
-            own = ClassTables()
-            known = _costed[klass] = (timing, own, own._evaluated(klass, timing))
+            own = ClassTables(self.one_ring)
+            known = cache[klass] = (timing, own, own._evaluated(klass, timing))
         _, own, found = known
         opcodes = [self._opcode(name) for name in own.opcodes]
         tables = [self._table(name) for name in own.function_tables]
@@ -162,7 +172,7 @@ class ClassTables:
             pieces = tuple(klass.instruction.cost(timing, klass, engine))
             if not pieces:
                 raise InternalError(f"{klass.name} has no work", instruction=klass.name)
-            for queue in _queues(klass, pieces[0], engine, timing):
+            for queue in _queues(klass, pieces[0], engine, timing, self.one_ring):
                 # Where the two exclude each other on SBUF, work moved to GpSimdE only makes VectorE wait.
                 if timing.exclusive_ports and queue == GPSIMD and any(self.variants[v].queue == VECTOR for v in found):
                     continue
@@ -186,7 +196,7 @@ class ClassTables:
         strided = 0
         for index, piece in enumerate(pieces):
             if isinstance(piece, Transfer):
-                where = queue if index == 0 else _queues(klass, piece, engine, timing)[0]
+                where = queue if index == 0 else _queues(klass, piece, engine, timing, self.one_ring)[0]
                 rows.append(self._transfer(klass, piece, where, timing))
                 continue
             where = _queue(piece.queue or engine)
@@ -262,7 +272,7 @@ class ClassTables:
         return self.function_tables.index(name)
 
 
-def _queues(klass: InstructionClass, piece: Work | Transfer, engine: str, timing: Timing) -> list[int]:
+def _queues(klass: InstructionClass, piece: Work | Transfer, engine: str, timing: Timing, one_ring: bool) -> list[int]:
     """The queues that may hold the first piece of an instruction given to ``engine``."""
     if isinstance(piece, Work):
         return [_queue(piece.queue or engine)]
@@ -276,7 +286,7 @@ def _queues(klass: InstructionClass, piece: Work | Transfer, engine: str, timing
     if wanted:
         return [_queue(wanted)]
     # As in public profiles of trn2: a store that waits for its data holds up no load.
-    return [SYNC if any(klass.operands[i].form.memory != "hbm" for i in piece.writes) else SCALAR]
+    return [SYNC if one_ring or any(klass.operands[i].form.memory != "hbm" for i in piece.writes) else SCALAR]
 
 
 def _queue(name: str) -> int:

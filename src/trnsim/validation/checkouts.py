@@ -37,6 +37,7 @@ VARIABLES = {
     "accelopt": "TRNSIM_ACCELOPT",
     "autocomp": "TRNSIM_AUTOCOMP",
     "autotune": "TRNSIM_AUTOTUNE",
+    "tilebench": "TRNSIM_TILEBENCH",
 }
 _WHAT = {
     "sdk": "aws-neuron-sdk",
@@ -48,6 +49,7 @@ _WHAT = {
     "accelopt": "zhang677/AccelOpt",
     "autocomp": "ucb-bar/autocomp",
     "autotune": "awslabs/nki-autotune",
+    "tilebench": "Deep-Learning-Profiling-Tools/Tilebench",
 }
 
 
@@ -76,6 +78,8 @@ def missing(source: Source, there: Mapping[str, Path]) -> str | None:
     root = there.get(source.checkout)
     if root is None:
         return f"no checkout of {_WHAT[source.checkout]} (--{source.checkout} or {VARIABLES[source.checkout]})"
+    if source.checkout == "tilebench" and importlib.util.find_spec("torch") is None:
+        return "the kernels of Tilebench are in modules that import torch, which is not installed"
     if source.checkout != "library" and not source.revision and not (root / source.path).is_file():
         return f"the checkout of {_WHAT[source.checkout]} has no {source.path}"
     if source.revision and not _has(str(root), source.revision):
@@ -115,11 +119,12 @@ def _module(source: Source, root: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     environment = dict(os.environ)
-    sys.path.insert(0, str(path.parent))
+    # What stands beside the file, and the packages of the checkout.
+    sys.path[:0] = beside = [str(path.parent), *([root] if source.checkout == "tilebench" else [])]
     try:
         spec.loader.exec_module(module)
     finally:
-        sys.path.pop(0)
+        del sys.path[: len(beside)]
         os.environ.clear()
         os.environ.update(environment)
     return module

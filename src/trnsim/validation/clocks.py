@@ -21,6 +21,7 @@ _METRICS: tuple[tuple[str, str], ...] = (
     (r"p50", "benchmark_p50"),
     (r"\b[Pp]99\b", "benchmark_p99"),
     (r"device timer", "device_timer"),
+    (r"nc_exec_running", "nc_exec"),
     (r"^kernel span\b", "kernel"),
     (r"^latency$", "profiler_total"),
 )
@@ -33,6 +34,7 @@ NAMES = {
     "tpb_cycles": "TpbSgCyclesSum of nki-library's tests",
     "tpb_cycles_two_cores": "the same on a logical core of two",
     "device_timer": "device timer",
+    "nc_exec": "nc_exec_running of the runtime's trace",
 }
 
 

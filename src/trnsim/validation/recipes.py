@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from trnsim.timing.options import RENAME_TILES, REORDER
+from trnsim.timing.options import ONE_RING, RENAME_TILES, REORDER
 from trnsim.validation.cases import Call, Made, Name, Recipe, Source, Tensor, Value
 from trnsim.validation.rows import Row
 
@@ -372,9 +372,17 @@ _ARGUMENT = re.compile(r"(?:(\w+)=)?(\w+)\[([\d,x]+)\]$")
 def _own_file(row: Row) -> Recipe | None:
     if not row.source.endswith(".py") or not Path(row.source).is_file() or not row.kernel.isidentifier():
         return None
+    positional, named = _typed_arguments(row.shapes)
+    source = Source("file", str(Path(row.source).resolve()))
+    call = Call(source, row.kernel, positional, named, row.core_count)
+    return Recipe(row.kernel, Path(row.source).stem, "own kernels", (call,), row.kernel, row.shapes)
+
+
+def _typed_arguments(written: str) -> tuple[tuple[Value, ...], tuple[tuple[str, Value], ...]]:
+    """Arguments as for ``trnsim profile`` with blanks between them, those with a name apart."""
     positional: list[Value] = []
     named: list[tuple[str, Value]] = []
-    for text in row.shapes.split():
+    for text in written.split():
         found = _ARGUMENT.match(text)
         key, _, rest = text.rpartition("=") if found is None else (found[1] or "", "", "")
         value: Value
@@ -386,9 +394,7 @@ def _own_file(row: Row) -> Recipe | None:
             named.append((key, value))
         else:
             positional.append(value)
-    source = Source("file", str(Path(row.source).resolve()))
-    call = Call(source, row.kernel, tuple(positional), tuple(named), row.core_count)
-    return Recipe(row.kernel, Path(row.source).stem, "own kernels", (call,), row.kernel, row.shapes)
+    return tuple(positional), tuple(named)
 
 
 # -- asst4-trainium, asst4-trainium2 -----------------------------------------------------------------------------------
@@ -478,6 +484,20 @@ def _autotune(row: Row) -> Recipe | None:
     return Recipe("matmul", _AUTOTUNE, NEW_API, (call,), label, f"{row.shapes} {dtype}", passes=passes)
 
 
+_TILEBENCH = "Tilebench"
+
+
+def _tilebench(row: Row) -> Recipe | None:
+    """Kernels of Tilebench, by operator; NKI 0.7 compiled them, whose DMAs are all on one ring."""
+    if f"/{_TILEBENCH}@" not in row.source:
+        return None
+    path = row.source.partition(":")[2]
+    positional, named = _typed_arguments(row.shapes)
+    call = Call(Source("tilebench", path), row.kernel, positional, named, row.core_count)
+    operator = path.split("/")[-2].replace("_", " ")
+    return Recipe(operator, _TILEBENCH, NEW_API, (call,), row.kernel, row.shapes, passes=(ONE_RING,))
+
+
 def _arguments(text: str, dtype: str) -> tuple[Value, ...]:
     """Arguments with blanks between them: tensors of ``dtype`` by their shapes in brackets, and values."""
     return tuple(
@@ -496,8 +516,8 @@ def _literal(text: str) -> Value:
 
 
 _RECIPES: tuple[Callable[[Row], Recipe | None], ...] = (
-    _own_file, _fusion_attention, _fusion_mlp, _course, _accelopt, _autocomp, _autotune, _library, _how_to, _layernorm,
-    _mamba, _matmul,
+    _own_file, _fusion_attention, _fusion_mlp, _course, _accelopt, _autocomp, _autotune, _tilebench, _library, _how_to,
+    _layernorm, _mamba, _matmul,
 )  # fmt: skip
 
 
