@@ -51,10 +51,10 @@ class Source:
     """Where a kernel's code is.
 
     ``checkout``: ``sdk``, ``samples``, ``library``, ``fusion``, ``course``, ``accelopt``, ``autocomp``, ``autotune``,
-    ``tilebench``, or ``file`` (a path of its own). ``path`` is relative to it. ``revision``: a tag or commit whose version
-    of the file is meant, ``""`` for the files as they are. ``block``: the how-manieth code block with a kernel, for documentation,
-    or candidate of a search. ``environment`` names what must be in place in the process: ``nki``, ``library`` (names
-    that nki-library's suite brings), or a release such as ``0.2``.
+    ``tilebench``, or ``file`` (a path of its own). ``path`` is relative to it. ``revision``: a tag or commit whose
+    version of the file is meant, ``""`` for the files as they are. ``block``: the how-manieth code block with a kernel,
+    for documentation, or candidate of a search. ``environment`` names what must be in place in the process: ``nki``,
+    ``library`` (names that nki-library's suite brings), or a release such as ``0.2``.
     """
 
     checkout: str
