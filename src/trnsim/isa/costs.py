@@ -81,11 +81,19 @@ def copy_rate(v: VectorTiming, forms: list[Form]) -> float:
 
 
 def pair_cycles(v: VectorTiming, inputs: list[Form], forms: list[Form], n: float) -> float:
-    """Cycles of two streamed inputs: one pass if they come from different memories, else two through one port."""
+    """Cycles of two streamed inputs: one pass if they come from different memories, else two through one port.
+
+    Where one of them has 16 bits and nothing is wider than float32, as many elements a cycle as float32 alone is copied
+    (a stencil of float16 that sums in float32, on trn2: Deep-Learning-Profiling-Tools/Tilebench).
+    """
     if len({f.memory for f in inputs}) > 1:
         return n
-    if all(f.memory == SBUF for f in inputs) and all(f.dtype in _NARROW for f in forms):
+    in_sbuf, narrow = all(f.memory == SBUF for f in forms), [f.dtype in _NARROW for f in forms]
+    if all(f.memory == SBUF for f in inputs) and all(narrow):
         return n / v.narrow_pair_mode
+    floats = all(f.dtype == "float32" or f.dtype in _NARROW for f in forms)
+    if in_sbuf and floats and any(f.dtype in _NARROW for f in inputs):
+        return n * v.two_input_streams / v.float32_sbuf_mode
     return n * v.two_input_streams
 
 
