@@ -99,3 +99,45 @@ def test_a_write_after_a_read_of_the_same_rows_waits():
     assert edges((5, 6, 8), [(("out", take), ("out", np.s_[:, 4:6, 0:3])), (("x", put), ("out", put))]) == {(0, 1): WAR}
     apart = np.s_[:, 3:4, 2:5]
     assert edges((5, 6, 8), [(("out", take), ("out", np.s_[:, 4:6, 0:3])), (("x", apart), ("out", apart))]) == {}
+
+
+def flat_edges(shape, runs, compiled=False):
+    """Kinds of dependence between DMAs that each store a block of 4 rows of so many elements from some element on."""
+
+    @nki.jit
+    def kernel(x):
+        out = nl.ndarray(shape, dtype=x.dtype, buffer=nl.shared_hbm)
+        for start, length in runs:
+            tile = nl.ndarray((4, length), dtype=x.dtype, buffer=nl.sbuf)
+            nisa.memset(dst=tile, value=0.0)
+            nisa.dma_copy(dst=out.ap(pattern=[[length, 4], [1, length]], offset=start), src=tile)
+        return out
+
+    session = trnsim.Session(trnsim.SimulationOptions(chip="trn2", numeric=False))
+    with session.active():
+        kernel(np.zeros((1, 1), np.float32))
+    trace = session.calls[-1].traces[0]
+    tables, timing = ClassTables(), load_timing(load_chip("trn2"))
+    klass = np.array([tables.add(trace.classes[int(c)], timing) for c in trace.column("klass")])
+    found, _ = find_dependences(find_accesses(trace, klass, tables, compiled), compiled)
+    stores = {1 + 2 * i: i for i in range(len(runs))}
+    return {
+        (stores[p], stores[c])
+        for p, c in zip(found.producer.tolist(), found.consumer.tolist(), strict=True)
+        if p in stores and c in stores
+    }
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(3, 40), st.integers(1, 25), st.data())
+def test_blocks_that_begin_within_rows_wait_only_for_their_own_bytes(columns, length, data):
+    """A copy of so many elements a DMA, as of a flat tensor, whatever the rows of the tensor are."""
+    rows = 2 + 12 * length // columns
+    starts = data.draw(st.lists(st.integers(0, rows * columns - 4 * length), min_size=2, max_size=2))
+    first, second = (set(range(s, s + 4 * length)) for s in starts)
+    assert flat_edges((rows, columns), [(s, length) for s in starts]) == ({(0, 1)} if first & second else set())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_tensor_that_is_copied_block_after_block_is_stored_without_waiting(compiled):
+    assert not flat_edges((30, 10), [(i * 28, 7) for i in range(10)], compiled)

@@ -12,7 +12,7 @@ import trnsim
 from trnsim import SimulationOptions, profile
 from trnsim.timing import TimingOptions, simulate
 from trnsim.timing.dependences import Edges
-from trnsim.timing.options import REORDER
+from trnsim.timing.options import ONE_RING, REORDER, passes_of
 from trnsim.timing.schedule import LOADS_AHEAD, LOOK_AHEAD, by_first_use
 
 
@@ -180,3 +180,74 @@ def test_a_stationary_matrix_of_columns_far_apart_bounds_a_product_of_few_rows(r
 
     assert span(8) == pytest.approx(span(1), rel=0.02)  # 16 bytes apart: as fast as contiguous ones
     assert (span(16) > 1.2 * span(8)) is slower
+
+
+def streamed(dtype_in, dtype_out, op):
+    """Total time and events of 24 instructions ``op`` on tiles in SBUF, on VectorE unless the compiler moves them."""
+    from trnsim import nki
+    from trnsim.nki import isa as nisa
+    from trnsim.nki import language as nl
+
+    @nki.jit
+    def kernel(x):
+        a = nl.ndarray((128, 1024), dtype=dtype_in, buffer=nl.sbuf)
+        b = nl.ndarray((128, 1024), dtype=dtype_out, buffer=nl.sbuf)
+        nisa.memset(dst=a, value=0.0)
+        nisa.memset(dst=b, value=0.0)
+        for _ in range(24):
+            if op == "scalar":
+                c = nl.ndarray((128, 1024), dtype=dtype_out, buffer=nl.sbuf)
+                nisa.tensor_scalar(dst=c, data=a, op0=nl.multiply, operand0=2.0)
+            else:
+                c = nl.ndarray((128, 1024), dtype="float32", buffer=nl.sbuf)
+                nisa.tensor_tensor(dst=c, data1=a, data2=b, op=nl.add, engine=nisa.vector_engine)
+        out = nl.ndarray((128, 1024), dtype=c.dtype, buffer=nl.shared_hbm)
+        nisa.dma_copy(dst=out, src=c)
+        return out
+
+    def run(chip_name, **options):
+        found = profile(kernel, "f32[1,1]", options=SimulationOptions(chip=chip_name, numeric=False, **options))
+        timeline = found.timeline
+        opcode = timeline.opcodes.index("TENSOR_SCALAR" if op == "scalar" else "TENSOR_TENSOR")
+        mine = timeline.events.opcode == opcode
+        names = {timeline.tracks[t].name for t in timeline.events.track[mine]}
+        return names, int(np.median((timeline.events.end - timeline.events.start)[mine]))
+
+    return run
+
+
+def test_tensor_scalar_stays_on_the_engine_that_its_shape_chooses():
+    """The documentation: its engine is chosen by the shape of the tile, that of a copy by the engines' work."""
+    assert streamed("float32", "float32", "scalar")("trn2")[0] == {"vector"}
+
+
+@pytest.mark.parametrize("op", ["scalar", "pair"])
+def test_16_bits_beside_float32_stream_as_fast_as_float32_is_copied(op):
+    wide, mixed = streamed("float32", "float32", op), streamed("float16", "float32", op)
+    if op == "scalar":
+        assert mixed("trn2")[1] == wide("trn2")[1]
+    else:
+        assert mixed("trn2")[1] < 0.62 * wide("trn2")[1]
+    assert mixed("trn1")[1] == wide("trn1")[1]  # performance modes begin with NeuronCore-v3
+
+
+def copies(count):
+    """``count`` tiles, each loaded and stored."""
+    p = Program()
+    x, y = (p.tile(name, (128 * count, 64), "hbm") for name in "xy")
+    for i in range(count):
+        tile = p.tile(f"t{i}", (128, 64))
+        p.dma(tile, p.view(x, (128 * i, 128 * (i + 1))))
+        p.dma(p.view(y, (128 * i, 128 * (i + 1))), tile)
+    return p
+
+
+def test_one_ring_holds_loads_and_stores():
+    """What NKI 0.7 does: no DMA comes sooner after the one before it than a ring lets it."""
+    two = simulate([copies(12).trace], chip(), TimingOptions())
+    one = simulate([copies(12).trace], chip(), TimingOptions(passes=passes_of("nki") | {ONE_RING}))
+    assert (len(events(two, "sync")), len(events(two, "scalar"))) == (12, 12)
+    assert (len(events(one, "sync")), len(events(one, "scalar"))) == (24, 0)
+    assert one.total_ps > two.total_ps
+    again = simulate([copies(12).trace], chip(), TimingOptions())
+    assert again.total_ps == two.total_ps

@@ -9,7 +9,8 @@ import pytest
 
 from trnsim.errors import InputError
 from trnsim.hardware import load_chip, load_timing
-from trnsim.validation.cases import Made, Name, Tensor, of_family, select
+from trnsim.validation.cases import Made, Name, Source, Tensor, of_family, select
+from trnsim.validation.checkouts import missing
 from trnsim.validation.clocks import NAMES, clock_of, fixed_us
 from trnsim.validation.exclusion import NO_SOURCE, RULES, excluded
 from trnsim.validation.recipes import recipe_of
@@ -250,6 +251,32 @@ def test_flags_of_the_compiler_are_passes():
     assert (source.checkout, source.revision, source.path) == (
         "autotune", "d57bcc3", "kernel_library/matmul/lhs_rhs/kernel_x_89.26mfu.py",
     )  # fmt: skip
+
+
+def test_kernels_of_tilebench_are_compiled_as_nki_0_7_does():
+    path = "tilebench/benchmarks/operators/batched_matmul/impl_nki.py"
+    given = {
+        "source": f"Deep-Learning-Profiling-Tools/Tilebench@33e40ac:{path}", "kernel": "batched_matmul_kernel",
+        "cores": "2 NC (LNC=2)", "shapes": "f16[32,96,96] f16[32,96,96] 96 96 96 NUM_CORES=2", "dtype": "fp16",
+        "metric": "nc_exec_running (mean of 3)",
+    }  # fmt: skip
+    (case,) = select([row(**given)]).cases
+    assert (case.family, case.clock) == ("batched matmul, Tilebench, trn2", "nc_exec")
+    assert case.recipe.passes == ("one-ring", "-remove-repeated-loads")
+    (call,) = case.recipe.calls
+    assert (call.source.checkout, call.source.path, call.kernel, call.lnc) == ("tilebench", path, given["kernel"], 2)
+    assert call.arguments == (Tensor("f16", (32, 96, 96)), Tensor("f16", (32, 96, 96)), 96, 96, 96)
+    assert call.named == (("NUM_CORES", 2),)
+
+
+def test_without_torch_kernels_of_tilebench_are_not_run(tmp_path, monkeypatch):
+    source = Source("tilebench", "a/impl_nki.py")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/impl_nki.py").write_text("")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torch" else object())
+    assert "torch, which is not installed" in missing(source, {"tilebench": tmp_path})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert missing(source, {"tilebench": tmp_path}) is None
 
 
 @pytest.mark.parametrize(
