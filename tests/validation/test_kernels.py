@@ -41,6 +41,14 @@ BOUNDS = {
     "matmul, KernelTune, trn2": 0.08,
     "matmul, nki-autotune, trn2": 0.09,
     "mlp_tkg, nki-library, trn2": 0.09,
+    "relu, Tilebench, trn2": 0.03,
+    "matrix copy, Tilebench, trn2": 0.03,
+    "softmax, Tilebench, trn2": 0.05,
+    "rmsnorm, Tilebench, trn2": 0.14,
+    "batched matmul, Tilebench, trn2": 0.08,
+    "interleave, Tilebench, trn2": 0.07,
+    "jacobi stencil 2d, Tilebench, trn2": 0.07,
+    "reverse array, Tilebench, trn2": 0.14,
     "rmsnorm_tkg, nki-library, trn2": 0.15,
     "rmsnorm_quant, nki-library, trn2": 0.17,
     "attention_cte, nki-library, trn2": 0.09,
@@ -59,7 +67,10 @@ BOUNDS = {
 NAIVE = (
     "matmul, KernelTune, trn2", "qkv_tkg, nki-library, trn2", "matmul, SDK tutorial, trn1", "attention, autocomp, trn1",
     "attention, head of 64, autocomp, trn1", "selective scan, autocomp, trn1", "matmul, nki-autotune, trn2",
-    "mlp_tkg, nki-library, trn2", "attention_cte, nki-library, trn2",
+    "mlp_tkg, nki-library, trn2", "attention_cte, nki-library, trn2", "relu, Tilebench, trn2",
+    "matrix copy, Tilebench, trn2", "softmax, Tilebench, trn2", "rmsnorm, Tilebench, trn2", "swiglu, Tilebench, trn2",
+    "batched matmul, Tilebench, trn2", "matmul fp32 fp16 fp8, Tilebench, trn2", "jacobi stencil 2d, Tilebench, trn2",
+    "interleave, Tilebench, trn2", "reverse array, Tilebench, trn2",
 )  # fmt: skip
 
 LIBRARY = ("mlp_cte", "qkv_tkg", "mlp_tkg", "rmsnorm_tkg", "rmsnorm_quant", "attention_cte")
