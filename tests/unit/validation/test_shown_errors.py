@@ -24,7 +24,7 @@ def errors():
 def test_shown_errors(old):
     found = [error for family, error in errors().items() if (family in OLD) is old]
     timing = load_timing(load_chip("trn2"))
-    assert len(found) == (5 if old else 20)
+    assert len(found) == (5 if old else 24)
     shown = timing.tensorizer_error_percent if old else timing.error_percent
     assert shown == pytest.approx(sum(found) / len(found), abs=0.3)
 
