@@ -51,7 +51,7 @@ def kernels(
     """
     from rich.console import Console
 
-    from trnsim.timing.options import PASSES
+    from trnsim.timing.options import ON_REQUEST, PASSES
     from trnsim.validation import checkouts, report
     from trnsim.validation.cases import Selection, of_family, select
     from trnsim.validation.fit import STEP, VARIED
@@ -60,9 +60,9 @@ def kernels(
     from trnsim.validation.run import run_cases
     from trnsim.validation.table import render, render_fit
 
-    unknown = sorted(set(without or ()) - set(PASSES))
+    unknown = sorted(set(without or ()) - {*PASSES, *ON_REQUEST})
     if unknown:
-        raise InputError(f"no pass {', '.join(unknown)}", operand="--without", value=unknown, limit=PASSES)
+        raise InputError(f"no pass {', '.join(unknown)}", operand="--without", value=unknown, limit=PASSES + ON_REQUEST)
     if without and cross_validate:
         raise InputError("--cross-validate refits the whole compiler stage: leave out --without")
     started = time.perf_counter()
